@@ -1,0 +1,106 @@
+"""The one door for command line, web page and notebook: configure, plan, run, runs, compare. Prints nothing."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from onecard import checkup, config, kinds
+from onecard.errors import DoesNotFit, not_found
+from onecard.memory import card as cards
+from onecard.memory.plan import Plan
+from onecard.models import shelf as models
+from onecard.runs import record, store
+from onecard.screen import Answer, Screen
+from onecard.units import gib
+
+
+def presets(kind: str) -> list[str]:
+    """The names of a kind's presets."""
+    return sorted(path.stem for path in _preset_folder(kind).glob("*.toml"))
+
+
+def _preset_folder(kind: str) -> Path:
+    return Path(kinds.__path__[0]) / kinds.get(kind).name / "presets"
+
+
+def configure(kind: str, *, preset: str = "", file: Path | None = None, values: Mapping[str, Any] | None = None) -> config.Settings:
+    """The settings of a kind: defaults < preset < file < values. Raises SettingsError with all faults, NotFound."""
+    layers: list[config.Layer] = []
+    if preset:
+        if preset not in presets(kind):
+            raise not_found(f"preset of {kind}", preset, presets(kind))
+        layers.append((f"preset {preset}", config.read_toml(_preset_folder(kind) / f"{preset}.toml")))
+    if file:
+        layers.append((str(file), config.read_toml(file)))
+    layers.append(("", dict(values or {})))
+    return config.load(kinds.get(kind).settings, *layers)
+
+
+def plan(kind: str, settings: config.Settings, *, card: str = "auto") -> Plan:
+    """What it will need on a card: 'auto', 'cpu', '4070ti', '12gb'."""
+    return kinds.get(kind).plan(settings, cards.find(card))
+
+
+def run(kind: str, verb: str, settings: config.Settings, *, card: str = "auto", screen: Screen | None = None, extra: Mapping[str, Any] | None = None) -> Answer:
+    """Plan, refuse what cannot fit, open a record, do the work. Raises what the work raises, and DoesNotFit."""
+    the_kind = kinds.get(kind)
+    the_verb = kinds.verb_of(the_kind, verb)
+    screen = screen or Screen()
+    needed = the_kind.plan(settings, cards.find(card))
+    if not needed.fits:
+        largest = needed.largest()
+        raise DoesNotFit(
+            f"{kind} needs {gib(needed.total_bytes)}; {gib(needed.card.free_bytes)} is free on {needed.card.name}",
+            why=f"the largest part is {largest.name}, {gib(largest.bytes)}: {largest.because}",
+            fix=f"onecard {kind} plan  shows every part; make that one smaller, or free memory on the card",
+        )
+    work = kinds.work(the_kind, the_verb)
+    if not the_verb.records:
+        answer: Answer = work(settings, record.Run(None, screen, needed))
+        return answer
+    the_run = record.start(kind, verb, settings, needed, screen)
+    try:
+        with the_run:
+            the_run.track(getattr(settings, "report_to", "none"), settings.model_dump(mode="json"))
+            answer = work(settings, the_run)
+    finally:
+        if the_run.folder:
+            report(the_run.folder.name)
+    return Answer({**answer.data, "run": str(the_run.folder)}, f"{answer.words}\nrun: {the_run.folder}".lstrip("\n"))
+
+
+def runs(limit: int = 50) -> list[store.Past]:
+    """The newest first."""
+    return store.recent(limit)
+
+
+def report(run_id: str) -> Path:
+    """Make README.md, notebook.ipynb and report.html of a run anew; the path of the page. Raises NotFound."""
+    past = store.find(run_id)
+    importlib.import_module("onecard.runs.report").write(past)  # draws with matplotlib: only when asked
+    return past.folder / "report.html"
+
+
+def compare(old: str, new: str) -> Answer:
+    """Two runs side by side with a paired test. Raises NotFound."""
+    answer: Answer = importlib.import_module("onecard.runs.compare").compare(store.find(old), store.find(new))
+    return answer
+
+
+def rerun(run_id: str, *, screen: Screen | None = None) -> Answer:
+    """The same work with the same settings, as a run of its own, held against the first. Raises NotFound."""
+    past = store.find(run_id)
+    about = past.about
+    settings = configure(about["kind"], file=past.folder / "settings.toml")
+    answer = run(about["kind"], about["verb"], settings, screen=screen)
+    held = compare(past.id, Path(answer.data["run"]).name)
+    return Answer({**answer.data, "against": held.data}, f"{answer.words}\n\n{held.words}")
+
+
+def doctor() -> Answer:
+    """What this machine has and lacks, each fault with its fix."""
+    return checkup.examine()
+
+
+__all__ = ["compare", "configure", "doctor", "models", "plan", "presets", "report", "rerun", "run", "runs", "store"]

@@ -1,0 +1,253 @@
+"""Words to calls, results to words: with screen.py the one place that prints, and the one that exits. No work is done here."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from onecard import __version__, api, flags, kinds, places
+from onecard.config import Settings
+from onecard.errors import NotFound, OneCardError, SettingsError, not_found
+from onecard.kinds.base import Kind
+from onecard.screen import Answer, Screen, Terminal, table
+
+GLOBAL = [
+    flags.Flag("card", "the card to plan for: auto, cpu, 4070ti, 12gb ..."),
+    flags.Flag("preset", "settings for a card: 8gb, 12gb, 16gb, 24gb or cpu"),
+    flags.Flag("config", "a TOML file with settings"),
+    flags.Flag("json", "print the result as JSON", takes_value=False),
+    flags.Flag("trace", "show the traceback of an error", takes_value=False),
+    flags.Flag("help", "show this help", takes_value=False),
+]
+
+
+class NoSettings(Settings):
+    """For the words above the kinds, which have none."""
+
+
+class ModelWords(Settings):
+    """The settings of `onecard models`."""
+
+    name: str = ""
+    """For import: the name to give."""
+    out: str = ""
+    """For convert and quantize: the file to write."""
+    quant: str = ""
+    """For pull and quantize: the quantization, as q4_k_m."""
+    outtype: str = "f16"
+    """For convert: f32, f16, bf16 or q8_0."""
+    words: list[str] = []
+    """What to do, and to which model."""
+
+
+class RunWords(Settings):
+    """The settings of `onecard runs`."""
+
+    words: list[str] = []
+    """list | show ID | compare OLD NEW | rerun ID | report ID"""
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OneCardError as fault:
+        return _tell(fault, words)
+    except Exception as fault:
+        kept = places.home() / "last-error.txt"
+        try:
+            places.write_text(kept, traceback.format_exc())
+        except OneCardError:
+            kept = Path("nowhere: the disk is full")
+        what = OneCardError(f"onecard failed: {type(fault).__name__}: {str(fault)[:300]}", why="this should not happen", fix=f"report it with {kept}")
+        return _tell(what, words)
+
+
+def _tell(fault: OneCardError, words: Sequence[str]) -> int:
+    if "--trace" in words:
+        traceback.print_exc()
+    if "--json" in words:
+        print(json.dumps({"error": {"what": fault.what, "why": fault.why, "fix": fault.fix, "code": fault.code}}, ensure_ascii=False))
+    print(f"error: {fault}", file=sys.stderr)
+    return fault.code
+
+
+def _dispatch(words: list[str]) -> int:
+    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds}
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_help())
+    elif words[0] == "--version":
+        print(f"onecard {__version__}")
+    elif words[0] in above:
+        above[words[0]](words[1:])
+    elif words[0] in kinds.all_kinds():
+        _kind(kinds.get(words[0]), words[1:])
+    else:
+        raise not_found("command", words[0], [*kinds.all_kinds(), *above])
+    return 0
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {kind.name:10} {kind.says}" for kind in kinds.all_kinds().values())
+    return f"""onecard {__version__}: AI projects on one consumer graphics card, planned, run and proven
+
+usage: onecard KIND VERB [words] [--setting value ...]     onecard KIND plan     onecard KIND --help
+
+kinds of project:
+{rows}
+
+above the kinds:
+  doctor     what this machine has, what is missing, and how to mend it
+  models     list, pull, show, import, remove, convert, quantize
+  runs       list, show, compare, rerun, report
+  kinds      the table of kinds
+
+try: onecard chat ask "What is a KV cache?"      onecard rag index ~/notes && onecard rag ask "..." """.rstrip()
+
+
+def _kind_help(kind: Kind, verb: str = "") -> str:
+    if verb and verb != "plan":
+        the_verb = kinds.verb_of(kind, verb)
+        place = f" {the_verb.positional.upper()}..." if the_verb.positional else ""
+        return f"usage: onecard {kind.name} {verb}{place} [--setting value ...]\n\n{the_verb.says}\n\n{flags.help_text(kind.settings, GLOBAL, the_verb.fields)}"
+    verbs = {**{name: v.says for name, v in kind.verbs.items()}, "plan": "what it will need, before anything is loaded"}
+    rows = "\n".join(f"  {name:15} {says}" for name, says in verbs.items())
+    return f"usage: onecard {kind.name} VERB [words] [--setting value ...]\n\n{kind.says}\n\nverbs (onecard {kind.name} VERB --help shows its settings):\n{rows}\n\npresets: {', '.join(api.presets(kind.name))}"
+
+
+def _kind(kind: Kind, words: list[str]) -> None:
+    name = words[0] if words and not words[0].startswith("-") else ""
+    rest = words[1:] if name else words
+    if not name and (not kind.default_verb or {"--help", "-h"} & set(words)):
+        print(_kind_help(kind))
+        return
+    name = name or kind.default_verb
+    verb = None if name == "plan" else kinds.verb_of(kind, name)
+    if {"--help", "-h"} & set(rest):
+        print(_kind_help(kind, name) if verb else flags.help_text(kind.settings, GLOBAL))
+        return
+    got = flags.parse(rest, kind.settings, GLOBAL, verb.positional if verb else "")
+    if verb and verb.positional and (verb.positional not in got.settings or got.settings[verb.positional] == "-") and not sys.stdin.isatty():
+        got.settings.pop(verb.positional, None)
+    file = Path(got.flags["config"]) if "config" in got.flags else None
+    settings = api.configure(kind.name, preset=got.flags.get("preset", ""), file=file, values=got.settings)
+    card = got.flags.get("card", "auto")
+    if verb is None:
+        plan = api.plan(kind.name, settings, card=card)
+        _show(Answer(plan.as_dict(), plan.words()), got)
+        return
+    screen = Screen() if "json" in got.flags else Terminal()
+    _show(api.run(kind.name, name, settings, card=card, screen=screen), got)
+
+
+def _show(answer: Answer, got: flags.Words) -> None:
+    if "json" in got.flags:
+        print(json.dumps(answer.data, ensure_ascii=False, indent=2))
+    elif answer.words:
+        print(answer.words)
+
+
+def _asked(words: list[str], schema: type[Settings], positional: str, usage: str) -> tuple[Any, flags.Words] | None:
+    """The settings of a command above the kinds; None when its help was wanted and shown."""
+    if {"--help", "-h"} & set(words):
+        print(f"usage: onecard {usage}\n\n{flags.help_text(schema, [f for f in GLOBAL if f.name in ('json', 'trace')])}")
+        return None
+    got = flags.parse(words, schema, GLOBAL, positional)
+    return schema.model_validate(got.settings), got
+
+
+def _kinds(words: list[str]) -> None:
+    asked = _asked(words, NoSettings, "", "kinds [--json]")
+    if asked:
+        rows = [[kind.name, kind.says, " ".join([*kind.verbs, "plan"])] for kind in kinds.all_kinds().values()]
+        data = {"kinds": [dict(zip(("name", "says", "verbs"), row, strict=True)) for row in rows]}
+        _show(Answer(data, table(rows, ["kind", "what it makes", "verbs"])), asked[1])
+
+
+def _doctor(words: list[str]) -> None:
+    asked = _asked(words, NoSettings, "", "doctor [--json]")
+    if asked:
+        _show(api.doctor(), asked[1])
+
+
+def _models(words: list[str]) -> None:
+    usage = "models list | pull NAME | show NAME | import FILE [--name N] | remove NAME | convert FOLDER | quantize NAME --quant q4_k_m"
+    asked = _asked(words, ModelWords, "words", usage)
+    if not asked:
+        return
+    given, got = asked
+    verb, *rest = given.words or ["list"]
+    if verb == "list":
+        return _show(api.models.listing(), got)
+    known = ("list", "pull", "show", "import", "remove", "convert", "quantize")
+    if verb not in known:
+        raise not_found("verb of models", verb, known)
+    if len(rest) != 1:
+        raise SettingsError(f"models {verb} takes one name", fix=f"usage: onecard {usage}")
+    name, screen = rest[0], Screen() if "json" in got.flags else Terminal()
+    calls: dict[str, Callable[[], Answer]] = {
+        "pull": lambda: api.models.pull(name, given.quant, screen), "show": lambda: api.models.show(name),
+        "import": lambda: api.models.take_in(name, given.name, screen), "remove": lambda: api.models.remove(name, screen),
+        "convert": lambda: api.models.to_gguf(name, given.out, given.outtype, screen),
+        "quantize": lambda: api.models.quantize(name, given.out, given.quant or "q4_k_m", screen),
+    }
+    _show(calls[verb](), got)
+
+
+def _runs(words: list[str]) -> None:
+    usage = "runs list | show ID | compare OLD NEW | rerun ID | report ID     (an ID may be shortened, or 'last')"
+    asked = _asked(words, RunWords, "words", usage)
+    if not asked:
+        return
+    given, got = asked
+    verb, *rest = given.words or ["list"]
+    wanted = {"list": 0, "show": 1, "compare": 2, "rerun": 1, "report": 1}
+    if verb not in wanted:
+        raise not_found("verb of runs", verb, wanted)
+    if len(rest) != wanted[verb]:
+        raise SettingsError(f"runs {verb} takes {wanted[verb]} IDs, not {len(rest)}", fix=f"usage: onecard {usage}")
+    screen = Screen() if "json" in got.flags else Terminal()
+    if verb == "list":
+        _show(_run_list(), got)
+    elif verb == "show":
+        _show(_run_show(rest[0]), got)
+    elif verb == "compare":
+        _show(api.compare(*rest), got)
+    elif verb == "rerun":
+        _show(api.rerun(rest[0], screen=screen), got)
+    else:
+        path = api.report(rest[0])
+        _show(Answer({"path": str(path)}, str(path)), got)
+
+
+def _run_list() -> Answer:
+    rows, cells = [], []
+    for run in api.runs():
+        best = [f"{name} {row['value']:.3f}" for name, row in list(run.metrics.items())[:3] if row.get("value") is not None]
+        rows.append({"id": run.id, "status": run.status, "kind": run.about.get("kind"), "verb": run.about.get("verb"), "metrics": run.metrics})
+        cells.append([run.id, run.status, str(run.about.get("verb")), ", ".join(best)])
+    return Answer({"runs": rows}, table(cells, ["run", "status", "verb", "scores"]) if cells else f"no runs yet in {places.runs()}")
+
+
+def _run_show(name: str) -> Answer:
+    run = api.store.find(name)
+    try:
+        text = (run.folder / "README.md").read_text(encoding="utf-8")
+    except OSError:
+        raise NotFound(f"run {run.id} has no README.md", why="it is still running or was killed", fix=f"onecard runs report {run.id}") from None
+    return Answer({"id": run.id, "folder": str(run.folder), "status": run.status, "metrics": run.metrics, "settings": run.settings()}, f"{text}\nfolder: {run.folder}")

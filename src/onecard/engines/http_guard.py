@@ -1,0 +1,86 @@
+"""What stands before every server of ours: loopback by default, a token beyond it, Host and Origin checked. Knows no route.
+
+A page in the user's browser can send requests to 127.0.0.1; without the Host check a rebound DNS name could read the answers.
+"""
+
+import hmac
+import ipaddress
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from onecard.errors import EngineError, SettingsError
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+MAX_BODY_BYTES = 32 << 20
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def token_for(host: str, token: str) -> str:
+    """The token to demand: the one given, none on loopback, a fresh one beyond it. Raises SettingsError for a short one."""
+    if token and len(token) < 16:
+        raise SettingsError("the token is too short to keep anybody out", why=f"{len(token)} characters", fix="at least 16, or leave it out to get one made")
+    return token or ("" if is_loopback(host) else secrets.token_urlsafe(24))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, taken before anything is loaded. Raises EngineError when the port is in use."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as fault:
+        listener.close()
+        raise EngineError(f"cannot listen on {host}:{port}", why=getattr(fault, "strerror", None) or str(fault), fix="another --port (0 takes a free one), or end the program that holds it") from None
+    return listener
+
+
+class Guard:
+    """Wraps an ASGI app."""
+
+    def __init__(self, app: App, host: str, token: str, open_paths: tuple[str, ...] = ("/health",)) -> None:
+        self.app, self.host, self.token, self.open_paths = app, host, token, open_paths
+
+    async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        fault = self._fault(scope["path"], headers)
+        if fault:
+            status, text = fault
+            body = f'{{"error": {{"message": "{text}", "type": "refused"}}}}'.encode()
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self.app(scope, receive, send)
+
+    def _fault(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        local = is_loopback(self.host)
+        if local and not is_loopback(host):
+            return 403, "the Host header names another machine"
+        origin = headers.get("origin", "")
+        if origin and (urlsplit(origin).hostname or "") != host:
+            return 403, "a page of another site may not call this server"
+        if int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
+            return 413, "the request is larger than 32 MiB"
+        if self.token and path not in self.open_paths:
+            given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+            if not hmac.compare_digest(given.encode(), self.token.encode()):
+                return 401, "a token is needed: Authorization: Bearer TOKEN"
+        return None

@@ -1,0 +1,87 @@
+"""The settings of a language model, the same in every kind that asks one, and their share of a plan. Light; knows no engine."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from onecard.config import Settings
+from onecard.memory import fit, terms
+from onecard.memory.card import Card
+from onecard.memory.plan import Term
+from onecard.models import resolve
+from onecard.models.resolve import Model
+
+
+class EngineSettings(Settings):
+    model: str = "smollm2-135m"
+    """The language model: a name of `onecard models list`, hf:org/name, a .gguf file, ollama:name or run:ID."""
+    quant: str = ""
+    """Quantization of the weights, as q4_k_m; empty takes the best that the card holds."""
+    base_url: str = ""
+    """Address of an OpenAI-compatible server (vLLM, LM Studio, llama-server ...); nothing is started then."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key for base_url; the key itself is never a setting."""
+    n_ctx: int = Field(default=4096, ge=256, le=1_048_576)
+    """Context window (tokens): prompt and answer together."""
+    n_gpu_layers: int = Field(default=-1, ge=-1)
+    """Layers on the card; -1 puts there as many as fit."""
+    n_threads: int = Field(default=0, ge=0, le=512)
+    """CPU threads of the engine; 0 means all cores."""
+    n_ubatch: int = Field(default=512, ge=16, le=8192)
+    """Tokens of a prompt that are computed at once."""
+    kv_type: Literal["f16", "q8_0", "q4_0"] = "f16"
+    """Type of the KV cache; q8_0 halves it at little loss."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """Randomness of the answer; 0 always takes the likeliest word."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Share of probability that words are drawn from."""
+    repeat_penalty: float = Field(default=1.0, ge=1, le=2)
+    """Penalty on words already used; 1 is off."""
+    max_tokens: int = Field(default=512, ge=1, le=131_072)
+    """Longest answer (tokens)."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the draw: the same seed gives the same answer."""
+
+
+def model_of(settings: EngineSettings, card: Card) -> Model | None:
+    """The model with its quantization chosen for the card; None when a server holds it. Raises NotFound."""
+    if settings.base_url:
+        return None
+    model = resolve.find(settings.model, settings.quant)
+    if model.url:
+        return None
+    if model.source == "catalog" and not model.quant and (shape := model.shape()):
+        quant = fit.best_quant(shape, settings.n_ctx, settings.kv_type, settings.n_ubatch, card, model.quants())
+        model = resolve.find(settings.model, quant)
+    return model
+
+
+def plan_terms(settings: EngineSettings, card: Card) -> tuple[list[Term], dict[str, Any], list[str]]:
+    """The language model's parts of a plan on the card, what was chosen, and notes.
+
+    With a card, only the layers that go on it count against it; on a CPU all of it does.
+    """
+    model = model_of(settings, card)
+    if model is None:
+        return [], {"model": settings.model, "served by": settings.base_url or "Ollama"}, ["a server holds the model: its memory is not ours to plan"]
+    shape = model.shape()
+    if shape is None:
+        return [], {"model": settings.model}, [f"the shape of {settings.model} is known once it is pulled: onecard models pull {settings.model}"]
+    quant = model.quant or "as stored"
+    parts = fit.inference_terms(shape, model.quant or "q4_k_m", settings.n_ctx, settings.kv_type, settings.n_ubatch)
+    chosen: dict[str, Any] = {"model": settings.model, "quant": quant}
+    notes = []
+    if shape.max_tokens and settings.n_ctx > shape.max_tokens:
+        notes.append(f"the model was trained on {shape.max_tokens} tokens; n_ctx {settings.n_ctx} is longer")
+    if card.kind == "cpu":
+        chosen["n_gpu_layers"] = 0
+        return parts, chosen, notes
+    held = fit.layers_on_card(shape, model.quant or "q4_k_m", settings.n_ctx, settings.kv_type, settings.n_ubatch, card)
+    layers = held if settings.n_gpu_layers < 0 else min(settings.n_gpu_layers, shape.layers + 1)
+    chosen["n_gpu_layers"] = layers
+    share = layers / (shape.layers + 1)
+    if share < 1:
+        parts = [Term(t.name, round(t.bytes * share), f"{layers} of {shape.layers + 1} layers: {t.because}") if t.name != "compute" else t for t in parts]
+        notes.append(f"{shape.layers + 1 - layers} of {shape.layers + 1} layers stay on the CPU: slower")
+    parts.append(Term("CUDA context", terms.CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)"))
+    return parts, chosen, notes

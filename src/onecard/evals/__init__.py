@@ -1,0 +1,1 @@
+"""How good it is, and with how much doubt."""

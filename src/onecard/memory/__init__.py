@@ -1,0 +1,1 @@
+"""What a piece of work will need, before it runs."""

@@ -1,0 +1,59 @@
+"""A plan is a list of terms in bytes, each with the reason for it, held against a card. Knows no kind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onecard.memory.card import Card
+from onecard.screen import table
+from onecard.units import gib, size
+
+
+@dataclass(frozen=True)
+class Term:
+    name: str
+    bytes: int
+    because: str
+    """The arithmetic in words, e.g. '30 layers x 4096 tokens x 2 x 3 heads x 64 x 2 B'."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    terms: tuple[Term, ...]
+    card: Card
+    choices: dict[str, Any] = field(default_factory=dict)
+    """What the plan decided for the user: the quantization, the layers on the card."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(term.bytes for term in self.terms)
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.card.free_bytes
+
+    @property
+    def verdict(self) -> str:
+        return "fits" if self.fits else "does not fit"
+
+    def largest(self) -> Term:
+        return max(self.terms, key=lambda term: term.bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "total_bytes": self.total_bytes, "fits": self.fits, "card": self.card.as_dict(), "choices": self.choices,
+            "notes": list(self.notes), "terms": [{"name": t.name, "bytes": t.bytes, "because": t.because} for t in self.terms],
+        }
+
+    def words(self) -> str:
+        rows = [[size(term.bytes), term.name, term.because] for term in self.terms]
+        rows.append([size(self.total_bytes), "total", f"{self.verdict}: {self.card.words()}"])
+        lines = [table(rows, ["bytes", "part", "because"])]
+        lines += [f"{name}: {value}" for name, value in self.choices.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def on_cpu(terms: Sequence[Term], card: Card) -> Plan:
+    """A plan whose parts all lie in the computer's memory, whatever card is present."""
+    return Plan(tuple(terms), card, notes=() if card.kind == "cpu" else (f"runs on the CPU; {gib(card.free_bytes)} of the card stay free",))

@@ -1,0 +1,1 @@
+"""A model's name to a folder or file on the disk."""

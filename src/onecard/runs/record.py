@@ -1,0 +1,162 @@
+"""A run is a folder, and the folder is the truth. Knows no kind.
+
+<date>-<kind>-<id>/
+    run.json  settings.toml  plan.json  env.json     written before the work starts
+    data.json                                        fingerprints of what was read
+    events.jsonl                                     one line a step: {"step": 12, "loss": 1.93, "time_s": 4.2}
+    scores.json  memory.json  artifacts/             written by the work; artifacts/items.jsonl has one line an item
+    README.md  notebook.ipynb  report.html           made by runs.report when the work ends
+    status                                           running | done | failed | stopped
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import secrets
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import tomli_w
+
+from onecard import places
+from onecard.config import Settings
+from onecard.memory.plan import Plan
+from onecard.runs import tracking
+from onecard.screen import Screen
+
+PACKAGES = ("onecard", "xllamacpp", "onnxruntime", "faiss-cpu", "numpy", "tokenizers", "torch", "transformers", "openai")
+
+
+class Run:
+    """What a verb is given beside its settings: where to write, whom to tell. Without a folder nothing is kept."""
+
+    def __init__(self, folder: Path | None, screen: Screen, plan: Plan) -> None:
+        self.folder, self.screen, self.plan = folder, screen, plan
+        self._started = time.monotonic()
+        self._trackers: list[tracking.Tracker] = []
+        self._data: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        return self.folder.name if self.folder else ""
+
+    def log(self, step: int, **values: float) -> None:
+        """Append one line of values; names carry their unit (`loss`, `tokens_per_s`, `peak_bytes`)."""
+        if not self.folder:
+            return
+        row = {"step": step, "time_s": round(time.monotonic() - self._started, 3), **values}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+    def data(self, name: str, *, rows: int, sha256: str, **more: Any) -> None:
+        """Note what was read, by fingerprint, so that a later run can tell whether it read the same."""
+        self._data[name] = {"rows": rows, "sha256": sha256, **more}
+        self._json("data.json", self._data)
+
+    def scores(self, metrics: Mapping[str, Mapping[str, Any]], **more: Any) -> None:
+        """Keep the metrics: name -> {value, low, high, n}."""
+        self._json("scores.json", {"metrics": metrics, **more})
+
+    def items(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Keep one line an evaluated item: {id, scores: {metric: number}, ...}; comparisons pair on `id`."""
+        if self.folder:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            places.write_text(self.folder / "artifacts" / "items.jsonl", text)
+
+    def artifact(self, name: str, content: str) -> None:
+        if self.folder:
+            places.write_text(places.inside(self.folder / "artifacts", name), content)
+
+    def _json(self, name: str, value: Any) -> None:
+        if self.folder:
+            places.write_text(self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def track(self, report_to: str, settings: Mapping[str, Any]) -> None:
+        """Send steps and scores to a tracker as well: trackio, tensorboard, wandb, mlflow; 'none' for nothing."""
+        if self.folder and report_to != "none":
+            self._trackers.append(tracking.start(report_to, self.folder, settings))
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.folder:
+            return
+        status = "done" if fault is None else "stopped" if isinstance(fault, KeyboardInterrupt) else "failed"
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+        self._json("memory.json", {"planned_bytes": self.plan.total_bytes, "peak_rss_bytes": peak,
+                                   "wall_s": round(time.monotonic() - self._started, 3)})
+        if fault is not None and kind is not None:
+            places.write_text(self.folder / "traceback.txt", "".join(traceback.format_exception(kind, fault, trace)))
+        for tracker in self._trackers:
+            scores = read_json(self.folder / "scores.json").get("metrics", {})
+            tracker.finish({name: row["value"] for name, row in scores.items() if row.get("value") is not None})
+        places.write_text(self.folder / "status", status + "\n")
+
+
+def start(kind: str, verb: str, settings: Settings, plan: Plan, screen: Screen) -> Run:
+    """Make the folder and write settings, plan and environment into it before any work."""
+    home = places.runs()
+    folder = home / f"{time.strftime('%Y%m%d-%H%M%S')}-{kind}-{secrets.token_hex(2)}"
+    (folder / "artifacts").mkdir(parents=True)
+    run = Run(folder, screen, plan)
+    run._json("run.json", {"kind": kind, "verb": verb, "command": ["onecard", *sys.argv[1:]], "cwd": str(Path.cwd()),
+                           "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    values = settings.model_dump(mode="json", exclude_none=True)
+    places.write_text(folder / "settings.toml", tomli_w.dumps(values))
+    run._json("plan.json", plan.as_dict())
+    run._json("env.json", environment(plan))
+    places.write_text(folder / "status", "running\n")
+    return run
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """Card, driver, Python, package versions and the state of the git tree that the code lies in."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"card": plan.card.as_dict(), "python": platform.python_version(), "platform": platform.platform(),
+            "cpu_count": os.cpu_count(), "packages": versions, "git": _git_state()}
+
+
+def _git_state() -> dict[str, Any]:
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=5)
+        return done.stdout.strip() if done.returncode == 0 else ""
+    try:
+        commit = ask("rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))} if commit else {}
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a run folder; empty where the file is missing or broken, so that one bad run hides no other."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

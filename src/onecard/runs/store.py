@@ -1,0 +1,98 @@
+"""Finds runs, and holds two of them side by side. Knows the folder's files, not the kinds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onecard import config, places
+from onecard.errors import DataError, NotFound, not_found
+from onecard.runs.record import read_json
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run that lies on the disk."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return read_json(self.folder / "run.json")
+
+    @property
+    def status(self) -> str:
+        try:
+            return (self.folder / "status").read_text().strip()
+        except OSError:
+            return "unknown"
+
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        return dict(read_json(self.folder / "scores.json").get("metrics", {}))
+
+    def settings(self) -> dict[str, Any]:
+        return config.read_toml(self.folder / "settings.toml")
+
+    def items(self) -> dict[str, dict[str, Any]]:
+        """Evaluated items by id. Raises DataError with file:line."""
+        path = self.folder / "artifacts" / "items.jsonl"
+        rows: dict[str, dict[str, Any]] = {}
+        if not path.exists():
+            return rows
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                rows[str(row["id"])] = row
+            except (ValueError, KeyError, TypeError) as fault:
+                raise DataError(f"{path}:{number} is no item of a run", why=str(fault)) from None
+        return rows
+
+    def data_differs(self, other: "Past") -> bool:
+        """Whether the two runs read other questions; what was never noted counts as equal."""
+        mine, theirs = (read_json(run.folder / "data.json") for run in (self, other))
+        return any(mine[k]["sha256"] != theirs[k]["sha256"] for k in mine.keys() & theirs.keys() if k.startswith("questions"))
+
+    def events(self) -> list[dict[str, Any]]:
+        path = self.folder / "events.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = []
+        for line in lines:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break  # a run that was killed may end in half a line
+        return rows
+
+
+def recent(limit: int = 50) -> list[Past]:
+    """The newest first."""
+    home = places.runs()
+    folders = [path.parent for path in home.glob("*/run.json")] if home.is_dir() else []
+    return [Past(folder) for folder in sorted(folders, key=lambda folder: folder.name, reverse=True)[:limit]]
+
+
+def find(name: str) -> Past:
+    """By its whole id, a part of it that only one has, or 'last'. Raises NotFound."""
+    known = recent(100_000)
+    if name == "last" and known:
+        return known[0]
+    hits = [run for run in known if run.id == name] or [run for run in known if name and name in run.id]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise NotFound(f"'{name}' is the name of {len(hits)} runs", fix="one of: " + ", ".join(run.id for run in hits[:5]))
+    raise not_found("run", name, [run.id for run in known])
+
+
+def result_model(name: str) -> Path:
+    """The model file that a run left in artifacts/: a GGUF, else a folder of safetensors. Raises NotFound."""
+    run = find(name)
+    found = sorted((run.folder / "artifacts").rglob("*.gguf")) or sorted((run.folder / "artifacts").rglob("*.safetensors"))
+    if not found:
+        raise NotFound(f"run {run.id} left no model", why=f"no .gguf or .safetensors in {run.folder / 'artifacts'}", fix="onecard runs list")
+    return found[0] if found[0].suffix == ".gguf" else found[0].parent
