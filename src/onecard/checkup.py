@@ -71,7 +71,7 @@ def _engine() -> Check:
         version = importlib.metadata.version("xllamacpp")
     except importlib.metadata.PackageNotFoundError:
         return Check("llama.cpp", "bad", "xllamacpp is not installed", "pip install xllamacpp")
-    code = "import xllamacpp as x; print([d['description'] for d in x.get_device_info() if 'CPU' not in str(d['type'])])"
+    code = "import xllamacpp as x; print([d['description'] for d in x.get_device_info() if d['type'].name != 'GGML_BACKEND_DEVICE_TYPE_CPU'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)  # in a child: it is 100 MB of library
     if done.returncode:
         return Check("llama.cpp", "bad", f"xllamacpp {version} does not load: {done.stderr.strip().splitlines()[-1:]}", "pip install --force-reinstall xllamacpp")

@@ -51,7 +51,7 @@ def load(schema: type[S], *layers: Layer) -> S:
 
 def _row(schema: type[Settings], error: Any, source: Mapping[str, str]) -> str:
     name = str(error["loc"][0]) if error["loc"] else "settings"
-    where = f" ({source[name]})" if name in source else ""
+    where = f" ({source[name]})" if source.get(name) else ""
     if error["type"] == "extra_forbidden":
         near = nearest(name, schema.model_fields)
         return f"unknown setting {name}{where}" + (f": did you mean {' or '.join(near)}?" if near else "")

@@ -31,7 +31,7 @@ def main() -> None:
     if asked["rerank"]:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
-    devices = [row["description"] for row in xllamacpp.get_device_info() if "CPU" not in str(row["type"])]
+    devices = [row["description"] for row in xllamacpp.get_device_info() if row["type"].name != "GGML_BACKEND_DEVICE_TYPE_CPU"]
     server = xllamacpp.Server(params)
     print(json.dumps({"url": server.listening_address, "devices": devices}), flush=True)
     sys.stdin.read()

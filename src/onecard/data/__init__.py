@@ -1,0 +1,1 @@
+"""Files in, samples out; a fault names its file and line."""

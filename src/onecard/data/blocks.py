@@ -1,0 +1,15 @@
+"""A block of a document: words and where they stand."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Block:
+    text: str
+    line: int
+    """First line, from 1; the cell of a notebook, the paragraph of a Word file."""
+    last_line: int
+    heading: tuple[str, ...] = ()
+    """From the title down; for code the class and function."""
+    page: int = 0
+    """Page of a PDF, from 1; 0 elsewhere."""

@@ -1,0 +1,62 @@
+"""Score a model's answers against references, and by a rubric where a judge is named. Knows only questions and answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from onecard.data import rows as data_rows
+from onecard.engines.client import Client
+from onecard.engines.open import language_model
+from onecard.errors import DataError, SettingsError
+from onecard.evals import judge, metrics, stats
+from onecard.kinds.chat.config import Settings
+from onecard.runs.compare import told_if_worse
+from onecard.runs.record import Run, fingerprint
+from onecard.runs.store import Past, recent
+from onecard.screen import Answer, table
+
+
+def evaluate(settings: Settings, run: Run) -> Answer:
+    """Exact match, F1, ROUGE and BLEU of each answer, with intervals. Raises DataError with file:line."""
+    if not settings.questions:
+        raise SettingsError("there are no questions to score", fix='--questions FILE with lines like {"question": "...", "answer": "..."}')
+    path = Path(settings.questions)
+    rows = data_rows.jsonl(path, need=("question", "answer"))
+    run.data("questions", rows=len(rows), sha256=fingerprint(path))
+    items: list[dict[str, Any]] = []
+    with language_model(settings, run.plan, run.screen) as client, run.screen.progress("questions", len(rows)) as bar:
+        for i, row in enumerate(rows):
+            said = client.chat([{"role": "system", "content": settings.system}, {"role": "user", "content": row["question"]}]).text
+            scores = {name: metric(said, str(row["answer"])) for name, metric in metrics.TEXT_METRICS.items()}
+            items.append({"id": str(row.get("id", i)), "question": row["question"], "answer": said, "reference": row["answer"], "scores": scores})
+            run.log(i, **scores)
+            bar.step()
+        marked, agreed = _judged(client, settings, rows, items) if settings.judge != "none" else ([], None)
+    for item, mark in zip(items, marked, strict=False):
+        item["scores"]["mark"] = mark
+    names = [*metrics.TEXT_METRICS, *(["mark"] if marked else [])]
+    result = {name: stats.mean_interval([item["scores"][name] for item in items]).as_dict() for name in names}
+    verdicts = [agreed.words()] if agreed else ["the judge's worth is not known: no row has human_mark"] if marked else []
+    run.items(items)
+    run.scores(result, verdicts=verdicts)
+    if run.folder:
+        verdicts += told_if_worse(Past(run.folder), recent())
+    cells = [[name, f"{r['value']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", str(r["n"])] for name, r in result.items()]
+    return Answer({"metrics": result, "verdicts": verdicts}, "\n".join([table(cells, ["metric", "value", "95 % interval", "items"]), *verdicts]))
+
+
+def _judged(client: Client, settings: Settings, rows: list[dict[str, Any]], items: list[dict[str, Any]]) -> tuple[list[int], judge.Agreement | None]:
+    """The judge's marks of the answers, and its agreement on rows with human_mark (and human_answer, else answer)."""
+    def ask(messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
+        return client.chat(messages, schema=schema, max_tokens=200).text
+
+    marks = [judge.mark(ask, settings.rubric, judge.Marked(item["id"], item["question"], item["answer"])) for item in items]
+    pairs = []
+    for row in rows:
+        if row.get("human_mark") is None:
+            continue
+        if not isinstance(row["human_mark"], int) or not 1 <= row["human_mark"] <= 5:
+            raise DataError(f"human_mark must be 1 to 5, not {json.dumps(row['human_mark'])}")
+        text = str(row.get("human_answer", row["answer"]))
+        pairs.append((judge.mark(ask, settings.rubric, judge.Marked("", row["question"], text)), row["human_mark"]))
+    return marks, judge.agreement(pairs) if len(pairs) > 1 else None
