@@ -15,7 +15,7 @@ KIND = Kind(
     settings=Settings,
     plan=plan,
     verbs={
-        "index": Verb("index:index", "read folders into an index; only what changed is read again", "folders",
+        "index": Verb("index:index", "read folders into an index; only what changed is read again", "folders", records=False,
                       fields=("folders", "index", "watch", "embedding_model", "chunk_tokens", "chunk_overlap", "max_file_mb", "n_threads")),
         "ask": Verb("work:ask", "ask a question; the answer cites your files", "question", records=False, fields=("question", *SEARCH, *ANSWER, *ENGINE)),
         "chat": Verb("talk:talk", "a talk over your notes; follow-up questions are understood", records=False, fields=(*SEARCH, *ANSWER, *ENGINE)),
