@@ -84,7 +84,7 @@ def answer(question: str, hits: Sequence[Hit], client: Client | None, embedder: 
     small = settings.style == "auto" and _is_small(settings)
     sources = {n: text for n, text in _sources(hits, quotes, small)}
     said = client.chat(_prompt(question, sources, facts, small), max_tokens=min(settings.max_tokens, 120) if small else settings.max_tokens).text
-    return check(said, hits, quotes, sources, facts)
+    return check(said, hits, quotes, sources, facts, most=1 if small else 50)
 
 
 def _is_small(settings: Settings) -> bool:
@@ -112,8 +112,8 @@ def _prompt(question: str, sources: dict[int, str], facts: Sequence[str], small:
     return [{"role": "system", "content": rules}, {"role": "user", "content": f"Sources:\n{held}{known}\n\nQuestion: {question}"}]
 
 
-def check(said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict[int, str], facts: Sequence[str]) -> Answered:
-    """Keep what is supported: each sentence's citations must be among the passages, its quotations in them, its terms too."""
+def check(said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict[int, str], facts: Sequence[str], most: int = 50) -> Answered:
+    """Keep what is supported, at most `most` sentences: their citations must be among the passages, their quotations in them, their terms too."""
     if re.search(r"\bNOT FOUND\b", said) and len(said) < 60:
         return Answered(NOT_HELD, abstained=True)
     kept, dropped, wrong, used = [], [], 0, {}
@@ -122,7 +122,7 @@ def check(said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict
         real = [n for n in dict.fromkeys(named) if n in sources]
         wrong += len(named) - len([n for n in named if n in sources])
         bare = CITED.sub("", sentence).strip(" :-*")
-        if not terms(bare):
+        if not terms(bare) or len(kept) >= most:
             continue
         false_quotes = [q for q in QUOTED.findall(bare) if not any(_inside(q, hits[n - 1]) for n in (real or sources))]
         wrong += len(false_quotes)
@@ -151,9 +151,9 @@ def _with_citations(bare: str, cited: Sequence[int]) -> str:
 
 
 def _supported(sentence: str, source: str) -> float:
-    """Share of the sentence's distinct terms that stand in the source; numbers count threefold."""
+    """Share of the sentence's distinct terms that stand in the source; numbers and identifiers, which are what is made up, count threefold."""
     asked, held = set(terms(sentence)), set(terms(source))
-    weights = {term: 3.0 if any(letter.isdigit() for letter in term) else 1.0 for term in asked}
+    weights = {term: 3.0 if "_" in term or any(letter.isdigit() for letter in term) else 1.0 for term in asked}
     total = sum(weights.values())
     return sum(w for term, w in weights.items() if term in held) / total if total else 0.0
 
