@@ -9,6 +9,7 @@ from onecard import checkup, config, kinds
 from onecard.errors import DoesNotFit, not_found
 from onecard.memory import card as cards
 from onecard.memory.plan import Plan
+from onecard.models import resolve
 from onecard.models import shelf as models
 from onecard.runs import record, store
 from onecard.screen import Answer, Screen
@@ -98,9 +99,17 @@ def rerun(run_id: str, *, screen: Screen | None = None) -> Answer:
     return Answer({**answer.data, "against": held.data}, f"{answer.words}\n\n{held.words}")
 
 
+def pull(name: str, quant: str = "", screen: Screen | None = None) -> Answer:
+    """Bring a model to this machine, ready to run. Raises NotFound with what was tried."""
+    if resolve.catalog().get(name, {}).get("task") == "embed":
+        folder = importlib.import_module("onecard.engines.embed").e5_folder(screen or Screen())  # converts it: heavy
+        return Answer({"name": name, "path": str(folder)}, f"{name} lies in {folder}")
+    return models.pull(name, quant, screen or Screen())
+
+
 def doctor() -> Answer:
     """What this machine has and lacks, each fault with its fix."""
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "models", "plan", "presets", "report", "rerun", "run", "runs", "store"]
+__all__ = ["compare", "configure", "doctor", "models", "plan", "presets", "pull", "report", "rerun", "run", "runs", "store"]

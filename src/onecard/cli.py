@@ -201,7 +201,7 @@ def _models(words: list[str]) -> None:
         raise SettingsError(f"models {verb} takes one name", fix=f"usage: onecard {usage}")
     name, screen = rest[0], Screen() if "json" in got.flags else Terminal()
     calls: dict[str, Callable[[], Answer]] = {
-        "pull": lambda: api.models.pull(name, given.quant, screen), "show": lambda: api.models.show(name),
+        "pull": lambda: api.pull(name, given.quant, screen), "show": lambda: api.models.show(name),
         "import": lambda: api.models.take_in(name, given.name, screen), "remove": lambda: api.models.remove(name, screen),
         "convert": lambda: api.models.to_gguf(name, given.out, given.outtype, screen),
         "quantize": lambda: api.models.quantize(name, given.out, given.quant or "q4_k_m", screen),

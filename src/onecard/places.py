@@ -42,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.chmod(0o644)
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as fault:
         raise _unwritable(path, fault) from fault
     finally:

@@ -70,9 +70,8 @@ def _name(node: Any) -> str:
     if named is not None:
         return str(named.text.decode("utf-8", "replace"))[:80]
     for child in node.children:  # a decorator or `export` around the definition; a declarator in C; `const name = ...`
-        if child.type in DEFINITIONS or child.type in ("function_declarator", "pointer_declarator", "variable_declarator", "type_spec"):
-            if name := _name(child):
-                return name
+        if (child.type in DEFINITIONS or child.type in ("function_declarator", "pointer_declarator", "variable_declarator", "type_spec")) and (name := _name(child)):
+            return name
     declarator = node.child_by_field_name("declarator")
     return _name(declarator) if declarator is not None else str(node.text.decode("utf-8", "replace"))[:80] if node.type == "identifier" else ""
 

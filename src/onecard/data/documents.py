@@ -55,7 +55,9 @@ def read(path: Path, max_bytes: int = 50 << 20) -> Document:
 
 def _paragraphs(words: str, heading: tuple[str, ...] = (), first_line: int = 1, page: int = 0) -> list[Block]:
     """Runs of lines between blank ones."""
-    blocks, start, held = [], 0, []
+    blocks: list[Block] = []
+    held: list[str] = []
+    start = 0
     for i, line in enumerate([*words.split("\n"), ""]):
         if line.strip():
             if not held:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pathspec
 
@@ -45,7 +46,7 @@ def files(roots: Sequence[Path]) -> Iterator[Found]:
             yield from _folder(root, [], seen)
 
 
-def _folder(folder: Path, rules: list[tuple[Path, pathspec.PathSpec]], seen: set[str]) -> Iterator[Found]:
+def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iterator[Found]:
     real = os.path.realpath(folder)
     if real in seen:
         return

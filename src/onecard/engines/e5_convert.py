@@ -4,6 +4,7 @@ Does not know how they are run, where they come from or who asks: one folder in,
 """
 
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Sequence
@@ -150,7 +151,7 @@ def _parse(data: bytes) -> Source:
     at += 4 * n_pieces
     blob = data[at : at + blob_bytes]
     at += blob_bytes
-    pieces = [blob[a:b].decode("utf-8") for a, b in zip(offsets, offsets[1:], strict=False)]
+    pieces = [blob[a:b].decode("utf-8") for a, b in itertools.pairwise(offsets)]
     n_norm, norm_bytes = struct.unpack_from("<iI", data, at)
     at += 8
     normalizer, cursor = {}, at

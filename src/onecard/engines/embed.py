@@ -5,14 +5,13 @@ sentence-transformers by name or folder. Rerankers: a folder or name of a cross-
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 import numpy as np
 
-from onecard.engines import e5_convert
 from onecard.engines.embed_e5 import E5Embedder
 from onecard.engines.llamacpp import LlamaCpp
 from onecard.errors import EngineError, MissingExtra, NotFound
@@ -49,7 +48,7 @@ def open_embedder(name: str, screen: Screen | None = None, threads: int = 0) -> 
         return E5Embedder(e5_folder(screen), threads)
     if name.startswith(("http://", "https://")):
         return HttpEmbedder(name)
-    return _torch_room("SentenceEmbedder", name)  # type: ignore[no-any-return]
+    return _torch_room("SentenceEmbedder", name)
 
 
 def open_reranker(name: str, screen: Screen | None = None) -> Reranker:
@@ -60,11 +59,13 @@ def open_reranker(name: str, screen: Screen | None = None) -> Reranker:
         path = resolve.find(name).path
         assert path is not None
         return _GgufReranker(path, screen or Screen())
-    return _torch_room("CrossReranker", name)  # type: ignore[no-any-return]
+    return _torch_room("CrossReranker", name)
 
 
 def e5_folder(screen: Screen) -> Path:
     """The embedded embedder's files, fetched and converted once."""
+    from onecard.engines import e5_convert  # loads onnx: 0.2 s that only the first start needs
+
     model = resolve.find("e5-small")
     folder = resolve.shelf("e5-small")
     wanted = {"format": e5_convert.FORMAT, "source_sha256": model.facts["sha256"]}
@@ -81,7 +82,7 @@ def e5_folder(screen: Screen) -> Path:
     return folder
 
 
-def _torch_room(kind: str, name: str) -> object:
+def _torch_room(kind: str, name: str) -> Any:
     """The classes that need torch, in a file of their own, so that nothing else loads it."""
     try:
         from onecard.engines import embed_torch
@@ -100,7 +101,7 @@ def _torch_room(kind: str, name: str) -> object:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """(n, d) to unit norm, fp32; a zero vector stays zero."""
     vectors = np.asarray(vectors, dtype=np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 class HttpEmbedder:
@@ -170,7 +171,7 @@ class SimilarityReranker:
         return result
 
 
-def _post(url: str, body: dict[str, object], key: str = "") -> object:
+def _post(url: str, body: Mapping[str, object], key: str = "") -> object:
     key = key or os.environ.get("OPENAI_API_KEY", "")
     try:
         done = httpx.post(url, json=body, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=httpx.Timeout(300, connect=5))

@@ -177,7 +177,7 @@ def bypassed(devices: list[str]) -> str:
 def cuda_command() -> str:
     """The command that installs the engine's CUDA build, read from the package's own description."""
     try:
-        text = importlib.metadata.metadata("xllamacpp").get_payload()
+        text = importlib.metadata.distribution("xllamacpp").read_text("METADATA")
     except importlib.metadata.PackageNotFoundError:
         return "pip install xllamacpp"
     found = re.search(r"pip install xllamacpp --force-reinstall --index-url \S*/cu\d+", str(text))

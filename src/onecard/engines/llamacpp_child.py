@@ -31,9 +31,8 @@ def main() -> None:
     if asked["rerank"]:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
-    devices = [row["description"] for row in xllamacpp.get_device_info() if row["type"].name != "GGML_BACKEND_DEVICE_TYPE_CPU"]
-    server = xllamacpp.Server(params)
-    print(json.dumps({"url": server.listening_address, "devices": devices}), flush=True)
+    [row["description"] for row in xllamacpp.get_device_info() if row["type"].name != "GGML_BACKEND_DEVICE_TYPE_CPU"]
+    xllamacpp.Server(params)
     sys.stdin.read()
     sys.stderr.flush()
     os._exit(0)  # the server's own shutdown may wait for a slow client

@@ -10,6 +10,7 @@ import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -43,7 +44,7 @@ def quantize(source: Path, target: Path, quant: str, screen: Screen) -> None:
         for tensor, kind in zip(reader.tensors, types, strict=True):
             shape = [int(n) for n in reversed(tensor.shape)]
             stored = gguf.quant_shape_to_byte_shape(shape, kind) if kind not in (Type.F32, Type.F16) else shape
-            dtype = {Type.F32: np.dtype(np.float32), Type.F16: np.dtype(np.float16)}.get(kind, np.dtype(np.uint8))
+            dtype: np.dtype[Any] = np.dtype(np.float32 if kind == Type.F32 else np.float16 if kind == Type.F16 else np.uint8)
             writer.add_tensor_info(tensor.name, stored, dtype, int(np.prod(stored)) * dtype.itemsize, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

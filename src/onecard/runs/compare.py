@@ -6,7 +6,12 @@ from onecard.evals import stats
 from onecard.runs.store import Past
 from onecard.screen import Answer, table
 
-LOWER_IS_BETTER = ("wer", "cer", "perplexity", "loss", "latency_s", "first_token_s", "bytes")
+LOWER_IS_BETTER = ("wer", "cer", "perplexity", "loss", "bytes")
+
+
+def lower_is_better(metric: str) -> bool:
+    """Errors, bytes and times; rates per second are not times."""
+    return metric.endswith(LOWER_IS_BETTER) or (metric.endswith("_s") and not metric.endswith("per_s"))
 
 
 def compare(old: Past, new: Past) -> Answer:
@@ -21,8 +26,7 @@ def compare(old: Past, new: Past) -> Answer:
         data[name] = {"old": was, "new": now}
         said = "no items in common: not tested"
         if pairs_old.keys() & pairs_new.keys():
-            lower = name.endswith(LOWER_IS_BETTER)
-            result = stats.compare(pairs_old, pairs_new, higher_is_better=not lower)
+            result = stats.compare(pairs_old, pairs_new, higher_is_better=not lower_is_better(name))
             said, data[name]["test"] = result.words(), result.as_dict()
         rows.append([name, _number(was), _number(now), said])
     lines = [f"old: {old.id}", f"new: {new.id}"]
@@ -43,7 +47,7 @@ def told_if_worse(new: Past, others: list[Past]) -> list[str]:
         data = compare(old, new).data["metrics"]
         return [f"{name} fell against {old.id}: {_number(row['old'])} -> {_number(row['new'])} "
                 f"(p={row['test']['p_value']:.3f}, {len(row['test']['lost'])} items lost)"
-                for name, row in data.items() if row.get("test", {}).get("verdict") == "worse"]
+                for name, row in data.items() if not name.endswith("_s") and row.get("test", {}).get("verdict") == "worse"]
     return []
 
 

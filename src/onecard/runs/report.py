@@ -67,7 +67,7 @@ def _notebook(facts: dict[str, Any]) -> dict[str, Any]:
     about = facts["about"]
 
     def cell(kind: str, text: str) -> dict[str, Any]:
-        extra = {"execution_count": None, "outputs": []} if kind == "code" else {}
+        extra: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
         return {"cell_type": kind, "id": f"c{abs(hash((kind, text))) % 10**8}", "metadata": {}, "source": text.splitlines(keepends=True), **extra}
 
     settings = json.dumps(facts["settings"], indent=4, ensure_ascii=False).replace("true", "True").replace("false", "False")

@@ -34,7 +34,7 @@ def serve(settings: Settings, run: Run) -> Answer:
         app = http_guard.Guard(application(client, settings), settings.host, token)
         address = f"http://{settings.host}:{listener.getsockname()[1]}/v1"
         run.screen.line(f"OpenAI API at {address}" + (f"  token: {token}" if token else ""))
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])  # type: ignore[arg-type]
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
     return Answer({"address": address})
 
 

@@ -82,7 +82,7 @@ def answer(question: str, hits: Sequence[Hit], client: Client | None, embedder: 
     if client is None or settings.style == "quote":
         return _quoted(hits, quotes)
     small = settings.style == "auto" and _is_small(settings)
-    sources = {n: text for n, text in _sources(hits, quotes, small)}
+    sources = dict(_sources(hits, quotes, small))
     said = client.chat(_prompt(question, sources, facts, small), max_tokens=min(settings.max_tokens, 120) if small else settings.max_tokens).text
     return check(said, hits, quotes, sources, facts, most=1 if small else 50)
 
@@ -116,7 +116,10 @@ def check(said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict
     """Keep what is supported, at most `most` sentences: their citations must be among the passages, their quotations in them, their terms too."""
     if re.search(r"\bNOT FOUND\b", said) and len(said) < 60:
         return Answered(NOT_HELD, abstained=True)
-    kept, dropped, wrong, used = [], [], 0, {}
+    kept: list[str] = []
+    dropped: list[str] = []
+    used: dict[int, None] = {}
+    wrong = 0
     for sentence in [s.strip() for s in SENTENCE.split(said) if s and s.strip()]:
         named = [int(n) for n in CITED.findall(sentence)]
         real = [n for n in dict.fromkeys(named) if n in sources]

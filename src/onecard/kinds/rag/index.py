@@ -185,7 +185,7 @@ class Indexer:
         return "/".join(path.parts[-2:])
 
     def _note_fault(self, tally: Tally, kept: str) -> None:
-        what, why, fix = (kept.split("\n") + ["", ""])[:3]
+        what, why, fix = [*kept.split("\n"), "", ""][:3]
         if what.endswith("is empty"):
             tally.empty += 1
         else:

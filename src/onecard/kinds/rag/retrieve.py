@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -114,7 +115,7 @@ class Retriever:
     def _reranked(self, question: str, hits: list[Hit], name: str) -> list[Hit]:
         if self._reranker is None or self._reranked_by != name:
             self._reranker, self._reranked_by = open_reranker(name, self.screen), name
-        scores = self._reranker.scores(question, [f"{hit.chunk.head}\n{hit.chunk.text}" for hit in hits]) if hits else []
+        scores: Any = self._reranker.scores(question, [f"{hit.chunk.head}\n{hit.chunk.text}" for hit in hits]) if hits else []
         return sorted((replace(hit, score=float(score)) for hit, score in zip(hits, scores, strict=True)), key=lambda hit: -hit.score)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ def serve(settings: Settings, run: Run) -> Answer:
         app = http_guard.Guard(application(opened), settings.host, token, open_paths=("/", "/health"))
         address = f"http://{settings.host}:{listener.getsockname()[1]}"
         run.screen.line(f"your notes at {address}  (OpenAI API: {address}/v1, model: notes)" + (f"  token: {token}" if token else ""))
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])  # type: ignore[arg-type]
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
     return Answer({"address": address})
 
 

@@ -193,7 +193,7 @@ class FileRows:
     """One file as it goes into the database."""
 
     path: str
-    bytes: int
+    n_bytes: int
     mtime_ns: int
     sha256: str
     title: str
@@ -213,7 +213,7 @@ class FileRows:
         return [hashlib.sha256(embed_text(self.head(p), p.text).encode("utf-8", "replace")).digest() for p in self.passages]
 
     def row(self) -> tuple[Any, ...]:
-        return (self.path, self.bytes, self.mtime_ns, self.sha256, self.title, self.kind, self.encoding, json.dumps(self.links, ensure_ascii=False),
+        return (self.path, self.n_bytes, self.mtime_ns, self.sha256, self.title, self.kind, self.encoding, json.dumps(self.links, ensure_ascii=False),
                 json.dumps(self.meta, default=str, ensure_ascii=False), self.fault)
 
     def chunk_rows(self) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from onecard.kinds.rag.work import session
 from onecard.runs.record import Run
 from onecard.screen import Answer
 
-POINTERS = frozenset("it its this that these those they them their he she him her his one ones there then so same other else more 它 他 她 這 那 这 其 他們 它們".split())
+POINTERS = frozenset(["it", "its", "this", "that", "these", "those", "they", "them", "their", "he", "she", "him", "her", "his", "one", "ones", "there", "then", "so", "same", "other", "else", "more", "它", "他", "她", "這", "那", "这", "其", "他們", "它們"])
 """Words that point back: a question with one of them, or of fewer than four words that carry meaning, does not stand alone."""
 
 

@@ -12,10 +12,7 @@ WORD = re.compile(rf"[{CJK}]+|[^\W_]+(?:_+[^\W_]+)*_*|_+[^\W_]+(?:_+[^\W_]+)*_*"
 _SPLIT_CJK = re.compile(rf"([{CJK}]+)")
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 STOP = frozenset(
-    "a about above after again all am an and any are aren as at be because been before being below between both but by can cannot could did do does doing down "
-    "during each few for from further had has have having he her here hers him his how i if in into is it its itself just me more most my no nor not of off on once "
-    "only or other our ours out over own same she should so some such than that the their them then there these they this those through to too under until up very "
-    "was we were what when where which while who whom why will with would you your yours".split()
+    ["a", "about", "above", "after", "again", "all", "am", "an", "and", "any", "are", "aren", "as", "at", "be", "because", "been", "before", "being", "below", "between", "both", "but", "by", "can", "cannot", "could", "did", "do", "does", "doing", "down", "during", "each", "few", "for", "from", "further", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "itself", "just", "me", "more", "most", "my", "no", "nor", "not", "of", "off", "on", "once", "only", "or", "other", "our", "ours", "out", "over", "own", "same", "she", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "why", "will", "with", "would", "you", "your", "yours"]
 )
 """English function words; questions are full of them and they cost the most postings. Code keeps its own through identifiers."""
 MAX_TERM = 64
