@@ -9,6 +9,6 @@ say() { printf '\n\033[1m$ %s\033[0m\n' "$*" >&2; "$@"; }
 say onecard models pull smollm2-135m
 say onecard rag plan --card cpu
 say onecard rag index docs src README.md "$@" --index "$index"
-say onecard rag ask "How do I index my notes and ask a question?" --index "$index"
+say onecard rag ask "What happens to the index when a file changes or is deleted?" --index "$index"
 say onecard rag evaluate --questions recipes/demo-questions.jsonl --index "$index"
 printf '\nyour own folder:  make demo DOCS=~/notes      a page:  %s/onecard rag serve --index %s\n' "$(dirname "$(command -v onecard)")" "$index"

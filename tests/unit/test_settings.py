@@ -12,7 +12,7 @@ def test_all_faults_are_told_at_once_with_the_nearest_name():
     with pytest.raises(SettingsError) as fault:
         api.configure("rag", values={"top_kk": 3, "top_k": 0, "temperature": "hot"})
     assert "3 settings" in fault.value.what
-    assert "did you mean top_k?" in fault.value.why and "temperature" in fault.value.why and "greater than or equal to 1" in fault.value.why
+    assert "did you mean top_k" in fault.value.why and "temperature" in fault.value.why and "greater than or equal to 1" in fault.value.why
 
 
 def test_layers_win_from_left_to_right(tmp_path):

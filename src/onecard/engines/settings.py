@@ -73,7 +73,7 @@ def plan_terms(settings: EngineSettings, card: Card) -> tuple[list[Term], dict[s
     notes = []
     if shape.max_tokens and settings.n_ctx > shape.max_tokens:
         notes.append(f"the model was trained on {shape.max_tokens} tokens; n_ctx {settings.n_ctx} is longer")
-    if card.kind == "cpu":
+    if card.device == "cpu":
         chosen["n_gpu_layers"] = 0
         return parts, chosen, notes
     held = fit.layers_on_card(shape, model.quant or "q4_k_m", settings.n_ctx, settings.kv_type, settings.n_ubatch, card)

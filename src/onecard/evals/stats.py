@@ -114,8 +114,9 @@ def mcnemar(gained: int, lost: int) -> float:
     if n == 0:
         return 1.0
     if n > 1000:  # binomials of this size overflow a float; the normal form with continuity correction is exact to 1e-4
-        return float(math.erfc(max(abs(gained - lost) - 1, 0) / math.sqrt(2 * n)))
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+        z: float = max(abs(gained - lost) - 1, 0) / math.sqrt(2 * n)
+        return math.erfc(z)
+    return min(1.0, float(2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n))
 
 
 def cohen_kappa(one: Sequence[int], other: Sequence[int]) -> float:

@@ -1,6 +1,6 @@
 """The card: its name, its memory, what is free right now. Asks the driver (NVML), a table of named cards, or /proc; never torch.
 
-Knows nothing of models. A card of kind "cpu" stands for the computer's own memory.
+Knows nothing of models. A card of device "cpu" stands for the computer's own memory.
 """
 
 import os
@@ -23,7 +23,7 @@ class Card:
     name: str
     total_bytes: int
     free_bytes: int
-    kind: Literal["cuda", "cpu"] = "cuda"
+    device: Literal["cuda", "cpu"] = "cuda"
     bandwidth_gb_s: float = 0.0
     """Memory bandwidth in 10^9 bytes a second; 0 means not known."""
     driver: str = ""

@@ -74,7 +74,7 @@ def best_quant(shape: Shape, n_ctx: int, kv_type: str, n_ubatch: int, card: Card
     """
     known = [quant for quant in BEST_FIRST if quant in have] or list(have[:1])
     usual = WANTED if WANTED in known else known[-1]
-    if card.kind == "cpu":
+    if card.device == "cpu":
         return usual
     for quant in known[: known.index(usual) + 1]:
         if layers_on_card(shape, quant, n_ctx, kv_type, n_ubatch, card) > shape.layers:

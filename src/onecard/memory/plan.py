@@ -56,4 +56,4 @@ class Plan:
 
 def on_cpu(terms: Sequence[Term], card: Card) -> Plan:
     """A plan whose parts all lie in the computer's memory, whatever card is present."""
-    return Plan(tuple(terms), card, notes=() if card.kind == "cpu" else (f"runs on the CPU; {gib(card.free_bytes)} of the card stay free",))
+    return Plan(tuple(terms), card, notes=() if card.device == "cpu" else (f"runs on the CPU; {gib(card.free_bytes)} of the card stay free",))

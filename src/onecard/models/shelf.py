@@ -8,7 +8,6 @@ from onecard import places
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.memory.gguf import read_header
 from onecard.models import convert, fetch, resolve
-from onecard.models import quantize as quantize_file
 from onecard.runs.record import fingerprint
 from onecard.screen import Answer, Screen, table
 from onecard.units import size
@@ -101,6 +100,8 @@ def to_gguf(name: str, out: str, outtype: str, screen: Screen) -> Answer:
 
 def quantize(name: str, out: str, quant: str, screen: Screen) -> Answer:
     """A GGUF file to fewer bits. Raises DataError, NotFound."""
+    from onecard.models import quantize as quantize_file  # loads numpy and gguf, which no plan needs
+
     path = fetch.pull(resolve.find(name), screen)
     if path.suffix != ".gguf" and path.is_dir():
         raise DataError(f"{name} is not a GGUF file", fix=f"onecard models convert {name}")

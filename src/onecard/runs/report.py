@@ -66,9 +66,9 @@ def _readme(facts: dict[str, Any]) -> str:
 def _notebook(facts: dict[str, Any]) -> dict[str, Any]:
     about = facts["about"]
 
-    def cell(kind: str, text: str) -> dict[str, Any]:
-        extra: dict[str, Any] = {"execution_count": None, "outputs": []} if kind == "code" else {}
-        return {"cell_type": kind, "id": f"c{abs(hash((kind, text))) % 10**8}", "metadata": {}, "source": text.splitlines(keepends=True), **extra}
+    def cell(cell_type: str, text: str) -> dict[str, Any]:
+        extra: dict[str, Any] = {"execution_count": None, "outputs": []} if cell_type == "code" else {}
+        return {"cell_type": cell_type, "id": f"c{abs(hash((cell_type, text))) % 10**8}", "metadata": {}, "source": text.splitlines(keepends=True), **extra}
 
     settings = json.dumps(facts["settings"], indent=4, ensure_ascii=False).replace("true", "True").replace("false", "False")
     cells = [

@@ -84,7 +84,7 @@ def answer(question: str, hits: Sequence[Hit], client: Client | None, embedder: 
     small = settings.style == "auto" and _is_small(settings)
     sources = dict(_sources(hits, quotes, small))
     said = client.chat(_prompt(question, sources, facts, small), max_tokens=min(settings.max_tokens, 120) if small else settings.max_tokens).text
-    return check(said, hits, quotes, sources, facts, most=1 if small else 50)
+    return check(question, said, hits, quotes, sources, facts, most=1 if small else 50)
 
 
 def _is_small(settings: Settings) -> bool:
@@ -112,7 +112,7 @@ def _prompt(question: str, sources: dict[int, str], facts: Sequence[str], small:
     return [{"role": "system", "content": rules}, {"role": "user", "content": f"Sources:\n{held}{known}\n\nQuestion: {question}"}]
 
 
-def check(said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict[int, str], facts: Sequence[str], most: int = 50) -> Answered:
+def check(question: str, said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict[int, str], facts: Sequence[str], most: int = 50) -> Answered:
     """Keep what is supported, at most `most` sentences: their citations must be among the passages, their quotations in them, their terms too."""
     if re.search(r"\bNOT FOUND\b", said) and len(said) < 60:
         return Answered(NOT_HELD, abstained=True)
@@ -125,7 +125,7 @@ def check(said: str, hits: Sequence[Hit], quotes: Sequence[Quote], sources: dict
         real = [n for n in dict.fromkeys(named) if n in sources]
         wrong += len(named) - len([n for n in named if n in sources])
         bare = CITED.sub("", sentence).strip(" :-*")
-        if not terms(bare) or len(kept) >= most:
+        if _is_echo(question, bare) or len(kept) >= most:
             continue
         false_quotes = [q for q in QUOTED.findall(bare) if not any(_inside(q, hits[n - 1]) for n in (real or sources))]
         wrong += len(false_quotes)
@@ -161,6 +161,11 @@ def _supported(sentence: str, source: str) -> float:
     return sum(w for term, w in weights.items() if term in held) / total if total else 0.0
 
 
+def _is_echo(question: str, sentence: str) -> bool:
+    """Whether a sentence says nothing that the question does not say itself."""
+    return set(terms(sentence)) <= set(terms(question)) | {"question", "answer"}
+
+
 def _inside(quote: str, hit: Hit) -> bool:
     """Whether the words of a quotation stand in the passage in that order, whatever the white space and case."""
     def flat(text: str) -> str:
@@ -173,7 +178,7 @@ def best_quotes(question: str, hits: Sequence[Hit], embedder: Embedder | None, m
     """The sentences or lines of the passages that come closest to the question, by words and by meaning; best first."""
     found: list[tuple[int, str]] = []
     for n, hit in enumerate(hits, 1):
-        found += [(n, piece) for piece in pieces(hit.chunk.text)][:40]
+        found += [(n, piece) for piece in pieces(hit.chunk.text) if not _is_echo(question, piece)][:40]
     if not found:
         return []
     asked = set(terms(question))

@@ -17,7 +17,7 @@ def plan(settings: Settings, card: Card) -> Plan:
     """On a card only the language model counts: embedder and index run on the CPU."""
     parts, chosen, notes = plan_terms(settings, card)
     index = Term("index", flat_index(TYPICAL_CHUNKS, 384), f"{TYPICAL_CHUNKS} passages x 384 x fp32")
-    if card.kind == "cpu":
+    if card.device == "cpu":
         embedder = [Term("embedder", E5_BYTES, "multilingual-e5-small, 4 and 7 bits, with its tokenizer")] if settings.embedding_model == "e5-small" else []
         return Plan((*parts, *embedder, index), card, chosen, tuple(notes))
     return Plan(tuple(parts), card, chosen, (*notes, f"embedder and index take about {(E5_BYTES + index.bytes) // MIB} MiB of the computer's own memory"))
