@@ -66,7 +66,7 @@ def _with_comments(lines: list[str], first: int, floor: int) -> int:
 
 
 def _name(node: Any) -> str:
-    named = node.child_by_field_name("name") or node.child_by_field_name("type")
+    named = node.child_by_field_name("name") or (node.child_by_field_name("type") if node.type == "impl_item" else None)
     if named is not None:
         return str(named.text.decode("utf-8", "replace"))[:80]
     for child in node.children:  # a decorator or `export` around the definition; a declarator in C; `const name = ...`

@@ -77,7 +77,10 @@ class Guard:
         origin = headers.get("origin", "")
         if origin and (urlsplit(origin).hostname or "") != host:
             return 403, "a page of another site may not call this server"
-        if int(headers.get("content-length") or 0) > MAX_BODY_BYTES:
+        length = headers.get("content-length", "0")
+        if not length.isdigit():
+            return 400, "the Content-Length is no number"
+        if int(length) > MAX_BODY_BYTES:
             return 413, "the request is larger than 32 MiB"
         if self.token and path not in self.open_paths:
             given = headers.get("authorization", "").removeprefix("Bearer ").strip()

@@ -55,6 +55,8 @@ def find(name: str = "auto") -> Card:
             total = int(facts["memory_gib"]) * GIB
             return Card(facts["name"], total, total - DESKTOP_BYTES, "cuda", facts["bandwidth_gb_s"], real=False)
     try:
+        if name.strip().isdigit():
+            raise ValueError("a number without a unit is no size")
         total = parse_bytes(name)
     except ValueError:
         raise not_found("card", name, [*table, "auto", "cpu", "12gb"]) from None

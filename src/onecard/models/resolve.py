@@ -116,7 +116,7 @@ def file_name(facts: Mapping[str, Any], quant: str) -> str:
 
 def _hub(name: str, quant: str) -> Model:
     repo, _, tail = name[3:].partition(":")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
         raise SettingsError(f"'{name}' is no model of the hub", fix="hf:org/name or hf:org/name:q4_k_m")
     quant = quant or tail
     folder = shelf(f"hf:{repo}")

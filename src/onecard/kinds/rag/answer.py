@@ -66,12 +66,13 @@ def support(hits: Sequence[Hit]) -> float:
     """How far the best passages answer the question at all, 0 to 1: by its words, or by meaning where the words differ.
 
     Cosines of e5 lie between 0.7 and 0.9; 0.80 is what an unrelated question reaches, 0.90 a paraphrase (README.md, abstention).
+    Meaning weighs 0.65: words are often others, and unrelated questions share some.
     """
     if not hits:
         return 0.0
     meaning = max((hit.dense - 0.80) / 0.10 for hit in hits)
     words = max(hit.coverage for hit in hits)
-    return float(min(max(0.5 * words + 0.5 * min(max(meaning, 0.0), 1.0), 0.0), 1.0))
+    return float(min(max(0.35 * words + 0.65 * min(max(meaning, 0.0), 1.0), 0.0), 1.0))
 
 
 def answer(question: str, hits: Sequence[Hit], client: Client | None, embedder: Embedder | None, settings: Settings, facts: Sequence[str] = ()) -> Answered:
@@ -200,7 +201,7 @@ def best_quotes(question: str, hits: Sequence[Hit], embedder: Embedder | None, m
             chosen.append(Quote(n, text, float(score[i])))
         if len(chosen) == most:
             break
-    return [quote for quote in chosen if quote.score > chosen[0].score - 0.6]
+    return [quote for quote in chosen if quote.score > chosen[0].score - 1.0]
 
 
 def pieces(text: str) -> list[str]:

@@ -108,5 +108,13 @@ def _sentences(line: str, limit: int) -> list[str]:
     if estimate_tokens(line) <= limit // 2:
         return [line]
     pieces = re.findall(r".+?(?:[.!?]+\s+|[。！？；]+|$)", line)
-    step = limit * 2
-    return [piece[i : i + step] for piece in pieces for i in range(0, len(piece), step)]
+    return [part for piece in pieces for part in _by_length(piece, limit * 2)]
+
+
+def _by_length(piece: str, step: int) -> Iterator[str]:
+    """Parts of at most `step` characters, cut behind a space where there is one."""
+    while len(piece) > step:
+        at = piece.rfind(" ", step // 2, step) + 1 or step
+        yield piece[:at]
+        piece = piece[at:]
+    yield piece

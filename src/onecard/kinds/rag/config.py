@@ -52,8 +52,8 @@ class Settings(EngineSettings):
     """index: stay and index again whenever a file changes."""
     style: Literal["auto", "write", "quote"] = "auto"
     """Answers: the model's own words with citations, or quotations only; auto quotes when the model is under 1e9 weights."""
-    abstain_below: float = Field(default=0.5, ge=0, le=1)
-    """Say that the notes don't hold it when the best passage covers less than this share of the question."""
+    abstain_below: float = Field(default=0.3, ge=0, le=1)
+    """Say that the notes don't hold it when the passages support the question less than this (0 to 1)."""
     tools: tuple[str, ...] = ()
     """Tools that the model may call: search_notes, read_file, calculator, date. Each is asked for once when you sit there."""
     max_rounds: int = Field(default=4, ge=1, le=20)

@@ -70,14 +70,14 @@ class Lexical:
                 out[self.rows[a:b]] += times * self.weights[a:b]
         return out
 
-    def coverage(self, question: str, row: int) -> float:
-        """Share of the question's term weight (by rarity) that stands in one chunk, 0 to 1; words of no chunk weigh most."""
+    def coverage(self, question: str, row: int, n: int) -> float:
+        """Share of the question's term weight (by rarity among n chunks) that stands in one chunk, 0 to 1; words of no chunk weigh most."""
         total = held = 0.0
         for term in sorted(set(terms(question))):
             place = int(np.searchsorted(self.hashes, term_hash(term)))
             known = place < len(self.hashes) and self.hashes[place] == term_hash(term)
             a, b = (self.starts[place], self.starts[place + 1]) if known else (0, 0)
-            weight = float(np.log(1 + (len(self.starts) + 0.5) / (b - a + 0.5)))
+            weight = float(np.log(1 + (n + 0.5) / (b - a + 0.5)))
             total += weight
             held += weight if known and row in self.rows[a:b] else 0.0
         return held / total if total else 0.0

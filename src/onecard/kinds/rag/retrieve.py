@@ -80,7 +80,7 @@ class Retriever:
         rows, scores, cosines, bm25 = self.rank(question, vector, settings)
         wanted = max(k, RERANKED) if settings.rerank_model else k
         chunks = self.store.chunks([int(self.ids[row]) for row in rows[:wanted]])
-        hits = [Hit(chunk, float(scores[i]), float(cosines[i]), float(bm25[i]), self.lexical.coverage(question, int(rows[i]))) for i, chunk in enumerate(chunks)]
+        hits = [Hit(chunk, float(scores[i]), float(cosines[i]), float(bm25[i]), self.lexical.coverage(question, int(rows[i]), len(self.ids))) for i, chunk in enumerate(chunks)]
         return self._reranked(question, hits, settings.rerank_model)[:k] if settings.rerank_model else hits
 
     def rank(self, question: str, vector: np.ndarray | None, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

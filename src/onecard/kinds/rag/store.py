@@ -65,7 +65,7 @@ class Store:
             raise NotFound(f"there is no index in {folder}", fix="make one first: onecard rag index FOLDER")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.db = sqlite3.connect(path, isolation_level=None, timeout=30)
+            self.db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)  # a server answers from worker threads, one at a time
             self.db.execute("PRAGMA journal_mode = WAL")
             self.db.execute("PRAGMA synchronous = NORMAL")  # in WAL a crash loses at most the last commits, never consistency
             self.db.executescript(SCHEMA)

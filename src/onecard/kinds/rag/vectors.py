@@ -81,6 +81,7 @@ class _Qdrant:
         except ModuleNotFoundError:
             raise MissingExtra("store qdrant needs qdrant_client", fix="pip install 'onecard[rag]'") from None
         self._models = qdrant_client.models
+        self._exact = self._models.SearchParams(exact=True) if url else None  # local files are always searched exactly, and warn of it
         self._ids = ids
         self._name = f"onecard-{store.folder.name}"
         try:
@@ -110,7 +111,7 @@ class _Qdrant:
     def search(self, question: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if not len(self._ids):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        found = self._client.query_points(self._name, query=question.tolist(), limit=min(k, len(self._ids)), search_params=self._models.SearchParams(exact=True)).points
+        found = self._client.query_points(self._name, query=question.tolist(), limit=min(k, len(self._ids)), search_params=self._exact).points
         ids, scores = np.array([point.id for point in found], dtype=np.int64), np.array([point.score for point in found], dtype=np.float32)
         rows = np.searchsorted(self._ids, ids)
         order = np.lexsort((rows, -scores))
