@@ -12,7 +12,7 @@ from onecard import __version__, api, flags, kinds, places
 from onecard.config import Settings
 from onecard.errors import NotFound, OneCardError, SettingsError, not_found
 from onecard.kinds.base import Kind
-from onecard.screen import Answer, Screen, Terminal, table
+from onecard.screen import Answer, Screen, Terminal, plain, table
 
 GLOBAL = [
     flags.Flag("card", "the card to plan for: auto, cpu, 4070ti, 12gb ..."),
@@ -83,7 +83,7 @@ def _tell(fault: OneCardError, words: Sequence[str]) -> int:
         traceback.print_exc()
     if "--json" in words:
         print(json.dumps({"error": {"what": fault.what, "why": fault.why, "fix": fault.fix, "code": fault.code}}, ensure_ascii=False))
-    print(f"error: {fault}", file=sys.stderr)
+    print(plain(f"error: {fault}"), file=sys.stderr)
     return fault.code
 
 
@@ -98,7 +98,7 @@ def _dispatch(words: list[str]) -> int:
     elif words[0] in kinds.all_kinds():
         _kind(kinds.get(words[0]), words[1:])
     else:
-        raise not_found("command", words[0], [*kinds.all_kinds(), *above])
+        raise not_found("command", words[0], [*kinds.all_kinds(), *above], "onecard --help")
     return 0
 
 
@@ -157,9 +157,9 @@ def _kind(kind: Kind, words: list[str]) -> None:
 
 def _show(answer: Answer, got: flags.Words) -> None:
     if "json" in got.flags:
-        print(json.dumps(answer.data, ensure_ascii=False, indent=2))
+        print(json.dumps(answer.data, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode())  # half a surrogate is valid JSON as \udc80
     elif answer.words:
-        print(answer.words)
+        print(plain(answer.words))
 
 
 def _asked(words: list[str], schema: type[Settings], positional: str, usage: str) -> tuple[Any, flags.Words] | None:
@@ -198,7 +198,7 @@ def _models(words: list[str]) -> None:
     if verb not in known:
         raise not_found("verb of models", verb, known)
     if len(rest) != 1:
-        raise SettingsError(f"models {verb} takes one name", fix=f"usage: onecard {usage}")
+        raise SettingsError(f"models {verb} takes one name", why=f"{len(rest)} were given", fix=f"usage: onecard {usage}")
     name, screen = rest[0], Screen() if "json" in got.flags else Terminal()
     calls: dict[str, Callable[[], Answer]] = {
         "pull": lambda: api.pull(name, given.quant, screen), "show": lambda: api.models.show(name),
@@ -220,7 +220,7 @@ def _runs(words: list[str]) -> None:
     if verb not in wanted:
         raise not_found("verb of runs", verb, wanted)
     if len(rest) != wanted[verb]:
-        raise SettingsError(f"runs {verb} takes {wanted[verb]} IDs, not {len(rest)}", fix=f"usage: onecard {usage}")
+        raise SettingsError(f"runs {verb} takes {wanted[verb]} IDs", why=f"{len(rest)} were given", fix=f"usage: onecard {usage}")
     screen = Screen() if "json" in got.flags else Terminal()
     if verb == "list":
         _show(_run_list(), got)

@@ -28,7 +28,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise NotFound(f"there is no settings file {path}", fix="give an existing TOML file to --config") from None
+        raise NotFound(f"there is no settings file {path}", why="nothing lies at that path", fix="give an existing TOML file to --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as fault:
         raise SettingsError(f"{path} does not read as TOML", why=str(fault), fix="see https://toml.io") from None
 
@@ -45,19 +45,20 @@ def load(schema: type[S], *layers: Layer) -> S:
         return schema.model_validate(merged)
     except ValidationError as fault:
         rows = [_row(schema, error, source) for error in fault.errors()]
-    head = rows[0] if len(rows) == 1 else f"{len(rows)} settings do not hold"
-    raise SettingsError(head, why="" if len(rows) == 1 else "; ".join(rows), fix="--help lists every setting")
+    head = f"{rows[0][0]} does not hold" if len(rows) == 1 else f"{len(rows)} settings do not hold"
+    raise SettingsError(head, why=rows[0][1] if len(rows) == 1 else "; ".join(map(": ".join, rows)), fix="--help lists every setting with what it takes")
 
 
-def _row(schema: type[Settings], error: Any, source: Mapping[str, str]) -> str:
+def _row(schema: type[Settings], error: Any, source: Mapping[str, str]) -> tuple[str, str]:
+    """The setting with where it came from, and what is wrong with it."""
     name = str(error["loc"][0]) if error["loc"] else "settings"
     where = f" ({source[name]})" if source.get(name) else ""
     if error["type"] == "extra_forbidden":
         near = nearest(name, schema.model_fields)
-        return f"unknown setting {name}{where}" + (f": did you mean {' or '.join(near)}?" if near else "")
+        return f"{name}{where}", "no setting has this name" + (f": did you mean {' or '.join(near)}?" if near else "")
     said = error["msg"].removeprefix("Value error, ")
     given = repr(error["input"])
-    return f"{name}{where}: {said[0].lower() + said[1:]}" + (f", not {given[:80]}" if error["type"] != "missing" else "")
+    return f"{name}{where}", said[0].lower() + said[1:] + (f", not {given[:80]}" if error["type"] != "missing" else "")
 
 
 def is_bool(info: FieldInfo) -> bool:

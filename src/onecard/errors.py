@@ -16,19 +16,16 @@ from collections.abc import Iterable
 
 
 class OneCardError(Exception):
-    """What happened, why, and what to do: three short texts, the last two may be empty."""
+    """What happened, why, and what to do: three short texts."""
 
     code = 1
 
-    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, why: str, fix: str) -> None:
         super().__init__(what)
         self.what, self.why, self.fix = what, why, fix
 
     def __str__(self) -> str:
-        lines = [self.what]
-        lines += [f"  why: {self.why}"] if self.why else []
-        lines += [f"  fix: {self.fix}"] if self.fix else []
-        return "\n".join(lines)
+        return f"{self.what}\n  why: {self.why}\n  fix: {self.fix}"
 
 
 class SettingsError(OneCardError):
@@ -65,10 +62,10 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return [folded[word] for word in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.6)]
 
 
-def not_found(noun: str, name: str, known: Iterable[str]) -> NotFound:
-    """Name the near misses first, else all that exists."""
-    known = sorted(known)
+def not_found(noun: str, name: str, known: Iterable[str], fix: str = "") -> NotFound:
+    """All that exists as the reason; the near misses, else `fix`, as what to do."""
+    known = sorted(set(known))
     near = nearest(name, known)
     shown = ", ".join(known[:30]) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
-    fix = f"did you mean {' or '.join(near)}?" if near else f"one of: {shown}" if known else "there is none yet"
-    return NotFound(f"there is no {noun} named '{name}'", fix=fix)
+    fix = f"did you mean {' or '.join(near)}?" if near else fix or ("give one of these" if known else "make one first: onecard --help")
+    return NotFound(f"there is no {noun} named '{name}'", why=f"there are: {shown}" if known else "there is none yet", fix=fix)

@@ -74,8 +74,8 @@ def parse(words: Sequence[str], schema: type[config.Settings], flags: Sequence[F
                 rest.pop(0)
     _place_plain(got, schema, positional, faults)
     if faults:
-        what = faults[0] if len(faults) == 1 else f"{len(faults)} flags do not hold"
-        raise SettingsError(what, why="" if len(faults) == 1 else "; ".join(faults), fix="--help lists every flag")
+        what = "the command line does not hold" if len(faults) == 1 else f"{len(faults)} words of the command line do not hold"
+        raise SettingsError(what, why="; ".join(faults), fix="--help lists every flag")
     return got
 
 

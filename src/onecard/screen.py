@@ -21,6 +21,18 @@ class Answer:
     words: str = ""
 
 
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def plain(text: str) -> str:
+    """A text without what steers a terminal: file names and model answers may hold escape codes.
+
+    >>> plain("a\\x1b[31m.md")
+    'a\\\\x1b[31m.md'
+    """
+    return text.translate(CONTROL).encode("utf-8", "backslashreplace").decode()
+
+
 class Progress:
     """Counts towards a total; `step` says one more is done."""
 
@@ -56,14 +68,14 @@ class Terminal(Screen):
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
 
     def line(self, text: str = "") -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(plain(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        shown = f"\x1b[1;33mwarning:\x1b[0m {text}" if sys.stderr.isatty() else f"warning: {text}"
+        shown = f"\x1b[1;33mwarning:\x1b[0m {plain(text)}" if sys.stderr.isatty() else f"warning: {plain(text)}"
         print(shown, file=sys.stderr, flush=True)
 
     def stream(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(plain(text))
         sys.stdout.flush()
 
     def confirm(self, question: str) -> bool:

@@ -120,7 +120,7 @@ def test_serve_speaks_the_openai_api(server):
     assert plain == pytest.approx(one, abs=1e-6)
     ranked = httpx.post(f"{server}/rerank", json={"query": "pets", "documents": ["tax law", "a cat at home"]}, timeout=60).json()["results"]
     assert ranked[0]["index"] == 1
-    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}}}
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"n": {"enum": ["yes", "no"]}}, "required": ["n"]}}}
     assert "n" in json.loads(openai_client.chat.completions.create(model="any", messages=ask, max_tokens=20, response_format=schema).choices[0].message.content)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -250,12 +251,14 @@ def test_a_full_disk_leaves_the_index_whole(onecard, notes, tmp_path):
         pytest.skip("needs the right to mount a small disk")
     try:
         assert onecard("rag", "index", notes, "--index", disk / "ix").code == 0
-        before = Store(disk / "ix").digest()
+        with closing(Store(disk / "ix")) as held:
+            before = held.digest()
         for i in range(60):
             (notes / f"more{i}.md").write_text(f"# More {i}\n\n" + f"word{i} " * 900)
         done = onecard("rag", "index", notes, "--index", disk / "ix")
         assert done.code == 5 and "disk" in done.err, done.err
-        assert sqlite3.connect(disk / "ix" / "index.sqlite").execute("PRAGMA integrity_check").fetchone()[0] == "ok" and before
+        with closing(sqlite3.connect(disk / "ix" / "index.sqlite")) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok" and before
         assert onecard("rag", "search", "retry", "--index", disk / "ix").code == 0
     finally:
         subprocess.run(["umount", str(disk)], check=False)

@@ -38,7 +38,7 @@ def test_verdicts():
     assert stats.compare(new, old).verdict == "worse"
     assert stats.compare(old, new, higher_is_better=False).verdict == "worse"
     noise = {str(i): 0.5 + 0.01 * (-1) ** i for i in range(40)}
-    assert stats.compare({k: 0.5 for k in noise}, noise).verdict == "not shown"
+    assert stats.compare(dict.fromkeys(noise, 0.5), noise).verdict == "not shown"
 
 
 def test_the_same_items_give_the_same_interval():

@@ -99,7 +99,7 @@ def test_other_formats(tmp_path):
 @pytest.mark.parametrize(("host", "headers", "token", "fault"), [
     ("127.0.0.1", {"host": "127.0.0.1:80"}, "", None), ("127.0.0.1", {"host": "localhost"}, "", None), ("127.0.0.1", {"host": "[::1]:80"}, "", None),
     ("127.0.0.1", {"host": "rebound.example"}, "", 403), ("127.0.0.1", {"host": "127.0.0.1.evil.example"}, "", 403), ("127.0.0.1", {}, "", 403),
-    ("127.0.0.1", {"host": "127.0.0.1", "origin": "http://127.0.0.1:9"}, "", None), ("127.0.0.1", {"host": "127.0.0.1", "origin": "null"}, "", 403),
+    ("127.0.0.1", {"host": "127.0.0.1", "origin": "http://127.0.0.1:9"}, "", 403), ("127.0.0.1", {"host": "127.0.0.1:9", "origin": "http://127.0.0.1:9"}, "", None), ("127.0.0.1", {"host": "127.0.0.1", "origin": "null"}, "", 403),
     ("0.0.0.0", {"host": "box"}, "secretsecretsecret", 401), ("0.0.0.0", {"host": "box", "authorization": "Bearer secretsecretsecret"}, "secretsecretsecret", None),
     ("0.0.0.0", {"host": "box", "authorization": "Bearer secretsecretsecreT"}, "secretsecretsecret", 401), ("127.0.0.1", {"host": "localhost", "content-length": "99999999"}, "", 413),
     ("127.0.0.1", {"host": "localhost", "content-length": "abc"}, "", 400),

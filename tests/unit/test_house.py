@@ -143,3 +143,14 @@ def test_no_registry_host_is_named():
         path = root / name
         if path.is_file() and path.stat().st_size < 1 << 20:
             assert not hosts.search(path.read_text(errors="replace")), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=room)
+def test_a_refusal_says_what_why_and_fix(path):
+    tree = ast.parse((SRC / "errors.py").read_text())
+    known = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+            said = {word.arg: word.value for word in node.keywords}
+            assert {"why", "fix"} <= set(said), f"line {node.lineno}"
+            assert not any(isinstance(value, ast.Constant) and not value.value for value in said.values()), f"line {node.lineno}"

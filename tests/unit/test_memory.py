@@ -1,5 +1,6 @@
 """GGUF headers (hostile ones too), cards, and what fits, without a model."""
 
+import contextlib
 import struct
 import sys
 import time
@@ -54,10 +55,8 @@ def test_any_damage_is_refused_or_read_in_bounded_time(tmp_path_factory, at, jun
     path = tmp_path_factory.mktemp("g") / "x.gguf"
     path.write_bytes(bytes(whole))
     started = time.monotonic()
-    try:
+    with contextlib.suppress(DataError):
         read_header(path)
-    except DataError:
-        pass
     assert time.monotonic() - started < 1
 
 

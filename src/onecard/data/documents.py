@@ -183,7 +183,7 @@ def _pdf(path: Path, data: bytes) -> Document:
     try:
         reader = pypdf.PdfReader(BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise DataError(f"{path} is locked by a password", fix="save it without one")
+            raise DataError(f"{path} is locked by a password", why="its text is encrypted", fix="save it without one")
         pages = [page.extract_text() or "" for page in reader.pages]
         title = str((reader.metadata.title if reader.metadata else "") or path.stem)
     except DataError:
@@ -268,13 +268,13 @@ def _rows(path: Path, data: bytes) -> Document:
                 if row and row is not head:
                     blocks.append(Block("\n".join(f"{k}: {v}" for k, v in zip(head, row, strict=False) if v.strip()), rows.line_num, rows.line_num))
         except csv.Error as fault:
-            raise DataError(f"{path}:{rows.line_num} is no CSV", why=str(fault)) from None
+            raise DataError(f"{path}:{rows.line_num} is no CSV", why=str(fault), fix="mend the quotes of that line, or save it again as CSV") from None
     return _some(Document(path.stem, "rows", blocks, encoding), path)
 
 
 def _some(document: Document, path: Path) -> Document:
     if not document.blocks:
-        raise DataError(f"{path} holds no text", fix="nothing: it is left out")
+        raise DataError(f"{path} holds no text", why="nothing in it can be read as words", fix="nothing: it is left out")
     return document
 
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,21 @@ from onecard.data import text as data_text
 from onecard.errors import DataError, NotFound
 
 
-def jsonl(path: Path, need: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """One JSON object a line; blank lines are passed over. Raises NotFound, DataError with file:line."""
+def jsonl(path: Path, need: Sequence[str] = (), check: Callable[[dict[str, Any]], str] | None = None) -> list[dict[str, Any]]:
+    """One JSON object a line; blank lines are passed over; `check` says what is wrong with a row. Raises NotFound, DataError with file:line."""
     rows = []
     for number, line in enumerate(_read(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as fault:
+        except (ValueError, RecursionError) as fault:
             raise DataError(f"{path}:{number} is not JSON", why=f"{fault}: {line[:60]!r}", fix="each line must be one JSON object") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number} is no JSON object", why=f"it is {line[:60]!r}", fix='write {"field": value, ...}')
         _need(row, need, path, number)
+        if check and (wrong := check(row)):
+            raise DataError(f"{path}:{number} is not as it should be", why=wrong, fix="mend that line")
         rows.append(row)
     return _some(rows, path)
 
@@ -37,13 +39,13 @@ def table(path: Path, need: Sequence[str] = ()) -> list[dict[str, Any]]:
             _need(row, need, path, reader.line_num)
             rows.append({key: value for key, value in row.items() if key})
     except csv.Error as fault:
-        raise DataError(f"{path}:{reader.line_num} is no CSV", why=str(fault)) from None
+        raise DataError(f"{path}:{reader.line_num} is no CSV", why=str(fault), fix="mend the quotes of that line, or save it again as CSV") from None
     return _some(rows, path)
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise NotFound(f"there is no file {path}", fix="check the path")
+        raise NotFound(f"there is no file {path}", why="nothing lies at that path" if not path.exists() else "it is a folder", fix="check the path")
     return data_text.decode(path.read_bytes(), path)[0]
 
 

@@ -13,7 +13,12 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
     """The text and its encoding: UTF-8, UTF-16 with a mark, else the likeliest by its letters. Raises DataError for a binary file."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return _checked(data.decode("utf-16", "replace"), path), "utf-16"
-    if b"\0" in data[:PROBE_BYTES]:
+    probe = data[:PROBE_BYTES]
+    nuls = probe.count(0)
+    for codec, place in (("utf-16-le", 1), ("utf-16-be", 0)):  # without a mark: every other byte of Latin letters is zero
+        if nuls > len(probe) // 4 and probe[place::2].count(0) > 0.9 * nuls:
+            return _checked(data.decode(codec, "replace"), path), codec
+    if nuls > len(probe) // 1000 + 1:  # a stray one does not make a file binary
         raise DataError(f"{path} is a binary file", why="it has NUL bytes", fix="leave it out, or convert it to text")
     try:
         return data.decode("utf-8-sig").replace("\0", ""), "utf-8"
@@ -26,5 +31,5 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
 
 def _checked(text: str, path: Path) -> str:
     if text.count("\ufffd") > len(text) // 100:
-        raise DataError(f"{path} is a binary file", why="it begins like UTF-16 and goes on otherwise")
+        raise DataError(f"{path} is a binary file", why="it begins like UTF-16 and goes on otherwise", fix="leave it out, or save it as UTF-8")
     return text.replace("\0", "")

@@ -29,6 +29,8 @@ class Found:
     path: Path
     bytes: int
     mtime_ns: int
+    fault: str = ""
+    """Why it cannot be read at all; empty for all others."""
 
 
 def files(roots: Sequence[Path]) -> Iterator[Found]:
@@ -39,7 +41,7 @@ def files(roots: Sequence[Path]) -> Iterator[Found]:
     seen: set[str] = set()
     for root in roots:
         if not root.exists():
-            raise NotFound(f"there is no folder {root}", fix="check the path")
+            raise NotFound(f"there is no folder {root}", why="nothing lies at that path", fix="check the path")
         if root.is_file():
             yield from _file(root, seen)
         else:
@@ -82,10 +84,24 @@ def _file(path: Path, seen: set[str]) -> Iterator[Found]:
     seen.add(real)
     try:
         facts = path.stat()
-    except OSError:
-        return
-    if path.is_file():
+    except OSError as fault:
+        if path.is_symlink():
+            yield Found(path, 0, 0, f"it is a link to nothing ({fault.strerror})")
+        return  # else it vanished
+    if not path.is_file():
+        yield Found(path, 0, 0, "it is no plain file (a pipe, a socket or a device)")
+    elif _undecodable(str(path)):
+        yield Found(path, 0, 0, "its name is not UTF-8")
+    else:
         yield Found(path, facts.st_size, facts.st_mtime_ns)
+
+
+def _undecodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def language(path: Path) -> str:

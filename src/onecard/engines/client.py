@@ -13,7 +13,7 @@ import httpx2
 import openai
 
 from onecard.engines.settings import EngineSettings
-from onecard.errors import EngineError
+from onecard.errors import DataError, EngineError, OneCardError
 
 Message = Mapping[str, Any]
 
@@ -96,10 +96,10 @@ class Client:
                 raise dead from fault
             raise EngineError(f"{self.base_url} did not answer whole", why=str(fault)[:300], fix="ask again") from fault
 
-    def _status(self, fault: openai.APIStatusError) -> EngineError:
-        said = fault.message[:400]
+    def _status(self, fault: openai.APIStatusError) -> OneCardError:
+        said = str(fault.body.get("message", fault.message) if isinstance(fault.body, dict) else fault.message)[:400]
         if "context" in said and ("exceed" in said or "size" in said):
-            return EngineError("the question and its context are too long for the model", why=said, fix=f"a larger --n_ctx (now {self.settings.n_ctx}), or a shorter question")
+            return DataError("the question and its context are too long for the model", why=said, fix=f"a larger --n_ctx (now {self.settings.n_ctx}), or a shorter question")
         fix = {401: f"set the key in ${self.settings.api_key_env}", 404: f"the server has no model '{self.model}'; see its list: {self.base_url}/models"}
         return EngineError(f"{self.base_url} refused the request ({fault.status_code})", why=said, fix=fix.get(fault.status_code, "see the server's log"))
 

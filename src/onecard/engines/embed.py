@@ -84,18 +84,21 @@ def e5_folder(screen: Screen) -> Path:
 
 def _torch_room(kind: str, name: str) -> Any:
     """The classes that need torch, in a file of their own, so that nothing else loads it."""
+    hub = str(resolve.catalog().get(name, {}).get("hub", "")) or name.removeprefix("hf:")
+    ways = (Path(name).expanduser(), resolve.shelf(name), resolve.shelf(f"hf:{hub}"))
+    folder = next((way for way in ways if (way / "config.json").is_file()), None)
+    if folder is None and name.startswith((".", "/", "~")):
+        raise NotFound(f"there is no model in {name}", why="it is no folder with a config.json", fix="give a folder of safetensors, or a name of the hub")
     try:
         from onecard.engines import embed_torch
     except ModuleNotFoundError as fault:
-        raise MissingExtra(f"the model {name} needs {fault.name}", fix="pip install 'onecard[rag]'  (or use the embedded e5-small)") from None
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and fetch.offline() and not name.startswith("hf:"):
-        imported = resolve.shelf(name)
-        folder = imported if imported.is_dir() else folder
+        raise MissingExtra(f"the model {name} needs {fault.name}", why="models of sentence-transformers run in torch", fix="pip install 'onecard[rag]'  (or use the embedded e5-small)") from None
+    reached = folder is not None or fetch.hub_reachable()
     try:
-        return getattr(embed_torch, kind)(str(folder) if folder.is_dir() else name.removeprefix("hf:"))
+        return getattr(embed_torch, kind)(str(folder or hub), not reached)
     except (OSError, ValueError) as fault:
-        raise NotFound(f"the model {name} does not open", why=str(fault).splitlines()[0][:200], fix="give a folder of safetensors, or a name of the hub while it can be reached") from None
+        why = str(fault).splitlines()[0][:200] if reached else "the hub cannot be reached, and the model was not downloaded before"
+        raise NotFound(f"the model {name} does not open", why=why, fix="give a folder of safetensors, or a name of the hub while it can be reached") from None
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -130,7 +133,7 @@ class HttpEmbedder:
             ordered = sorted(rows["data"], key=lambda row: row["index"])  # type: ignore[index]
             return np.array([row["embedding"] for row in ordered], dtype=np.float32)
         except (KeyError, TypeError, ValueError) as fault:
-            raise EngineError(f"{self.url}/embeddings answered in another form", why=repr(fault)) from None
+            raise EngineError(f"{self.url}/embeddings answered in another form", why=repr(fault), fix="give the address of an OpenAI-compatible server, as http://host:port/v1#model") from None
 
 
 class HttpReranker:
@@ -147,7 +150,7 @@ class HttpReranker:
             for row in rows["results"]:  # type: ignore[index]
                 out[int(row["index"])] = float(row["relevance_score"])
         except (KeyError, TypeError, ValueError, IndexError) as fault:
-            raise EngineError(f"{self.url}/rerank answered in another form", why=repr(fault)) from None
+            raise EngineError(f"{self.url}/rerank answered in another form", why=repr(fault), fix="give the address of a server with /v1/rerank, as http://host:port/v1#model") from None
         return out
 
 

@@ -56,5 +56,5 @@ def _served_name(settings: EngineSettings) -> str:
     with probe._faults():
         held = [row.id for row in probe.openai.models.list()]
     if not held:
-        raise EngineError(f"{settings.base_url} holds no model", fix="load one there, or name it with --model")
+        raise EngineError(f"{settings.base_url} holds no model", why="its list of models is empty", fix="load one there, or name it with --model")
     return held[0]

@@ -61,7 +61,7 @@ def find(name: str = "auto") -> Card:
     except ValueError:
         raise not_found("card", name, [*table, "auto", "cpu", "12gb"]) from None
     if total < GIB:
-        raise SettingsError(f"a card with {gib(total)} is too small for any plan", fix="--card 12gb, --card 4070ti or --card cpu")
+        raise SettingsError(f"a card with {gib(total)} is too small for any plan", why="the CUDA context alone takes half a GiB", fix="--card 12gb, --card 4070ti or --card cpu")
     return Card(f"a {gib(total)} card", total, total - DESKTOP_BYTES, real=False)
 
 

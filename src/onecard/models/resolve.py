@@ -63,12 +63,14 @@ def shelf(name: str) -> Path:
     """The folder of a pulled or imported model; the name's characters are made safe for a file system."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".")
     if not safe:
-        raise SettingsError(f"'{name}' is no name for a model", fix="letters, digits, '.', '_' and '-'")
+        raise SettingsError(f"'{name}' is no name for a model", why="no letter of it can stand in a folder's name", fix="letters, digits, '.', '_' and '-'")
     return places.models() / safe
 
 
 def find(name: str, quant: str = "") -> Model:
-    """What a name stands for. Raises NotFound with the nearest names."""
+    """What a name stands for. Raises NotFound with the nearest names, SettingsError for no name."""
+    if not name.strip():
+        raise SettingsError("no model is named", why="the name is empty", fix="--model smollm2-135m, or another of: onecard models list")
     if name.startswith("run:"):
         return Model(name, "run", store.result_model(name[4:]))
     if name.startswith("ollama:"):
@@ -83,8 +85,15 @@ def find(name: str, quant: str = "") -> Model:
     if imported := _on_shelf(name, quant):
         return imported
     if "/" in name or path.suffix == ".gguf":
-        raise NotFound(f"there is no model file {name}", fix=f"check the path; a model of the hub is written hf:{name}" if "/" in name else "check the path")
-    raise not_found("model", name, [*catalog(), *(p.name for p in places.models().glob("*") if p.is_dir())])
+        raise NotFound(f"there is no model file {name}", why="nothing lies at that path", fix=f"check the path; a model of the hub is written hf:{name}" if "/" in name else "check the path")
+    raise not_found("model", name, [*(n for n, facts in catalog().items() if facts["task"] not in ("embed", "rerank")), *imported_names()], "onecard models list")
+
+
+def imported_names() -> list[str]:
+    """The folders of the shelf that hold a model and are not the catalog's."""
+    taken = {shelf(name) for name in catalog()}
+    folders = places.models().glob("*") if places.models().is_dir() else []
+    return sorted(p.name for p in folders if p not in taken and p.is_dir() and any(not f.name.startswith(".") for f in p.iterdir()))
 
 
 def quant_of(file_name: str) -> str:
@@ -102,6 +111,8 @@ def _catalog(name: str, quant: str) -> Model:
     quants = facts.get("quants", [])
     if quant and quant not in quants:
         raise not_found(f"quantization of {name}", quant, quants)
+    if facts["task"] == "rerank":
+        return _hub(f"hf:{facts['hub']}", quant)
     if "file" not in facts:
         return Model(name, "catalog", shelf(name), facts=facts)
     here = [q for q in quants if (shelf(name) / file_name(facts, q)).exists()]
@@ -117,7 +128,7 @@ def file_name(facts: Mapping[str, Any], quant: str) -> str:
 def _hub(name: str, quant: str) -> Model:
     repo, _, tail = name[3:].partition(":")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
-        raise SettingsError(f"'{name}' is no model of the hub", fix="hf:org/name or hf:org/name:q4_k_m")
+        raise SettingsError(f"'{name}' is no model of the hub", why="such a name is an owner and a repository", fix="hf:org/name or hf:org/name:q4_k_m")
     quant = quant or tail
     folder = shelf(f"hf:{repo}")
     held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
@@ -139,7 +150,7 @@ def _ollama(name: str) -> Model:
 
     bare, _, tag = name[7:].partition(":")
     if not re.fullmatch(r"[\w./-]+", bare) or ".." in bare:
-        raise SettingsError(f"'{name}' is no model of Ollama", fix="ollama:llama3.1:8b")
+        raise SettingsError(f"'{name}' is no model of Ollama", why="such a name has letters, digits, '.', '-', '_', '/' and one ':'", fix="ollama:llama3.1:8b")
     root = Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
     space = bare if "/" in bare else f"library/{bare}"
     manifest = root / "manifests" / "registry.ollama.ai" / space / (tag or "latest")

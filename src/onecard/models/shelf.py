@@ -20,10 +20,9 @@ def listing() -> Answer:
         files = _files(resolve.shelf(name))
         rows.append({"name": name, "task": facts["task"], "here": bool(files), "bytes": sum(p.stat().st_size for p in files),
                      "license": facts["license"], "says": facts["says"]})
-    known = {resolve.shelf(name).name for name in resolve.catalog()}
-    for folder in sorted(places.models().glob("*")):
-        if folder.is_dir() and folder.name not in known and (files := _files(folder)):
-            rows.append({"name": folder.name, "task": "", "here": True, "bytes": sum(p.stat().st_size for p in files), "license": "", "says": "imported"})
+    for name in resolve.imported_names():
+        files = _files(places.models() / name)
+        rows.append({"name": name, "task": "", "here": True, "bytes": sum(p.stat().st_size for p in files), "license": "", "says": "imported"})
     cells = [[r["name"], r["task"], size(r["bytes"]) if r["here"] else "–", r["license"], r["says"]] for r in rows]
     return Answer({"models": rows}, table(cells, ["name", "task", "on disk", "licence", "what"]))
 
@@ -58,10 +57,10 @@ def take_in(file: str, name: str, screen: Screen) -> Answer:
     """Copy a GGUF file or a folder of safetensors onto the shelf under a name. Raises DataError for anything else."""
     source = Path(file).expanduser()
     if not source.exists():
-        raise NotFound(f"there is no file {file}", fix="give the path of a .gguf file or a folder with config.json and .safetensors")
+        raise NotFound(f"there is no file {file}", why="nothing lies at that path", fix="give the path of a .gguf file or a folder with config.json and .safetensors")
     name = name or source.stem
     if name in resolve.catalog():
-        raise SettingsError(f"'{name}' is a name of the catalog", fix="--name another")
+        raise SettingsError(f"'{name}' is a name of the catalog", why="a model of your own would hide it", fix="--name another")
     target = resolve.shelf(name)
     with fetch.locked(target, screen):
         if source.is_file():
@@ -82,7 +81,7 @@ def remove(name: str, screen: Screen) -> Answer:
     """Delete a model's folder from the shelf; never a file of the user's own. Raises NotFound."""
     target = resolve.shelf(name)
     if not target.is_dir():
-        raise NotFound(f"no model {name} lies here", fix="onecard models list")
+        raise NotFound(f"no model {name} lies here", why=f"{target} is no folder", fix="onecard models list")
     freed = sum(path.stat().st_size for path in _files(target))
     with fetch.locked(target, screen):
         shutil.rmtree(target)
@@ -104,7 +103,7 @@ def quantize(name: str, out: str, quant: str, screen: Screen) -> Answer:
 
     path = fetch.pull(resolve.find(name), screen)
     if path.suffix != ".gguf" and path.is_dir():
-        raise DataError(f"{name} is not a GGUF file", fix=f"onecard models convert {name}")
+        raise DataError(f"{name} is not a GGUF file", why="only GGUF files are quantized", fix=f"onecard models convert {name}")
     stem = resolve.QUANT.sub("", path.stem).rstrip(".-_")
     target = Path(out) if out else resolve.shelf(stem) / f"{stem}-{quant.upper()}.gguf"
     quantize_file.quantize(path, target, quant, screen)

@@ -16,6 +16,7 @@ import os
 import platform
 import resource
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ import tomli_w
 
 from onecard import places
 from onecard.config import Settings
+from onecard.errors import OneCardError
 from onecard.memory.plan import Plan
 from onecard.runs import tracking
 from onecard.screen import Screen
@@ -44,6 +46,7 @@ class Run:
         self._started = time.monotonic()
         self._trackers: list[tracking.Tracker] = []
         self._data: dict[str, Any] = {}
+        self._begun = False
 
     @property
     def id(self) -> str:
@@ -53,6 +56,7 @@ class Run:
         """Append one line of values; names carry their unit (`loss`, `tokens_per_s`, `peak_bytes`)."""
         if not self.folder:
             return
+        self._begun = True
         row = {"step": step, "time_s": round(time.monotonic() - self._started, 3), **values}
         with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -61,6 +65,7 @@ class Run:
 
     def data(self, name: str, *, rows: int, sha256: str, **more: Any) -> None:
         """Note what was read, by fingerprint, so that a later run can tell whether it read the same."""
+        self._begun = True
         self._data[name] = {"rows": rows, "sha256": sha256, **more}
         self._json("data.json", self._data)
 
@@ -92,6 +97,10 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         if not self.folder:
+            return
+        if isinstance(fault, OneCardError) and not self._begun:  # refused before anything was read: no run
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = None
             return
         status = "done" if fault is None else "stopped" if isinstance(fault, KeyboardInterrupt) else "failed"
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024

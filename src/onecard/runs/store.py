@@ -49,7 +49,7 @@ class Past:
                 row = json.loads(line)
                 rows[str(row["id"])] = row
             except (ValueError, KeyError, TypeError) as fault:
-                raise DataError(f"{path}:{number} is no item of a run", why=str(fault)) from None
+                raise DataError(f"{path}:{number} is no item of a run", why=str(fault), fix="remove the line, or evaluate again") from None
         return rows
 
     def data_differs(self, other: "Past") -> bool:
@@ -85,8 +85,8 @@ def find(name: str) -> Past:
     if len(hits) == 1:
         return hits[0]
     if hits:
-        raise NotFound(f"'{name}' is the name of {len(hits)} runs", fix="one of: " + ", ".join(run.id for run in hits[:5]))
-    raise not_found("run", name, [run.id for run in known])
+        raise NotFound(f"'{name}' is the name of {len(hits)} runs", why=", ".join(run.id for run in hits[:5]) + (" ..." if len(hits) > 5 else ""), fix="write more of the ID")
+    raise not_found("run", name, [run.id for run in known], "onecard runs list")
 
 
 def result_model(name: str) -> Path:

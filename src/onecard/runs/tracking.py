@@ -32,7 +32,7 @@ def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise MissingExtra(f"report_to {name} needs the package {name.split('.')[0]}", fix="pip install 'onecard[tracking]'") from None
+        raise MissingExtra(f"report_to {name} needs the package {name.split('.')[0]}", why="it is not installed", fix="pip install 'onecard[tracking]'") from None
 
 
 class _TensorBoard(Tracker):

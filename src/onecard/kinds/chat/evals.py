@@ -1,13 +1,12 @@
 """Score a model's answers against references, and by a rubric where a judge is named. Knows only questions and answers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from onecard.data import rows as data_rows
 from onecard.engines.client import Client
 from onecard.engines.open import language_model
-from onecard.errors import DataError, SettingsError
+from onecard.errors import SettingsError
 from onecard.evals import judge, metrics, stats
 from onecard.kinds.chat.config import Settings
 from onecard.runs.compare import told_if_worse
@@ -19,9 +18,9 @@ from onecard.screen import Answer, table
 def evaluate(settings: Settings, run: Run) -> Answer:
     """Exact match, F1, ROUGE and BLEU of each answer, with intervals. Raises DataError with file:line."""
     if not settings.questions:
-        raise SettingsError("there are no questions to score", fix='--questions FILE with lines like {"question": "...", "answer": "..."}')
+        raise SettingsError("there are no questions to score", why="--questions names no file", fix='--questions FILE with lines like {"question": "...", "answer": "..."}')
     path = Path(settings.questions)
-    rows = data_rows.jsonl(path, need=("question", "answer"))
+    rows = data_rows.jsonl(path, need=("question", "answer"), check=_wrong)
     run.data("questions", rows=len(rows), sha256=fingerprint(path))
     items: list[dict[str, Any]] = []
     with language_model(settings, run.plan, run.screen) as client, run.screen.progress("questions", len(rows)) as bar:
@@ -45,6 +44,16 @@ def evaluate(settings: Settings, run: Run) -> Answer:
     return Answer({"metrics": result, "verdicts": verdicts}, "\n".join([table(cells, ["metric", "value", "95 % interval", "items"]), *verdicts]))
 
 
+def _wrong(row: dict[str, Any]) -> str:
+    """What is wrong with a row of a question set; empty when nothing is."""
+    if not isinstance(row["question"], str):
+        return f"question must be a text, not {str(row['question'])[:60]!r}"
+    mark = row.get("human_mark")
+    if mark is not None and (not isinstance(mark, int) or isinstance(mark, bool) or not 1 <= mark <= 5):
+        return f"human_mark must be 1 to 5, not {str(mark)[:60]!r}"
+    return ""
+
+
 def _judged(client: Client, settings: Settings, rows: list[dict[str, Any]], items: list[dict[str, Any]]) -> tuple[list[int], judge.Agreement | None]:
     """The judge's marks of the answers, and its agreement on rows with human_mark (and human_answer, else answer)."""
     def ask(messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
@@ -55,8 +64,6 @@ def _judged(client: Client, settings: Settings, rows: list[dict[str, Any]], item
     for row in rows:
         if row.get("human_mark") is None:
             continue
-        if not isinstance(row["human_mark"], int) or not 1 <= row["human_mark"] <= 5:
-            raise DataError(f"human_mark must be 1 to 5, not {json.dumps(row['human_mark'])}")
         text = str(row.get("human_answer", row["answer"]))
         pairs.append((judge.mark(ask, settings.rubric, judge.Marked("", row["question"], text)), row["human_mark"]))
     return marks, judge.agreement(pairs) if len(pairs) > 1 else None

@@ -5,6 +5,7 @@ Language-model requests pass through byte by byte, so that the front costs next 
 
 import base64
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,8 @@ from starlette.routing import Route
 from onecard.engines import embed, http_guard
 from onecard.engines.client import Client
 from onecard.engines.open import language_model
-from onecard.errors import OneCardError
+from onecard.errors import DataError, EngineError
+from onecard.kinds.chat import calls
 from onecard.kinds.chat.config import Settings
 from onecard.runs.record import Run
 from onecard.screen import Answer
@@ -32,7 +34,7 @@ def serve(settings: Settings, run: Run) -> Answer:
     listener = http_guard.bind(settings.host, settings.port)
     with listener, language_model(settings, run.plan, run.screen, n_parallel=settings.n_parallel) as client:
         app = http_guard.Guard(application(client, settings), settings.host, token)
-        address = f"http://{settings.host}:{listener.getsockname()[1]}/v1"
+        address = f"{http_guard.address(listener)}/v1"
         run.screen.line(f"OpenAI API at {address}" + (f"  token: {token}" if token else ""))
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
     return Answer({"address": address})
@@ -43,18 +45,9 @@ def application(client: Client, settings: Settings) -> Starlette:
     front = _Front(client, settings)
     return Starlette(routes=[
         *(Route(path, front.passed, methods=["POST"]) for path in PASSED),
-        Route("/v1/models", front.models), Route("/v1/embeddings", front.embeddings, methods=["POST"]),
+        Route("/v1/models", front.models), Route("/v1/models/{name:path}", front.model), Route("/v1/embeddings", front.embeddings, methods=["POST"]),
         Route("/v1/rerank", front.rerank, methods=["POST"]), Route("/health", front.health),
-    ], exception_handlers={OneCardError: _told})
-
-
-async def _told(request: Request, fault: Exception) -> Response:
-    status = 400 if isinstance(fault, OneCardError) and fault.code in (2, 5, 6) else 502
-    return _error(status, str(fault))
-
-
-def _error(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": text, "type": "invalid_request_error" if status < 500 else "server_error", "code": status}}, status)
+    ], exception_handlers=http_guard.ON_FAULT)
 
 
 class _Front:
@@ -64,20 +57,15 @@ class _Front:
         self.http = httpx.AsyncClient(timeout=httpx.Timeout(600, connect=5), headers={"Authorization": f"Bearer {client.api_key}"})
         self._embedder: embed.Embedder | None = None
         self._reranker: embed.Reranker | None = None
+        self.started = int(time.time())
 
     async def passed(self, request: Request) -> Response:
-        body = await request.body()
-        try:
-            if not isinstance(json.loads(body), dict):
-                return _error(400, "the body is no JSON object")
-        except ValueError as fault:
-            return _error(400, f"the body is no JSON: {fault}")
-        sent = self.http.build_request("POST", self.root + request.url.path, content=body, headers={"Content-Type": "application/json"})
-        try:
-            reply = await self.http.send(sent, stream=True)
-        except httpx.HTTPError as fault:
-            dead = self.client._why_dead() if self.client._why_dead else None
-            return _error(502, str(dead or f"the engine does not answer: {fault}"))
+        """As it came, except for a demanded tool call, which we force. One model is served: it answers whatever `model` says."""
+        asked = await http_guard.body(request)
+        _checked(asked, request.url.path)
+        if request.url.path == PASSED[0] and (forced := calls.demanded(asked)):
+            return await self._call(forced, bool(asked.get("stream")))
+        reply = await self._send(request.url.path, await request.body())
         kind = reply.headers.get("content-type", "application/json")
         if not kind.startswith("text/event-stream"):
             content = await reply.aread()
@@ -85,9 +73,35 @@ class _Front:
             return Response(content, reply.status_code, media_type=kind)
         return StreamingResponse(_pieces(reply), reply.status_code, media_type=kind, headers={"Cache-Control": "no-cache"})
 
-    async def models(self, request: Request) -> Response:
+    async def _send(self, path: str, content: bytes) -> httpx.Response:
+        """The engine's reply, not yet read. Raises EngineError."""
+        sent = self.http.build_request("POST", self.root + path, content=content, headers={"Content-Type": "application/json"})
+        try:
+            return await self.http.send(sent, stream=True)
+        except httpx.HTTPError as fault:
+            dead = self.client._why_dead() if self.client._why_dead else None
+            raise dead or EngineError("the engine does not answer", why=str(fault), fix="ask again; onecard doctor tells more") from None
+
+    async def _call(self, forced: dict[str, Any], stream: bool) -> Response:
+        reply = await self._send(PASSED[0], json.dumps(forced).encode())
+        content = await reply.aread()
+        await reply.aclose()
+        if reply.status_code != 200:
+            return Response(content, reply.status_code, media_type="application/json")
+        done = calls.as_call(json.loads(content))
+        return Response(calls.as_events(done), media_type="text/event-stream") if stream else JSONResponse(done)
+
+    def _models(self) -> list[dict[str, Any]]:
         names = [self.client.model, self.settings.embedding_model, *([self.settings.rerank_model] if self.settings.rerank_model else [])]
-        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model", "owned_by": "onecard"} for name in names]})
+        return [{"id": name, "object": "model", "created": self.started, "owned_by": "onecard"} for name in names]
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": self._models()})
+
+    async def model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        found = next((row for row in self._models() if row["id"] == name), None)
+        return JSONResponse(found) if found else http_guard.error(404, f"there is no model {name} here; see /v1/models")
 
     async def health(self, request: Request) -> Response:
         dead = self.client._why_dead() if self.client._why_dead else None
@@ -99,13 +113,17 @@ class _Front:
         return self._embedder
 
     async def embeddings(self, request: Request) -> Response:
-        asked = await _body(request)
-        texts = asked.get("input")
+        asked = await http_guard.body(request)
+        texts, name = asked.get("input"), asked.get("model") or "default"
         texts = [texts] if isinstance(texts, str) else texts
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            return _error(400, "input must be a text or a list of texts")
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+            return http_guard.error(400, "input must be a text or a list of texts, none of them empty; token ids are another model's")
         if len(texts) > 2048:
-            return _error(400, f"{len(texts)} texts at once; at most 2048")
+            return http_guard.error(400, f"{len(texts)} texts at once; at most 2048")
+        if name not in ("default", self.settings.embedding_model):  # vectors of another model would not compare with what the client holds
+            return http_guard.error(404, f"there is no embedding model {name} here, only {self.settings.embedding_model}")
+        if asked.get("dimensions") not in (None, self.embedder().dim):
+            return http_guard.error(400, f"dimensions must be {self.embedder().dim}: {self.settings.embedding_model} cannot be cut shorter")
         vectors = await _thread(lambda: self.embedder().queries(texts) if asked.get("input_type") == "query" else self.embedder().passages(texts))
         as_text = asked.get("encoding_format") == "base64"
         rows = [{"object": "embedding", "index": i, "embedding": base64.b64encode(v.tobytes()).decode() if as_text else v.tolist()} for i, v in enumerate(vectors)]
@@ -113,27 +131,36 @@ class _Front:
         return JSONResponse({"object": "list", "data": rows, "model": self.embedder().name, "usage": {"prompt_tokens": used, "total_tokens": used}})
 
     async def rerank(self, request: Request) -> Response:
-        asked = await _body(request)
+        asked = await http_guard.body(request)
         query, texts = asked.get("query"), asked.get("documents")
         texts = [row.get("text") if isinstance(row, dict) else row for row in texts] if isinstance(texts, list) else texts
         if not isinstance(query, str) or not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            return _error(400, "query must be a text and documents a list of texts")
+            return http_guard.error(400, "query must be a text and documents a list of texts")
+        top = asked.get("top_n", len(texts))
+        if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+            return http_guard.error(400, "top_n must be a whole number from 1")
         if self._reranker is None:
             name = self.settings.rerank_model
             self._reranker = embed.open_reranker(name) if name else embed.SimilarityReranker(self.embedder())
         reranker = self._reranker
         scores = await _thread(lambda: reranker.scores(query, texts))
-        top = asked.get("top_n") or len(texts)
-        order = sorted(range(len(texts)), key=lambda i: -float(scores[i]))[: int(top)]
-        return JSONResponse({"model": reranker.name, "results": [{"index": i, "relevance_score": float(scores[i])} for i in order]})
+        order = sorted(range(len(texts)), key=lambda i: -float(scores[i]))[:top]
+        shown = [{"document": {"text": texts[i]}} if asked.get("return_documents") else {} for i in order]
+        return JSONResponse({"model": reranker.name, "results": [{"index": i, "relevance_score": float(scores[i]), **more} for i, more in zip(order, shown, strict=True)]})
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        value = json.loads(await request.body())
-    except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {}
+def _checked(asked: dict[str, Any], path: str) -> None:
+    """Refuse what the engine would answer with an error of its own making. Raises DataError."""
+    if asked.get("n", 1) != 1:
+        raise DataError("n must be 1", why="one answer is made at a time", fix="send the request n times with other seeds")
+    if path != PASSED[0]:
+        return
+    messages = asked.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages):
+        raise DataError("messages do not hold", why='they must be a list of {"role": ..., "content": ...}, at least one', fix="mend the list of messages")
+    parts = [part for m in messages if isinstance(m.get("content"), list) for part in m["content"]]
+    if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+        raise DataError("this model reads text alone", why="a message holds an image or a sound", fix="send text parts only")
 
 
 async def _thread(call: Any) -> Any:

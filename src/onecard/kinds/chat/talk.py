@@ -132,7 +132,10 @@ def _command(text: str, messages: list[dict[str, Any]], run: Run) -> bool:
         while len(messages) > 1 and messages[-1]["role"] != "user":
             messages.pop()
     elif word == "/save" and rest:
-        save(Path(rest).expanduser(), messages)
+        path = Path(rest).expanduser()
+        if path.exists() and not run.screen.confirm(f"{path} exists: write over it?"):
+            raise DataError(f"{path} exists", why="nothing is written over unasked", fix="/save another name")
+        save(path, messages)
         run.screen.line(f"saved to {rest}")
     elif word == "/load" and rest:
         messages[:] = load(Path(rest).expanduser())
@@ -144,6 +147,8 @@ def _command(text: str, messages: list[dict[str, Any]], run: Run) -> bool:
 
 def save(path: Path, messages: list[dict[str, Any]]) -> None:
     """As JSON, or as Markdown for a name that ends in .md; whole or not at all. Raises DataError."""
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path} cannot be written", why=f"there is no folder {path.parent}", fix="make the folder, or save elsewhere")
     if path.suffix == ".md":
         text = "\n\n".join(f"**{m['role']}**\n\n{m['content']}" for m in messages) + "\n"
     else:

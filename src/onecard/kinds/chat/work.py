@@ -23,7 +23,7 @@ def ask(settings: Settings, run: Run) -> Answer:
     piped = sys.stdin.read() if not sys.stdin.isatty() else ""
     question = settings.question or piped
     if not question.strip():
-        raise SettingsError("there is no question", fix='onecard chat ask "What is a KV cache?"')
+        raise SettingsError("there is no question", why="no word was given and nothing was piped in", fix='onecard chat ask "What is a KV cache?"')
     if settings.question and piped.strip():
         question = f"Context:\n{piped.strip()}\n\nQuestion: {question}"
     messages = [{"role": "system", "content": settings.system}, {"role": "user", "content": question}]
@@ -87,7 +87,7 @@ def measure(client: Client, settings: Settings, salt: int) -> dict[str, float]:
         raise EngineError("the engine did not answer", why=str(fault), fix="onecard doctor") from None
     made = usage.get("completion_tokens", 0)
     if made < 2 or last <= first:
-        raise EngineError("the engine answered with no tokens to measure", fix="a larger --generate_tokens")
+        raise EngineError("the engine answered with no tokens to measure", why=f"{made} tokens came", fix="a larger --generate_tokens")
     return {"prompt_tokens_per_s": usage["prompt_tokens"] / (first - started), "generate_tokens_per_s": (made - 1) / (last - first), "first_token_s": first - started}
 
 

@@ -27,7 +27,7 @@ def langchain_retriever(**settings: Any) -> Any:
         from langchain_core.documents import Document
         from langchain_core.retrievers import BaseRetriever
     except ModuleNotFoundError as fault:
-        raise MissingExtra(f"the adapter needs {fault.name}", fix="pip install 'onecard[langchain]'") from None
+        raise MissingExtra(f"the adapter needs {fault.name}", why="it is not installed", fix="pip install 'onecard[langchain]'") from None
     opened = _retriever(settings)
 
     class OnecardRetriever(BaseRetriever):  # type: ignore[misc,unused-ignore]
@@ -43,7 +43,7 @@ def llamaindex_retriever(**settings: Any) -> Any:
         from llama_index.core.retrievers import BaseRetriever
         from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
     except ModuleNotFoundError as fault:
-        raise MissingExtra(f"the adapter needs {fault.name}", fix="pip install 'onecard[llamaindex]'") from None
+        raise MissingExtra(f"the adapter needs {fault.name}", why="it is not installed", fix="pip install 'onecard[llamaindex]'") from None
     opened = _retriever(settings)
 
     class OnecardRetriever(BaseRetriever):  # type: ignore[misc,unused-ignore]

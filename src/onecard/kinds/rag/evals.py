@@ -29,15 +29,14 @@ DEPTH = 10
 def evaluate(settings: Settings, run: Run) -> Answer:
     """Raises DataError with file:line, SettingsError without questions."""
     if not settings.questions:
-        raise SettingsError("there are no questions to score", fix="--questions FILE; draft one with: onecard rag make-questions FILE")
+        raise SettingsError("there are no questions to score", why="--questions names no file", fix="--questions FILE; draft one with: onecard rag make-questions FILE")
     path = Path(settings.questions)
-    rows = data_rows.jsonl(path, need=("question",))
+    rows = data_rows.jsonl(path, need=("question",), check=_wrong)
     for number, row in enumerate(rows, 1):
         row["id"] = str(row.get("id", number))
-        if not isinstance(row.get("evidence", []), list) or not all(isinstance(e, dict) and e.get("path") for e in row.get("evidence", [])):
-            raise DataError(f"{path}:{number}: evidence must be a list of {{path, quote}}", why=str(row.get("evidence"))[:100])
-    if len({row["id"] for row in rows}) < len(rows):
-        raise DataError(f"{path} has two rows of one id", fix="make the ids differ, or leave them out")
+    seen = [row["id"] for row in rows]
+    if twice := next((i for i in seen if seen.count(i) > 1), ""):
+        raise DataError(f"{path} has two rows of the id {twice}", why="results are paired by id", fix="make the ids differ, or leave them out")
     run.data("questions", rows=len(rows), sha256=fingerprint(path))
     if settings.ablate:
         return _ablate(rows, settings, run)
@@ -58,6 +57,21 @@ def evaluate(settings: Settings, run: Run) -> Answer:
         run.scores(result, verdicts=verdicts)
     cells = [[name, f"{r['value']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", str(r["n"])] for name, r in result.items()]
     return Answer({"metrics": result, "verdicts": verdicts}, "\n".join([table(cells, ["metric", "value", "95 % interval", "items"]), *verdicts]))
+
+
+def _wrong(row: dict[str, Any]) -> str:
+    """What is wrong with a row of a question set; empty when nothing is."""
+    evidence = row.get("evidence", [])
+    if not isinstance(row["question"], str) or not row["question"].strip():
+        return f"question must be a text, not {str(row['question'])[:60]!r}"
+    if not isinstance(row.get("answer", ""), str):
+        return f"answer must be a text, not {str(row['answer'])[:60]!r}"
+    if not isinstance(row.get("answerable", True), bool):
+        return f"answerable must be true or false, not {str(row['answerable'])[:60]!r}"
+    if not isinstance(evidence, list) or not all(isinstance(e, dict) and isinstance(e.get("path"), str) and e["path"] for e in evidence):
+        return f'evidence must be a list of {{"path": ..., "quote": ...}}, not {str(evidence)[:60]!r}'
+    bad = next((e for e in evidence if not isinstance(e.get("quote", ""), str) or not isinstance(e.get("grade", 1), int | float)), None)
+    return f"a quote must be a text and a grade a number: {str(bad)[:80]}" if bad else ""
 
 
 def summary(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

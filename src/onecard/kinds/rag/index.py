@@ -14,6 +14,7 @@ from onecard.engines.embed import Embedder, open_embedder
 from onecard.errors import DataError, SettingsError
 from onecard.kinds.rag import chunk, store
 from onecard.kinds.rag.config import Settings
+from onecard.models import fetch
 from onecard.runs.record import Run
 from onecard.screen import Answer, Screen
 from onecard.units import duration
@@ -52,7 +53,7 @@ class Tally:
 def index(settings: Settings, run: Run) -> Answer:
     """Bring the index up to date with its folders. Raises DataError when nothing can be read, NotFound for a missing folder."""
     if not settings.folders and not settings.index:
-        raise SettingsError("there is nothing to index", fix="onecard rag index FOLDER...")
+        raise SettingsError("there is nothing to index", why="no folder was given", fix="onecard rag index FOLDER...")
     folder = Path(settings.index) if settings.index else store.default_folder(settings.folders[0])
     held = store.Store(folder, create=True)
     roots = [Path(path) for path in settings.folders] or [Path(path) for path in held.meta("roots").split("\n") if path]
@@ -73,7 +74,8 @@ def index(settings: Settings, run: Run) -> Answer:
         run.screen.line(words)
         _watch(indexer, roots, run.screen)
     data = {"index": str(folder), **counts, "read": tally.read, "unchanged": tally.unchanged, "removed": tally.removed, "embedded": tally.embedded,
-            "embed_s": tally.embed_s, "total_s": tally.total_s, "empty": tally.empty, "faults": [fault.what for fault in tally.faults]}
+            "embed_s": tally.embed_s, "total_s": tally.total_s, "empty": tally.empty,
+            "faults": [{"what": fault.what, "why": fault.why, "fix": fault.fix} for fault in tally.faults]}
     held.close()
     return Answer(data, words)
 
@@ -96,12 +98,21 @@ class Indexer:
 
     def update(self, roots: Sequence[Path]) -> Tally:
         """One pass. Files that cannot be read are told in the tally and remembered, so that they are tried again only when changed."""
+        with fetch.locked(self.store.folder, self.screen):  # a second `index` on the same folder waits and then finds the work done
+            return self._update(roots)
+
+    def _update(self, roots: Sequence[Path]) -> Tally:
         started, tally = time.monotonic(), Tally()
         made_with = {"embedding_model": self.settings.embedding_model, "chunk_tokens": str(self.settings.chunk_tokens), "chunk_overlap": str(self.settings.chunk_overlap)}
         self.store.agree(made_with)
         known = self.store.files()
         self.store.set_meta("roots", "\n".join(str(root) for root in roots))
-        found = list(walk.files(roots))
+        found = []
+        for file in walk.files(roots):
+            if file.fault:
+                tally.faults.append(DataError(f"{file.path} is left out", why=file.fault, fix="rename it, mend the link, or leave it as it is"))
+            else:
+                found.append(file)
         changed = []
         for file in found:
             old = known.get(str(file.path))

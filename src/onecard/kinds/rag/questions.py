@@ -24,7 +24,7 @@ SCHEMA = {"type": "object", "properties": {"question": {"type": "string", "maxLe
 def make(settings: Settings, run: Run) -> Answer:
     """Write JSONL: each row a question, the sentence that answers it as evidence and answer, and `checked: false`. Raises SettingsError."""
     if not settings.questions:
-        raise SettingsError("there is no file to write to", fix="onecard rag make-questions questions.jsonl")
+        raise SettingsError("there is no file to write to", why="no name was given", fix="onecard rag make-questions questions.jsonl")
     path = Path(settings.questions)
     if path.exists():
         raise SettingsError(f"{path} exists", why="questions that you corrected are never written over", fix="name another file")

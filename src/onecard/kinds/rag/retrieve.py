@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onecard.engines.embed import Embedder, Reranker, open_embedder, open_reranker
-from onecard.errors import NotFound
+from onecard.errors import DataError, NotFound, SettingsError
 from onecard.kinds.rag import fuse, store, vectors
 from onecard.kinds.rag.config import Settings
 from onecard.kinds.rag.store import Chunk
@@ -39,11 +39,14 @@ class Retriever:
     def __init__(self, settings: Settings, screen: Screen | None = None, embedder: Embedder | None = None) -> None:
         folder = Path(settings.index) if settings.index else store.default_folder(settings.folders[0]) if settings.folders else store.last_used()
         if folder is None:
-            raise NotFound("there is no index yet", fix="make one first: onecard rag index FOLDER")
+            raise NotFound("there is no index yet", why="nothing was indexed on this machine", fix="make one first: onecard rag index FOLDER")
         self.settings, self.screen = settings, screen or Screen()
         self.store = store.Store(folder)
         made_with = json.loads(self.store.meta("made_with", "{}"))
         if made_with and made_with["embedding_model"] != settings.embedding_model:
+            if "embedding_model" in settings.model_fields_set:
+                raise SettingsError(f"this index was made with {made_with['embedding_model']}, not {settings.embedding_model}", why="vectors of two models do not compare",
+                                    fix="leave --embedding_model out, or index into another folder with it")
             self.settings = settings = settings.model_copy(update={"embedding_model": made_with["embedding_model"]})
         self.generation = -1
         self._embedder = embedder
@@ -57,6 +60,8 @@ class Retriever:
             return
         self.generation = self.store.generation
         self.ids = self.store.ids()
+        if not len(self.ids):
+            raise DataError(f"the index in {self.store.folder} is empty", why="indexing was stopped before its first file, or found nothing to read", fix=f"onecard rag index FOLDER --index {self.store.folder}")
         self.lexical = self.store.lexical()
         self.vectors = vectors.open_index(self.store, self.settings.store, self.settings.qdrant_url, self.ids)
 

@@ -17,7 +17,6 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 
 from onecard.engines import http_guard
-from onecard.errors import OneCardError
 from onecard.kinds.rag.config import Settings
 from onecard.kinds.rag.talk import stand_alone
 from onecard.kinds.rag.work import Session, as_dict, session
@@ -31,7 +30,7 @@ def serve(settings: Settings, run: Run) -> Answer:
     listener = http_guard.bind(settings.host, settings.port)
     with listener, session(settings, run) as opened:
         app = http_guard.Guard(application(opened), settings.host, token, open_paths=("/", "/health"))
-        address = f"http://{settings.host}:{listener.getsockname()[1]}"
+        address = http_guard.address(listener)
         run.screen.line(f"your notes at {address}  (OpenAI API: {address}/v1, model: notes)" + (f"  token: {token}" if token else ""))
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
     return Answer({"address": address})
@@ -43,16 +42,12 @@ def application(opened: Session) -> Starlette:
     return Starlette(routes=[
         Route("/", front.page), Route("/health", front.health), Route("/v1/models", front.models),
         Route("/v1/chat/completions", front.chat, methods=["POST"]), Route("/v1/search", front.search, methods=["POST"]),
-    ])
-
-
-def _error(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": text, "code": status}}, status)
+    ], exception_handlers=http_guard.ON_FAULT)
 
 
 class _Front:
     def __init__(self, opened: Session) -> None:
-        self.opened, self.turn = opened, asyncio.Lock()
+        self.opened, self.turn, self.started = opened, asyncio.Lock(), int(time.time())
         self.html = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 
     async def page(self, request: Request) -> Response:
@@ -63,26 +58,24 @@ class _Front:
         return JSONResponse({"status": "ok", "passages": len(self.opened.retriever.ids)})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [{"id": "notes", "object": "model", "owned_by": "onecard"}]})
+        return JSONResponse({"object": "list", "data": [{"id": "notes", "object": "model", "created": self.started, "owned_by": "onecard"}]})
 
     async def search(self, request: Request) -> Response:
-        asked = await _body(request)
+        asked = await http_guard.body(request)
         query, k = asked.get("query"), asked.get("top_k", self.opened.settings.top_k)
         if not isinstance(query, str) or not query.strip() or not isinstance(k, int) or not 1 <= k <= 100:
-            return _error(400, "query must be a text and top_k 1 to 100")
+            return http_guard.error(400, "query must be a text and top_k 1 to 100")
         async with self.turn:
-            hits = await _quietly(lambda: self.opened.retriever.search(query, k))
-        return hits if isinstance(hits, Response) else JSONResponse({"passages": [as_dict(hit) for hit in hits]})
+            hits = await run_in_threadpool(self.opened.retriever.search, query, k)
+        return JSONResponse({"passages": [as_dict(hit) for hit in hits]})
 
     async def chat(self, request: Request) -> Response:
-        asked = await _body(request)
+        asked = await http_guard.body(request)
         messages = asked.get("messages")
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages) or messages[-1].get("role") != "user":
-            return _error(400, "messages must end with one of the user, each with text as content")
+            return http_guard.error(400, "messages must end with one of the user, each with text as content")
         async with self.turn:
-            done = await _quietly(lambda: self._answer(messages))
-        if isinstance(done, Response):
-            return done
+            done = await run_in_threadpool(self._answer, messages)
         head = {"id": f"notes-{time.time_ns()}", "created": int(time.time()), "model": "notes"}
         if not asked.get("stream"):
             choice = {"index": 0, "message": {"role": "assistant", "content": done["answer"]}, "finish_reason": "stop"}
@@ -96,22 +89,6 @@ class _Front:
         question = stand_alone(messages[-1]["content"], turns, self.opened.client)
         done, _, _ = self.opened.ask(question)
         return {**done.as_dict(), "answer": done.text, "question": question}
-
-
-async def _quietly(call: Any) -> Any:
-    """The result, or the error as a response."""
-    try:
-        return await run_in_threadpool(call)
-    except OneCardError as fault:
-        return _error(400 if fault.code in (2, 5, 6) else 502, str(fault))
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        value = json.loads(await request.body())
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 async def _events(head: dict[str, Any], done: dict[str, Any]) -> Any:

@@ -62,7 +62,7 @@ class Store:
         self.folder = folder
         path = folder / "index.sqlite"
         if not create and not path.exists():
-            raise NotFound(f"there is no index in {folder}", fix="make one first: onecard rag index FOLDER")
+            raise NotFound(f"there is no index in {folder}", why="it holds no index.sqlite", fix=f"make one first: onecard rag index FOLDER --index {folder}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)  # a server answers from worker threads, one at a time

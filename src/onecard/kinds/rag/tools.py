@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,20 +35,22 @@ class Tool:
     """JSON schema of the arguments."""
     call: Callable[..., str | list[Hit]]
     """Text is a fact for the answer; hits are passages to cite."""
+    own_numbers: bool = False
+    """Refuse a call whose numbers stand neither in the question nor in what was found: a small model makes them up."""
 
 
-def declare(function: Callable[..., str | list[Hit]]) -> Tool:
+def declare(function: Callable[..., str | list[Hit]], *, own_numbers: bool = False) -> Tool:
     """A tool from a function: its name, its docstring, and a schema from its type hints. Raises SettingsError."""
     hints = get_type_hints(function)
     hints.pop("return", None)
     wrong = [name for name, kind in hints.items() if kind not in TYPES]
     if wrong or not function.__doc__:
-        raise SettingsError(f"the function {function.__name__} is no tool", why="it needs a docstring and plain types (str, int, float, bool)" + (f"; not {wrong[0]}" if wrong else ""))
+        raise SettingsError(f"the function {function.__name__} is no tool", why="it needs a docstring and plain types (str, int, float, bool)" + (f"; not {wrong[0]}" if wrong else ""), fix="write a docstring and give each argument one of these types")
     signature = inspect.signature(function)
     required = [name for name, p in signature.parameters.items() if p.default is inspect.Parameter.empty]
     properties = {name: {"type": TYPES[kind], **({"maxLength": 500} if kind is str else {})} for name, kind in hints.items()}
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return Tool(function.__name__, function.__doc__.strip().split("\n")[0], schema, function)
+    return Tool(function.__name__, function.__doc__.strip().split("\n")[0], schema, function, own_numbers)
 
 
 def builtin(retriever: Retriever) -> dict[str, Tool]:
@@ -66,14 +69,15 @@ def builtin(retriever: Retriever) -> dict[str, Tool]:
         return [Hit(Chunk(0, str(found), document.title, text, 1, last, 0), 1.0, 1.0, 0.0, 1.0)]
 
     def calculator(expression: str) -> str:
-        """Work out an arithmetic expression, as 12 * (3 + 4) or sqrt(2)."""
+        """Work out an arithmetic expression of the question's own numbers."""
         return f"{expression} = {calculate(expression)}"
 
     def date() -> str:
         """Tell today's date and the day of the week."""
         return f"today is {datetime.date.today():%A, %Y-%m-%d}"
 
-    return {function.__name__: declare(function) for function in (search_notes, read_file, calculator, date)}
+    made = (declare(search_notes), declare(read_file), declare(calculator, own_numbers=True), declare(date))
+    return {tool.name: tool for tool in made}
 
 
 def _inside_roots(path: str, retriever: Retriever) -> Path:
@@ -126,7 +130,7 @@ def calculate(expression: str) -> float:
         result = value(ast.parse(expression.replace("^", "**"), mode="eval").body)
         return result if isinstance(result, int) else round(float(result), 10)
     except (ValueError, SyntaxError, TypeError, ZeroDivisionError, OverflowError, RecursionError, MemoryError) as fault:
-        raise DataError(f"'{expression[:80]}' cannot be worked out", why=str(fault)[:100]) from None
+        raise DataError(f"'{expression[:80]}' cannot be worked out", why=str(fault)[:100], fix="numbers, + - * / // % **, brackets, and: " + ", ".join(FUNCTIONS)) from None
 
 
 @dataclass
@@ -168,7 +172,7 @@ def choose_and_call(question: str, client: Client, tools: Mapping[str, Tool], ma
         if asked and asked.get("tool") == "answer":
             break
         calls.made += 1
-        fault = _fault(asked, tools)
+        fault = _fault(asked, tools) or _made_up(asked, tools, f"{question}\n{done}")
         key = json.dumps(asked, sort_keys=True)
         if asked is None or fault:
             calls.log.append({"tool": str((asked or {}).get("tool"))[:40], "arguments": {}, "outcome": f"not valid: {fault}"})
@@ -205,6 +209,18 @@ def _fault(asked: dict[str, Any] | None, tools: Mapping[str, Tool]) -> str:
             return f"argument {name[:40]}"
     lacking = [name for name in schema["required"] if name not in arguments]
     return f"lacks {lacking[0]}" if lacking else ""
+
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+SPELT = re.compile(r"(?i)\b(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty|hundred|thousand|million|half|double|dozen)\b|[零一二三四五六七八九十百千萬万]")
+
+
+def _made_up(asked: dict[str, Any] | None, tools: Mapping[str, Tool], known: str) -> str:
+    """Why a call's numbers are not the user's; empty when one of them is, or when the question spells its numbers out."""
+    if asked is None or not tools[asked["tool"]].own_numbers or SPELT.search(known):
+        return ""
+    numbers = {n for value in asked["arguments"].values() for n in NUMBER.findall(str(value))}
+    return "" if not numbers or numbers & set(NUMBER.findall(known)) else "its numbers do not stand in the question"
 
 
 def _run(tool: Tool, arguments: dict[str, Any], calls: Calls) -> str:

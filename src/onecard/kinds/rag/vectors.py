@@ -69,7 +69,7 @@ def _save(index: Any, path: Path) -> None:
         try:
             faiss.write_index(index, str(draft))
         except RuntimeError as fault:
-            raise DataError(f"{path} cannot be written", why=str(fault)[:200]) from None
+            raise DataError(f"{path} cannot be written", why=str(fault)[:200], fix="free some disk space") from None
 
 
 class _Qdrant:
@@ -79,7 +79,7 @@ class _Qdrant:
         try:
             import qdrant_client
         except ModuleNotFoundError:
-            raise MissingExtra("store qdrant needs qdrant_client", fix="pip install 'onecard[rag]'") from None
+            raise MissingExtra("store qdrant needs qdrant_client", why="it is not installed", fix="pip install 'onecard[rag]'") from None
         self._models = qdrant_client.models
         self._exact = self._models.SearchParams(exact=True) if url else None  # local files are always searched exactly, and warn of it
         self._ids = ids

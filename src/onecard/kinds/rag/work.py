@@ -59,7 +59,7 @@ def session(settings: Settings, run: Run) -> Iterator[Session]:
 def _question(settings: Settings) -> str:
     question = settings.question or ("" if sys.stdin.isatty() else sys.stdin.read())
     if not question.strip():
-        raise SettingsError("there is no question", fix='onecard rag ask "How do I ...?"')
+        raise SettingsError("there is no question", why="no word was given and nothing was piped in", fix='onecard rag ask "How do I ...?"')
     return question.strip()
 
 
