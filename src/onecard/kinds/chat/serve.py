@@ -1,15 +1,16 @@
 """The OpenAI HTTP API in front of the engine: chat, completions, embeddings, rerank, models. Knows no prompt.
 
-Language-model requests pass through byte by byte, so that the front costs next to nothing; embeddings and reranking are ours.
+Language-model requests pass through unread, so that the front costs next to nothing; embeddings and reranking are ours.
 """
 
+import asyncio
 import base64
 import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import aiohttp
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -25,6 +26,8 @@ from onecard.kinds.chat.config import Settings
 from onecard.runs.record import Run
 from onecard.screen import Answer
 
+GATHER_S = 0.02
+"""Shortest time between two pieces of a stream: each costs the two ends a wake-up that the engine's threads pay for, and nobody reads faster."""
 PASSED = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -54,7 +57,7 @@ class _Front:
     def __init__(self, client: Client, settings: Settings) -> None:
         self.client, self.settings = client, settings
         self.root = client.base_url.removesuffix("/v1")
-        self.http = httpx.AsyncClient(timeout=httpx.Timeout(600, connect=5), headers={"Authorization": f"Bearer {client.api_key}"})
+        self._http: aiohttp.ClientSession | None = None
         self._embedder: embed.Embedder | None = None
         self._reranker: embed.Reranker | None = None
         self.started = int(time.time())
@@ -66,28 +69,29 @@ class _Front:
         if request.url.path == PASSED[0] and (forced := calls.demanded(asked)):
             return await self._call(forced, bool(asked.get("stream")))
         reply = await self._send(request.url.path, await request.body())
-        kind = reply.headers.get("content-type", "application/json")
-        if not kind.startswith("text/event-stream"):
-            content = await reply.aread()
-            await reply.aclose()
-            return Response(content, reply.status_code, media_type=kind)
-        return StreamingResponse(_pieces(reply), reply.status_code, media_type=kind, headers={"Cache-Control": "no-cache"})
+        kind = reply.content_type
+        if kind != "text/event-stream":
+            async with reply:
+                return Response(await reply.read(), reply.status, media_type=kind)
+        return StreamingResponse(_pieces(reply), reply.status, media_type=kind, headers={"Cache-Control": "no-cache"})
 
-    async def _send(self, path: str, content: bytes) -> httpx.Response:
+    async def _send(self, path: str, content: bytes) -> aiohttp.ClientResponse:
         """The engine's reply, not yet read. Raises EngineError."""
-        sent = self.http.build_request("POST", self.root + path, content=content, headers={"Content-Type": "application/json"})
+        if self._http is None:  # needs the running loop
+            self._http = aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.client.api_key}", "Content-Type": "application/json"},
+                                               timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600))
         try:
-            return await self.http.send(sent, stream=True)
-        except httpx.HTTPError as fault:
+            return await self._http.post(self.root + path, data=content)
+        except (aiohttp.ClientError, TimeoutError) as fault:
             dead = self.client._why_dead() if self.client._why_dead else None
             raise dead or EngineError("the engine does not answer", why=str(fault), fix="ask again; onecard doctor tells more") from None
 
     async def _call(self, forced: dict[str, Any], stream: bool) -> Response:
         reply = await self._send(PASSED[0], json.dumps(forced).encode())
-        content = await reply.aread()
-        await reply.aclose()
-        if reply.status_code != 200:
-            return Response(content, reply.status_code, media_type="application/json")
+        async with reply:
+            content = await reply.read()
+        if reply.status != 200:
+            return Response(content, reply.status, media_type="application/json")
         done = calls.as_call(json.loads(content))
         return Response(calls.as_events(done), media_type="text/event-stream") if stream else JSONResponse(done)
 
@@ -169,12 +173,13 @@ async def _thread(call: Any) -> Any:
     return await run_in_threadpool(call)
 
 
-async def _pieces(reply: httpx.Response) -> AsyncIterator[bytes]:
-    """The engine's bytes as they come; closing it, when the client went away, stops the engine's work too."""
+async def _pieces(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The engine's bytes, gathered for GATHER_S; closing it, when the client went away, stops the engine's work too."""
     try:
-        async for piece in reply.aiter_raw():
+        while piece := await reply.content.readany():
             yield piece
-    except httpx.HTTPError as fault:
+            await asyncio.sleep(GATHER_S)
+    except (aiohttp.ClientError, TimeoutError) as fault:
         yield f'data: {json.dumps({"error": {"message": f"the engine ended in the middle of its answer: {fault}", "code": 502}})}\n\n'.encode()
     finally:
-        await reply.aclose()
+        reply.close()
