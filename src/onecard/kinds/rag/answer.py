@@ -21,10 +21,15 @@ from onecard.models import resolve
 NOT_HELD = "Your notes do not hold the answer."
 SMALL_WEIGHTS = 1e9
 """Models under this many weights repeat or invent when they get whole passages (tried with SmolLM2-135M): they get quotations."""
-SUPPORT = 0.6
-"""Share of a sentence's terms that must stand in the passages it cites (or, for a small model, in the quotations)."""
+SUPPORT, SUPPORT_SMALL = 0.6, 0.8
+"""Share of a sentence's terms that must stand in the passages it cites; for a small model, in the quotations: it says other things with the same words."""
 CITED = re.compile(r"\[(\d{1,2})\]")
 QUOTED = re.compile(r"[\"“「]([^\"”」]{8,})[\"”」]")
+PROSE = re.compile(r"\s*(?=(?:\S+ ){2,}\S)[-\w`*\"'(\[][^={};]*$")
+"""A line of running text: it has three words or more, and no sign that only code has."""
+MARKER = re.compile(r"\s*([-*+] |\* ?\*|\d+[.)] )")
+"""What an item of a list begins with."""
+LEAD = re.compile(r"^[\s#>|]*(?:[-*+]\s+)?")
 SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
 
 
@@ -119,6 +124,7 @@ def check(question: str, said: str, hits: Sequence[Hit], quotes: Sequence[Quote]
         return Answered(NOT_HELD, abstained=True)
     kept: list[str] = []
     dropped: list[str] = []
+    enough = SUPPORT_SMALL if most == 1 else SUPPORT
     used: dict[int, None] = {}
     wrong = 0
     for sentence in [s.strip() for s in SENTENCE.split(said) if s and s.strip()]:
@@ -126,13 +132,13 @@ def check(question: str, said: str, hits: Sequence[Hit], quotes: Sequence[Quote]
         real = [n for n in dict.fromkeys(named) if n in sources]
         wrong += len(named) - len([n for n in named if n in sources])
         bare = CITED.sub("", sentence).strip(" :-*")
-        if _is_echo(question, bare) or len(kept) >= most:
+        if _is_echo(question, bare) or len(kept) >= most or (most == 1 and _says_little(bare)):
             continue
         false_quotes = [q for q in QUOTED.findall(bare) if not any(_inside(q, hits[n - 1]) for n in (real or sources))]
         wrong += len(false_quotes)
         best = max(real or list(sources), key=lambda n: _supported(bare, sources[n]), default=0)
-        by_fact = any(_supported(bare, fact) >= SUPPORT for fact in facts)
-        if not false_quotes and best and _supported(bare, "\n".join(sources[n] for n in real) or sources[best]) >= SUPPORT:
+        by_fact = any(_supported(bare, fact) >= enough for fact in facts)
+        if not false_quotes and best and _supported(bare, "\n".join(sources[n] for n in real) or sources[best]) >= enough:
             cited = real or [best]
             kept.append(_with_citations(bare, cited))
             used |= dict.fromkeys(cited)
@@ -165,6 +171,14 @@ def _supported(sentence: str, source: str) -> float:
 def _is_echo(question: str, sentence: str) -> bool:
     """Whether a sentence says nothing that the question does not say itself."""
     return set(terms(sentence)) <= set(terms(question)) | {"question", "answer"}
+
+
+def _says_little(sentence: str) -> bool:
+    """Whether fewer than two of its words carry meaning, as in "Here's how to do it", or it turns in a circle: a small model's ways."""
+    words = sentence.lower().split()
+    fours = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    meaning = sum(len(term) > 1 for term in set(terms(sentence)))
+    return len(set(fours)) < len(fours) or (meaning < 2 and not any(letter.isdigit() for letter in sentence))
 
 
 def _inside(quote: str, hit: Hit) -> bool:
@@ -205,11 +219,21 @@ def best_quotes(question: str, hits: Sequence[Hit], embedder: Embedder | None, m
 
 
 def pieces(text: str) -> list[str]:
-    """Sentences of prose, lines of code; what is too short to be said alone is left out."""
-    out = []
+    """Sentences of prose, also over the ends of lines, and lines of code; what is too short to be said alone is left out.
+
+    >>> pieces("The read timeout is how long\\nto wait for data. It is five seconds.\\ntimeout = Timeout(5.0)")
+    ['The read timeout is how long to wait for data.', 'It is five seconds.', 'timeout = Timeout(5.0)']
+    """
+    lines: list[str] = []
     for line in text.split("\n"):
-        for part in re.findall(r".+?(?:[.!?](?=\s|$)|[。！？]|$)", line) if len(line) > 120 else [line]:
-            clean = part.strip(" \t#*->|")
+        if lines and lines[-1][-1:] not in (*".!?:。！？", "") and PROSE.match(lines[-1]) and PROSE.match(line) and not MARKER.match(line):
+            lines[-1] += " " + line.strip()
+        else:
+            lines.append(line.rstrip())
+    out = []
+    for line in lines:
+        for part in re.findall(r".+?(?:[.!?](?=\s|$)|[。！？]|$)", line) if len(line) > 120 or PROSE.match(line) else [line]:
+            clean = LEAD.sub("", part).strip(" \t|")
             if len(clean) >= 12 or (len(clean) >= 5 and not clean.isascii()):
                 out.append(clean[:400])
     return out

@@ -1,5 +1,6 @@
 """What one may choose for rag."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,7 @@ from onecard.runs.tracking import ReportTo
 
 def _absolute(path: str) -> str:
     """A run must find its files again from another folder."""
-    return str(Path(path).expanduser().absolute()) if path else path
+    return os.path.abspath(Path(path).expanduser()) if path else path
 
 
 PathText = Annotated[str, AfterValidator(_absolute)]

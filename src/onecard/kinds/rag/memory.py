@@ -7,8 +7,8 @@ from onecard.memory.plan import Plan, Term
 from onecard.memory.terms import flat_index
 from onecard.units import MIB
 
-E5_BYTES = 420 * MIB
-"""Resident size of the embedded embedder with its tokenizer, measured (tests/bench/bench_embedder.py)."""
+E5_BYTES = 290 * MIB
+"""Peak resident size of the embedded embedder with its tokenizer while it works, measured (tests/bench/bench_embedder.py)."""
 TYPICAL_CHUNKS = 20_000
 """A large notebook or a mid-sized code base; `onecard rag index` tells the true number."""
 
@@ -18,6 +18,6 @@ def plan(settings: Settings, card: Card) -> Plan:
     parts, chosen, notes = plan_terms(settings, card)
     index = Term("index", flat_index(TYPICAL_CHUNKS, 384), f"{TYPICAL_CHUNKS} passages x 384 x fp32")
     if card.device == "cpu":
-        embedder = [Term("embedder", E5_BYTES, "multilingual-e5-small, 4 and 7 bits, with its tokenizer")] if settings.embedding_model == "e5-small" else []
+        embedder = [Term("embedder", E5_BYTES, "multilingual-e5-small in int8, with its tokenizer and a batch")] if settings.embedding_model == "e5-small" else []
         return Plan((*parts, *embedder, index), card, chosen, tuple(notes))
     return Plan(tuple(parts), card, chosen, (*notes, f"embedder and index take about {(E5_BYTES + index.bytes) // MIB} MiB of the computer's own memory"))
