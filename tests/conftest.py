@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +60,25 @@ def onecard(home, tmp_path):
         assert "Traceback" not in done.stderr, done.stderr
         return Done(done)
     return run
+
+
+@pytest.fixture(scope="module")
+def serving(home):
+    """Starts servers of ours as child processes: serving("chat", "serve", ...) -> address without a path. They end with the module."""
+    children = []
+
+    def start(*words):
+        child = subprocess.Popen([sys.executable, "-m", "onecard", *map(str, words), "--port", "0"], stderr=subprocess.PIPE, text=True)
+        children.append(child)
+        while line := child.stderr.readline():
+            if found := re.search(r"http://127\S+?:\d+", line):
+                return found[0]
+        raise AssertionError("the server ended")
+
+    yield start
+    for child in children:
+        child.send_signal(signal.SIGINT)
+        child.wait(timeout=15)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from onecard import api
 from onecard.engines.open import language_model
-from onecard.errors import EngineError
+from onecard.errors import DataError, EngineError
 from onecard.kinds.chat.config import Settings
 from onecard.memory import card
 from onecard.screen import Screen
@@ -46,7 +45,7 @@ def test_answers_stream_schema_and_count(client):
 
 
 def test_too_long_is_told(client):
-    with pytest.raises(EngineError, match="too long"):
+    with pytest.raises(DataError, match="too long"):
         client.chat([{"role": "user", "content": "word " * 5000}])
 
 
@@ -92,17 +91,8 @@ def test_ctrl_c_stops_with_130(home, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    child = subprocess.Popen([sys.executable, "-m", "onecard", "chat", "serve", "--port", "0", "--n_ctx", "1024"], stderr=subprocess.PIPE, text=True)
-    address = ""
-    while not address:
-        line = child.stderr.readline()
-        assert line, "the server ended"
-        found = re.search(r"http://\S+/v1", line)
-        address = found[0] if found else ""
-    yield address
-    child.send_signal(signal.SIGINT)
-    child.wait(timeout=15)
+def server(serving):
+    return serving("chat", "serve", "--n_ctx", "1024") + "/v1"
 
 
 def test_serve_speaks_the_openai_api(server):

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import threading
@@ -20,22 +18,9 @@ TOOLS = [{"type": "function", "function": {"name": name, "description": f"Get th
          for name in ("weather", "time_zone")]
 
 
-def serving(*words):
-    """A server of ours as a child process, and its address without a path."""
-    child = subprocess.Popen([sys.executable, "-m", "onecard", *map(str, words), "--port", "0"], stderr=subprocess.PIPE, text=True)
-    while True:
-        line = child.stderr.readline()
-        assert line, "the server ended"
-        if found := re.search(r"http://127\S+?:\d+", line):
-            return child, found[0]
-
-
 @pytest.fixture(scope="module")
-def chat():
-    child, url = serving("chat", "serve", "--n_ctx", "1024")
-    yield f"{url}/v1"
-    child.send_signal(signal.SIGINT)
-    child.wait(timeout=15)
+def chat(serving):
+    return serving("chat", "serve", "--n_ctx", "1024") + "/v1"
 
 
 @pytest.mark.parametrize(("choice", "names"), [("required", {"weather", "time_zone"}), ({"type": "function", "function": {"name": "time_zone"}}, {"time_zone"})])
@@ -80,27 +65,23 @@ def test_rerank_returns_documents_when_asked(chat):
     assert len(rows) == 1 and rows[0]["document"]["text"] == "a cat"
 
 
-def test_clients_that_hang_up_leave_the_notes_answering(onecard, notes, tmp_path):
+def test_clients_that_hang_up_leave_the_notes_answering(onecard, notes, tmp_path, serving):
     assert onecard("rag", "index", notes, "--index", tmp_path / "ix").code == 0
-    child, url = serving("rag", "serve", "--index", tmp_path / "ix")
-    try:
-        body = {"messages": [{"role": "user", "content": "What is the longest retry delay?"}]}
+    url = serving("rag", "serve", "--index", tmp_path / "ix")
+    body = {"messages": [{"role": "user", "content": "What is the longest retry delay?"}]}
 
-        def hang_up(wait):
-            with contextlib.suppress(httpx.TimeoutException):
-                httpx.post(f"{url}/v1/chat/completions", json=body, timeout=wait)
+    def hang_up(wait):
+        with contextlib.suppress(httpx.TimeoutException):
+            httpx.post(f"{url}/v1/chat/completions", json=body, timeout=wait)
 
-        threads = [threading.Thread(target=hang_up, args=(0.05 + 0.05 * i,)) for i in range(12)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        done = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
-        assert done.json()["citations"]
-        assert httpx.post(f"{url}/v1/search", content=b"[" * 100_000).status_code == 400
-    finally:
-        child.send_signal(signal.SIGINT)
-        child.wait(timeout=15)
+    threads = [threading.Thread(target=hang_up, args=(0.05 + 0.05 * i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
+    assert done.json()["citations"]
+    assert httpx.post(f"{url}/v1/search", content=b"[" * 100_000).status_code == 400
 
 
 def test_an_index_that_was_stopped_at_once_says_that_it_is_empty(onecard, tmp_path):

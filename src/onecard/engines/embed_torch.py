@@ -18,7 +18,7 @@ class SentenceEmbedder:
     def __init__(self, name: str, local: bool) -> None:
         self.name = name
         self._model = SentenceTransformer(name, device=DEVICE, trust_remote_code=False, local_files_only=local, model_kwargs={"use_safetensors": True})
-        self.dim = int(self._model.get_sentence_embedding_dimension() or 0)
+        self.dim = int(self._model.get_embedding_dimension() or 0)
         e5 = "e5" in name.lower()  # the E5 family is trained with these words in front
         self._prefixes = ("passage: ", "query: ") if e5 and not self._model.prompts.get("query") else ("", "")
 

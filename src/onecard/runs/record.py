@@ -35,7 +35,7 @@ from onecard.memory.plan import Plan
 from onecard.runs import tracking
 from onecard.screen import Screen
 
-PACKAGES = ("onecard", "xllamacpp", "onnxruntime", "faiss-cpu", "numpy", "tokenizers", "torch", "transformers", "openai")
+PACKAGES = ("onecard", "xllamacpp", "onnxruntime", "faiss-cpu", "numpy", "torch", "transformers", "openai")
 
 
 class Run:

@@ -12,7 +12,7 @@ from onecard.runs.tracking import ReportTo
 
 def _absolute(path: str) -> str:
     """A run must find its files again from another folder."""
-    return os.path.abspath(Path(path).expanduser()) if path else path
+    return os.path.normpath(Path(path).expanduser().absolute()) if path else path
 
 
 PathText = Annotated[str, AfterValidator(_absolute)]
