@@ -13,7 +13,7 @@ from onecard.units import duration, gib
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 table{border-collapse:collapse;margin:1rem 0;width:100%}td,th{border-bottom:1px solid #d8dee4;padding:.35rem .6rem;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f6f8fa;padding:.8rem;overflow-x:auto;border-radius:6px}
+th:not(:first-child),td.n{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f6f8fa;padding:.8rem;overflow-x:auto;border-radius:6px}
 svg{max-width:100%;height:auto}h1{margin-bottom:0}.sub{color:#57606a}details{margin:.3rem 0}
 @media(prefers-color-scheme:dark){body{background:#0d1117;color:#e6edf3}pre{background:#161b22}td,th{border-color:#30363d}figure{background:#fff;border-radius:6px}}"""
 

@@ -226,14 +226,14 @@ def pieces(text: str) -> list[str]:
     """
     lines: list[str] = []
     for line in text.split("\n"):
-        if lines and lines[-1][-1:] not in (*".!?:。！？", "") and PROSE.match(lines[-1]) and PROSE.match(line) and not MARKER.match(line):
+        if lines and lines[-1][-1:] not in (*'.!?:。！？"', "") and PROSE.match(lines[-1]) and PROSE.match(line) and not MARKER.match(line):
             lines[-1] += " " + line.strip()
         else:
             lines.append(line.rstrip())
     out = []
     for line in lines:
         for part in re.findall(r".+?(?:[.!?](?=\s|$)|[。！？]|$)", line) if len(line) > 120 or PROSE.match(line) else [line]:
-            clean = LEAD.sub("", part).strip(" \t|")
+            clean = LEAD.sub("", part).strip(" \t|").removeprefix('"""').removesuffix('"""')
             if len(clean) >= 12 or (len(clean) >= 5 and not clean.isascii()):
                 out.append(clean[:400])
     return out
