@@ -8,6 +8,7 @@ from typing import Any
 from onecard import checkup, config, kinds
 from onecard.errors import DoesNotFit, not_found
 from onecard.memory import card as cards
+from onecard.memory import truth, workloads
 from onecard.memory.plan import Plan
 from onecard.models import resolve
 from onecard.models import shelf as models
@@ -41,6 +42,18 @@ def configure(kind: str, *, preset: str = "", file: Path | None = None, values: 
 def plan(kind: str, settings: config.Settings, *, card: str = "auto") -> Plan:
     """What it will need on a card: 'auto', 'cpu', '4070ti', '12gb'."""
     return kinds.get(kind).plan(settings, cards.find(card))
+
+
+def plan_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", file: Path | None = None) -> Plan:
+    """What a workload will need, whether or not its kind exists yet. Raises NotFound, SettingsError."""
+    workload = workloads.get(name)
+    layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
+    return workload.plan(config.load(workload.settings, *layers, ("", dict(values))), cards.find(card))
+
+
+def plan_bench(path: Path) -> Answer:
+    """Every row of a table of published measurements beside its plan. Raises NotFound, DataError."""
+    return truth.bench(path)
 
 
 def run(kind: str, verb: str, settings: config.Settings, *, card: str = "auto", screen: Screen | None = None, extra: Mapping[str, Any] | None = None) -> Answer:
@@ -112,4 +125,4 @@ def doctor() -> Answer:
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "models", "plan", "presets", "pull", "report", "rerun", "run", "runs", "store"]
+__all__ = ["compare", "configure", "doctor", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "workloads"]

@@ -50,6 +50,13 @@ class RunWords(Settings):
     """list | show ID | compare OLD NEW | rerun ID | report ID"""
 
 
+class FileWords(Settings):
+    """The settings of `onecard plan-bench`."""
+
+    file: str = ""
+    """A CSV of measurements."""
+
+
 def entry() -> None:
     """The console script."""
     sys.exit(main())
@@ -88,7 +95,7 @@ def _tell(fault: OneCardError, words: Sequence[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds}
+    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds, "plan": _plan, "plan-bench": _plan_bench}
     if not words or words[0] in ("--help", "-h", "help"):
         print(_help())
     elif words[0] == "--version":
@@ -112,6 +119,8 @@ kinds of project:
 {rows}
 
 above the kinds:
+  plan       what a workload will need, before anything is loaded: onecard plan qlora llama-3.1-8b --card 4070ti
+  plan-bench hold the plan against a table of published measurements
   doctor     what this machine has, what is missing, and how to mend it
   models     list, pull, show, import, remove, convert, quantize
   runs       list, show, compare, rerun, report
@@ -177,6 +186,31 @@ def _kinds(words: list[str]) -> None:
         rows = [[kind.name, kind.says, " ".join([*kind.verbs, "plan"])] for kind in kinds.all_kinds().values()]
         data = {"kinds": [dict(zip(("name", "says", "verbs"), row, strict=True)) for row in rows]}
         _show(Answer(data, table(rows, ["kind", "what it makes", "verbs"])), asked[1])
+
+
+def _plan(words: list[str]) -> None:
+    name = words[0] if words and not words[0].startswith("-") else ""
+    if not name:
+        rows = [[key, workload.says] for key, workload in api.workloads.WORKLOADS.items()]
+        print(f"usage: onecard plan WORKLOAD MODEL [--card 12gb] [--setting value ...]\n\n{table(rows, ['workload', 'what it is'])}\n\nonecard plan WORKLOAD --help  shows its settings; onecard KIND plan  plans a kind")
+        return
+    schema = api.workloads.get(name).settings
+    flagged = [flag for flag in GLOBAL if flag.name != "preset"]
+    if {"--help", "-h"} & set(words):
+        print(f"usage: onecard plan {name} MODEL [--setting value ...]\n\n{flags.help_text(schema, flagged)}")
+        return
+    got = flags.parse(words[1:], schema, flagged, "model")
+    plan = api.plan_workload(name, got.settings, card=got.flags.get("card", "auto"), file=Path(got.flags["config"]) if "config" in got.flags else None)
+    _show(Answer(plan.as_dict(), plan.words()), got)
+
+
+def _plan_bench(words: list[str]) -> None:
+    asked = _asked(words, FileWords, "file", "plan-bench FILE.csv [--json]")
+    if not asked:
+        return
+    if not asked[0].file:
+        raise SettingsError("there is no table to hold the plan against", why="no file was named", fix="onecard plan-bench FILE.csv")
+    _show(api.plan_bench(Path(asked[0].file)), asked[1])
 
 
 def _doctor(words: list[str]) -> None:

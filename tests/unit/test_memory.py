@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onecard.errors import DataError, NotFound, SettingsError
-from onecard.memory import card, fit, terms
+from onecard.memory import card, fit, lm, weights
 from onecard.memory.gguf import read_header
-from onecard.models import resolve
 
 
 def text(value):
@@ -96,17 +95,18 @@ def test_a_real_card_is_asked_and_a_cpu_only_engine_beside_it_is_told(monkeypatc
 
 
 def test_the_best_quantization_that_the_card_holds():
-    shape = resolve.find("llama3.1:8b").shape()
+    shape = lm.find("llama3.1:8b")
     have = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q2_k")
     picks = {name: fit.best_quant(shape, 8192, "f16", 512, card.find(name), have) for name in ("24gb", "12gb", "8gb", "6gb", "cpu")}
-    assert picks == {"24gb": "q8_0", "12gb": "q8_0", "8gb": "q5_k_m", "6gb": "q4_k_m", "cpu": "q4_k_m"}
+    assert picks == {"24gb": "q8_0", "12gb": "q8_0", "8gb": "q6_k", "6gb": "q4_k_m", "cpu": "q4_k_m"}
     assert fit.layers_on_card(shape, "q4_k_m", 8192, "f16", 512, card.find("6gb")) < 33
 
 
 def test_published_sizes():
     # bartowski's Meta-Llama-3.1-8B-Instruct files: Q4_K_M 4.92 GB, Q8_0 8.54 GB
-    assert terms.quantized_weights(8.03e9, "q4_k_m") / 1e9 == pytest.approx(4.92, rel=0.01)
-    assert terms.quantized_weights(8.03e9, "q8_0") / 1e9 == pytest.approx(8.54, rel=0.01)
+    held = lm.find("llama3.1:8b")
+    assert weights.gguf(held, "q4_k_m").total / 1e9 == pytest.approx(4.92, rel=0.003)
+    assert weights.gguf(held, "q8_0").total / 1e9 == pytest.approx(8.54, rel=0.003)
 
 
 def test_where_the_layers_went_is_read_from_a_gpu_builds_line(tmp_path):

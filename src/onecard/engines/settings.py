@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from onecard.config import Settings
-from onecard.memory import fit, terms
+from onecard.memory import fit, infer, terms, weights
 from onecard.memory.card import Card
 from onecard.memory.plan import Term
 from onecard.models import resolve
@@ -50,8 +50,8 @@ def model_of(settings: EngineSettings, card: Card) -> Model | None:
     model = resolve.find(settings.model, settings.quant)
     if model.url:
         return None
-    if model.source == "catalog" and not model.quant and (shape := model.shape()):
-        quant = fit.best_quant(shape, settings.n_ctx, settings.kv_type, settings.n_ubatch, card, model.quants())
+    if model.source == "catalog" and not model.quant and (counts := model.counts()):
+        quant = fit.best_quant(counts[0], settings.n_ctx, settings.kv_type, settings.n_ubatch, card, model.quants())
         model = resolve.find(settings.model, quant)
     return model
 
@@ -64,24 +64,23 @@ def plan_terms(settings: EngineSettings, card: Card) -> tuple[list[Term], dict[s
     model = model_of(settings, card)
     if model is None:
         return [], {"model": settings.model, "served by": settings.base_url or "Ollama"}, ["a server holds the model: its memory is not ours to plan"]
-    shape = model.shape()
-    if shape is None:
+    counts = model.counts()
+    if counts is None:
         return [], {"model": settings.model}, [f"the shape of {settings.model} is known once it is pulled: onecard models pull {settings.model}"]
+    lm, exact_bytes = counts
     quant = model.quant or "as stored"
-    parts = fit.inference_terms(shape, model.quant or "q4_k_m", settings.n_ctx, settings.kv_type, settings.n_ubatch)
+    mixture = model.quant if model.quant in weights.MIXTURES else fit.WANTED
     chosen: dict[str, Any] = {"model": settings.model, "quant": quant}
     notes = []
-    if shape.max_tokens and settings.n_ctx > shape.max_tokens:
-        notes.append(f"the model was trained on {shape.max_tokens} tokens; n_ctx {settings.n_ctx} is longer")
+    if lm.max_tokens and settings.n_ctx > lm.max_tokens:
+        notes.append(f"the model was trained on {lm.max_tokens} tokens; n_ctx {settings.n_ctx} is longer")
     if card.device == "cpu":
         chosen["n_gpu_layers"] = 0
-        return parts, chosen, notes
-    held = fit.layers_on_card(shape, model.quant or "q4_k_m", settings.n_ctx, settings.kv_type, settings.n_ubatch, card)
-    layers = held if settings.n_gpu_layers < 0 else min(settings.n_gpu_layers, shape.layers + 1)
+        return infer.llamacpp(lm, mixture, settings.n_ctx, k_type=settings.kv_type, n_ubatch=settings.n_ubatch, device="cpu", exact_bytes=exact_bytes), chosen, notes
+    held = fit.layers_on_card(lm, mixture, settings.n_ctx, settings.kv_type, settings.n_ubatch, card, exact_bytes)
+    layers = held if settings.n_gpu_layers < 0 else min(settings.n_gpu_layers, lm.L + 1)
     chosen["n_gpu_layers"] = layers
-    share = layers / (shape.layers + 1)
-    if share < 1:
-        parts = [Term(t.name, round(t.bytes * share), f"{layers} of {shape.layers + 1} layers: {t.because}") if t.name != "compute" else t for t in parts]
-        notes.append(f"{shape.layers + 1 - layers} of {shape.layers + 1} layers stay on the CPU: slower")
-    parts.append(Term("CUDA context", terms.CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)"))
-    return parts, chosen, notes
+    parts = infer.llamacpp(lm, mixture, settings.n_ctx, k_type=settings.kv_type, n_ubatch=settings.n_ubatch, n_gpu_layers=layers, exact_bytes=exact_bytes)
+    if layers <= lm.L:
+        notes.append(f"{lm.L + 1 - layers} of {lm.L + 1} layers stay on the CPU: slower")
+    return [*parts, Term("CUDA context", terms.CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)")], chosen, notes

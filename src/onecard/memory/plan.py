@@ -24,6 +24,13 @@ class Plan:
     choices: dict[str, Any] = field(default_factory=dict)
     """What the plan decided for the user: the quantization, the layers on the card."""
     notes: tuple[str, ...] = ()
+    band: float = 0.0
+    """Half-width of the uncertainty, as a share of the total; 0 where it is not known."""
+
+    @property
+    def high_bytes(self) -> int:
+        """The upper end of the band."""
+        return round(self.total_bytes * (1 + self.band))
 
     @property
     def total_bytes(self) -> int:
@@ -35,20 +42,21 @@ class Plan:
 
     @property
     def verdict(self) -> str:
-        return "fits" if self.fits else "does not fit"
+        return "does not fit" if not self.fits else "fits" if self.high_bytes <= self.card.free_bytes else "fits closely"
 
     def largest(self) -> Term:
         return max(self.terms, key=lambda term: term.bytes)
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "total_bytes": self.total_bytes, "fits": self.fits, "card": self.card.as_dict(), "choices": self.choices,
+            "total_bytes": self.total_bytes, "low_bytes": round(self.total_bytes * (1 - self.band)), "high_bytes": self.high_bytes, "verdict": self.verdict, "fits": self.fits, "card": self.card.as_dict(), "choices": self.choices,
             "notes": list(self.notes), "terms": [{"name": t.name, "bytes": t.bytes, "because": t.because} for t in self.terms],
         }
 
     def words(self) -> str:
         rows = [[size(term.bytes), term.name, term.because] for term in self.terms]
-        rows.append([size(self.total_bytes), "total", f"{self.verdict}: {self.card.words()}"])
+        spread = f" ({size(round(self.total_bytes * (1 - self.band)))} to {size(self.high_bytes)})" if self.band else ""
+        rows.append([size(self.total_bytes), "total", f"{self.verdict}{spread}: {self.card.words()}"])
         lines = [table(rows, ["bytes", "part", "because"])]
         lines += [f"{name}: {value}" for name, value in self.choices.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from onecard import places
 from onecard.errors import NotFound, SettingsError, not_found
-from onecard.memory.fit import Shape
+from onecard.memory import lm
 from onecard.memory.gguf import read_header
+from onecard.memory.lm import LM
 from onecard.runs import store
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -41,14 +42,16 @@ class Model:
     def here(self) -> bool:
         return self.path is not None and self.path.exists()
 
-    def shape(self) -> Shape | None:
-        """The counts a plan needs: from the file's header, else from the catalog; None when neither is there."""
+    def counts(self) -> tuple[LM, int] | None:
+        """The counts a plan needs and the bytes of the weights (0: by the quantization): from the file's header, a folder's config.json, else the
+        table of usual models; None when nothing is known."""
         if self.here and self.path and self.path.is_file():
-            return Shape.from_header(read_header(self.path))
-        if "layers" in self.facts:
-            f = self.facts
-            return Shape(f["n_params"], f["layers"], f["width"], f["ffn"], f["kv_heads"], f["head_width"], 0, f["max_tokens"])
-        return None
+            header = read_header(self.path)
+            return lm.from_header(header, self.name), header.data_bytes
+        if self.here and self.path and (self.path / "config.json").is_file():
+            return lm.from_config(self.path / "config.json"), 0
+        found = lm.named(self.name)
+        return (found, 0) if found else None
 
     def quants(self) -> tuple[str, ...]:
         return tuple(self.facts.get("quants", ())) or ((self.quant,) if self.quant else ())

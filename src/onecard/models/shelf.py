@@ -37,10 +37,10 @@ def show(name: str) -> Answer:
     data: dict[str, Any] = {"name": name, "source": model.source, "here": model.here, "path": str(model.path or ""), "url": model.url, **model.facts}
     if model.here and model.path and model.path.suffix == ".gguf":
         header = read_header(model.path)
-        shape = model.shape()
+        counts = model.counts()
         data |= {"architecture": header.architecture, "bytes": model.path.stat().st_size, "weight_bytes": header.data_bytes,
                  "tensors": len(header.tensors), "has_chat_template": header.has_chat_template, "max_tokens": header.number("context_length"),
-                 "n_params": shape.n_params if shape else 0}
+                 "n_params": counts[0].n_params if counts else 0}
     return Answer(data, "\n".join(f"{key:18} {value}" for key, value in data.items() if value not in ("", None)))
 
 

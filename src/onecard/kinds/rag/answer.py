@@ -96,8 +96,8 @@ def answer(question: str, hits: Sequence[Hit], client: Client | None, embedder: 
 def _is_small(settings: Settings) -> bool:
     if settings.base_url or settings.model.startswith("ollama:"):
         return False
-    shape = resolve.find(settings.model, settings.quant).shape()
-    return shape is not None and shape.n_params < SMALL_WEIGHTS
+    counts = resolve.find(settings.model, settings.quant).counts()
+    return counts is not None and counts[0].n_params < SMALL_WEIGHTS
 
 
 def _sources(hits: Sequence[Hit], quotes: Sequence[Quote], small: bool) -> list[tuple[int, str]]:
