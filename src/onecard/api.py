@@ -8,12 +8,12 @@ from typing import Any
 from onecard import checkup, config, kinds
 from onecard.errors import DoesNotFit, not_found
 from onecard.memory import card as cards
-from onecard.memory import truth, workloads
+from onecard.memory import ladder, truth, workloads
 from onecard.memory.plan import Plan
 from onecard.models import resolve
 from onecard.models import shelf as models
 from onecard.runs import record, store
-from onecard.screen import Answer, Screen
+from onecard.screen import Answer, Screen, table
 from onecard.units import gib
 
 
@@ -49,6 +49,29 @@ def plan_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", f
     workload = workloads.get(name)
     layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
     return workload.plan(config.load(workload.settings, *layers, ("", dict(values))), cards.find(card))
+
+
+def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", file: Path | None = None) -> Answer:
+    """Change the settings, smallest loss first, until the plan fits. Raises NotFound, SettingsError, DoesNotFit when no rung is left."""
+    workload = workloads.get(name)
+    layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
+    settings = config.load(workload.settings, *layers, ("", dict(values)))
+    changed, made, rungs = ladder.fit(name, settings, cards.find(card))
+    if not made.fits:
+        largest = made.largest()
+        raise DoesNotFit(f"{name} does not fit on {made.card.name}, whatever is changed", why=f"with every rung taken it needs {gib(made.total_bytes)}; the largest part is {largest.name}, {gib(largest.bytes)}",
+                         fix="a smaller model, or a larger card")
+    words = "nothing needs to change" if not rungs else "\n".join(["changes, smallest loss first:", *(f"  {rung.words()}" for rung in rungs)])
+    data = {**made.as_dict(), "settings": changed.model_dump(mode="json"), "changes": [{"changes": r.changes, "saved_bytes": r.saved_bytes, "cost": r.cost} for r in rungs]}
+    return Answer(data, f"{words}\n\n{made.words()}")
+
+
+def fit_card(card: str = "auto") -> Answer:
+    """What fits on this card, over all workloads."""
+    held = cards.find(card)
+    rows = ladder.largest(held)
+    cells = [[row["workload"], row["model"] or "–", row["what"], gib(row["bytes"]) if row["bytes"] else "–"] for row in rows]
+    return Answer({"card": held.as_dict(), "rows": rows}, f"{held.words()}\n\n{table(cells, ['workload', 'largest usual model', 'with', 'needs'])}")
 
 
 def plan_bench(path: Path) -> Answer:
@@ -125,4 +148,4 @@ def doctor() -> Answer:
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "workloads"]
+__all__ = ["compare", "configure", "doctor", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "workloads"]

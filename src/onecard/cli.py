@@ -95,7 +95,7 @@ def _tell(fault: OneCardError, words: Sequence[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds, "plan": _plan, "plan-bench": _plan_bench}
+    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds, "plan": _plan, "fit": _fit, "plan-bench": _plan_bench}
     if not words or words[0] in ("--help", "-h", "help"):
         print(_help())
     elif words[0] == "--version":
@@ -120,6 +120,7 @@ kinds of project:
 
 above the kinds:
   plan       what a workload will need, before anything is loaded: onecard plan qlora llama-3.1-8b --card 4070ti
+  fit        the largest that fits on this card, over all workloads
   plan-bench hold the plan against a table of published measurements
   doctor     what this machine has, what is missing, and how to mend it
   models     list, pull, show, import, remove, convert, quantize
@@ -174,7 +175,7 @@ def _show(answer: Answer, got: flags.Words) -> None:
 def _asked(words: list[str], schema: type[Settings], positional: str, usage: str) -> tuple[Any, flags.Words] | None:
     """The settings of a command above the kinds; None when its help was wanted and shown."""
     if {"--help", "-h"} & set(words):
-        print(f"usage: onecard {usage}\n\n{flags.help_text(schema, [f for f in GLOBAL if f.name in ('json', 'trace')])}")
+        print(f"usage: onecard {usage}\n\n{flags.help_text(schema, [f for f in GLOBAL if f.name in ('json', 'trace', 'card')])}")
         return None
     got = flags.parse(words, schema, GLOBAL, positional)
     return schema.model_validate(got.settings), got
@@ -195,13 +196,22 @@ def _plan(words: list[str]) -> None:
         print(f"usage: onecard plan WORKLOAD MODEL [--card 12gb] [--setting value ...]\n\n{table(rows, ['workload', 'what it is'])}\n\nonecard plan WORKLOAD --help  shows its settings; onecard KIND plan  plans a kind")
         return
     schema = api.workloads.get(name).settings
-    flagged = [flag for flag in GLOBAL if flag.name != "preset"]
+    flagged = [*(flag for flag in GLOBAL if flag.name != "preset"), flags.Flag("fit", "change what must be changed until it fits, smallest loss first", takes_value=False)]
     if {"--help", "-h"} & set(words):
         print(f"usage: onecard plan {name} MODEL [--setting value ...]\n\n{flags.help_text(schema, flagged)}")
         return
     got = flags.parse(words[1:], schema, flagged, "model")
-    plan = api.plan_workload(name, got.settings, card=got.flags.get("card", "auto"), file=Path(got.flags["config"]) if "config" in got.flags else None)
+    asked: dict[str, Any] = {"card": got.flags.get("card", "auto"), "file": Path(got.flags["config"]) if "config" in got.flags else None}
+    if "fit" in got.flags:
+        return _show(api.fit_workload(name, got.settings, **asked), got)
+    plan = api.plan_workload(name, got.settings, **asked)
     _show(Answer(plan.as_dict(), plan.words()), got)
+
+
+def _fit(words: list[str]) -> None:
+    asked = _asked(words, NoSettings, "", "fit [--card 12gb] [--json]")
+    if asked:
+        _show(api.fit_card(asked[1].flags.get("card", "auto")), asked[1])
 
 
 def _plan_bench(words: list[str]) -> None:

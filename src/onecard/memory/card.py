@@ -27,6 +27,8 @@ class Card:
     bandwidth_gb_s: float = 0.0
     """Memory bandwidth in 10^9 bytes a second; 0 means not known."""
     driver: str = ""
+    fp32_tflops: float = 0.0
+    """Shader throughput in 10^12 fp32 operations a second; 0 means not known."""
     real: bool = True
     """False for a card that was named on the command line and is not in this machine."""
 
@@ -53,7 +55,7 @@ def find(name: str = "auto") -> Card:
     for row, facts in table.items():
         if key.replace("-", "") in (row.replace("-", ""), row.replace("-", "") + "gb"):
             total = int(facts["memory_gib"]) * GIB
-            return Card(facts["name"], total, total - DESKTOP_BYTES, "cuda", facts["bandwidth_gb_s"], real=False)
+            return Card(facts["name"], total, total - DESKTOP_BYTES, "cuda", facts["bandwidth_gb_s"], fp32_tflops=facts["fp32_tflops"], real=False)
     try:
         if name.strip().isdigit():
             raise ValueError("a number without a unit is no size")
@@ -96,7 +98,7 @@ def _read_nvml(nvml: Any, index: int, driver: str) -> Card:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     name = str(nvml.nvmlDeviceGetName(handle)).removeprefix("NVIDIA ").removeprefix("GeForce ")
     facts = next((row for row in named().values() if row["name"].lower() == name.lower()), {})
-    return Card(name, int(memory.total), int(memory.free), "cuda", facts.get("bandwidth_gb_s", 0.0), driver)
+    return Card(name, int(memory.total), int(memory.free), "cuda", facts.get("bandwidth_gb_s", 0.0), driver, facts.get("fp32_tflops", 0.0))
 
 
 def _cpu() -> Card:

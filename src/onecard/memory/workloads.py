@@ -11,7 +11,7 @@ from pydantic import Field
 
 from onecard.config import Settings
 from onecard.errors import NotFound, SettingsError, not_found
-from onecard.memory import infer, lm, terms, train, weights
+from onecard.memory import infer, lm, speed, terms, train, weights
 from onecard.memory.card import Card
 from onecard.memory.plan import Plan, Term
 from onecard.models import resolve
@@ -128,7 +128,16 @@ def plan_infer(s: InferSettings, card: Card) -> Plan:
         parts = infer.transformers(model, format, 1, s.n_ctx - 1, B=s.batch, kv_type=s.kv_type) if s.engine == "transformers" else \
             infer.vllm(model, format, s.n_ctx * s.batch, card.total_bytes, utilization=s.utilization)
     notes = (f"the model was trained on {model.max_tokens} tokens; n_ctx {s.n_ctx} is longer",) if model.max_tokens and s.n_ctx > model.max_tokens else ()
-    return Plan((*parts, *_context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9"}, notes, BAND["llm-infer"])
+    chosen = {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9"}
+    total = weights.gguf(model, quant).total - weights.gguf(model, quant).embedding * (not model.tied) if s.engine == "llama.cpp" else 0
+    rates = {"tokens/s, first": speed.decode_tokens_per_s(model, parts, card, 1, s.kv_type, total), f"tokens/s at {s.n_ctx}": speed.decode_tokens_per_s(model, parts, card, s.n_ctx, s.kv_type, total),
+             "prompt tokens/s": speed.prompt_tokens_per_s(model, card)}
+    return Plan((*parts, *_context(card)), card, chosen | {name: round(rate, 1) for name, rate in rates.items() if rate}, notes, BAND["llm-infer"])
+
+
+def _pace(model: lm.LM, card: Card, method: str, s: TuneSettings) -> dict[str, Any]:
+    rate = speed.train_tokens_per_s(model, card, method, s.checkpointing)
+    return {"tokens/s, about": round(rate), "s/step, about": round(s.batch * s.seq / rate, 2)} if rate else {}
 
 
 def _plan_tune(method: Literal["lora", "qlora", "full"]) -> Callable[[TuneSettings, Card], Plan]:
@@ -142,7 +151,7 @@ def _plan_tune(method: Literal["lora", "qlora", "full"]) -> Callable[[TuneSettin
                               compute_fp32=format in ("fp32", "f32"), shards=s.ranks, zero=s.zero)
         parts = [*train.step(model, recipe), train.fragments(model, recipe)]
         notes = ("measured on one card only up to now: full training's band is wider",) if method == "full" else ()
-        return Plan((*parts, *_context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format}, notes, BAND[method])
+        return Plan((*parts, *_context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format} | _pace(model, card, method, s), notes, BAND[method])
 
     return plan
 
