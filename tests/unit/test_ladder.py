@@ -1,5 +1,6 @@
 """The ladder: what it changes, in which order, and that what it says fits does."""
 
+import itertools
 import json
 import time
 
@@ -47,7 +48,7 @@ def test_a_larger_card_holds_no_less(capsys):
         rows = json.loads(capsys.readouterr().out)["rows"]
         params.append([ladder.USUAL.index(row["model"]) for row in rows])
     assert time.perf_counter() - started < 1.5
-    assert all(a <= b for small, large in zip(params, params[1:], strict=False) for a, b in zip(small, large, strict=True))
+    assert all(a <= b for small, large in itertools.pairwise(params) for a, b in zip(small, large, strict=True))
 
 
 def test_what_cannot_fit_is_refused_with_its_largest_part(capsys):
