@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from onecard import checkup, config, kinds
-from onecard.errors import DoesNotFit, not_found
+from onecard.errors import DoesNotFit, MissingExtra, SettingsError, not_found
 from onecard.memory import card as cards
-from onecard.memory import ladder, truth, workloads
+from onecard.memory import ladder, lm, train, truth, workloads
 from onecard.memory.plan import Plan
 from onecard.models import resolve
 from onecard.models import shelf as models
@@ -64,6 +64,27 @@ def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", fi
     words = "nothing needs to change" if not rungs else "\n".join(["changes, smallest loss first:", *(f"  {rung.words()}" for rung in rungs)])
     data = {**made.as_dict(), "settings": changed.model_dump(mode="json"), "changes": [{"changes": r.changes, "saved_bytes": r.saved_bytes, "cost": r.cost} for r in rungs]}
     return Answer(data, f"{words}\n\n{made.words()}")
+
+
+def trace_workload(name: str, values: Mapping[str, Any]) -> Answer:
+    """The plan of a training step held against the real model class on fake tensors. Raises SettingsError for what cannot be traced, MissingExtra."""
+    workload = workloads.get(name)
+    settings = config.load(workload.settings, ("", dict(values)))
+    if not isinstance(settings, workloads.TuneSettings):
+        raise SettingsError(f"{name} cannot be traced", why="a trace runs one training step", fix="onecard plan qlora MODEL --trace; llama.cpp's own buffers are printed by onecard chat")
+    if settings.optimizer != "adamw" or settings.loss != "upcast" or settings.rest_fp32 or settings.zero:
+        raise SettingsError("these settings cannot be traced", why="the trace knows AdamW, the model's own loss and one card, with embeddings in the model's type", fix="leave --optimizer, --loss, --rest_fp32 and --zero out")
+    recipe = workloads.recipe_of(name, settings)  # type: ignore[arg-type]
+    model = lm.find(settings.model)
+    try:
+        room = importlib.import_module("onecard.memory.trace")  # loads torch
+    except ModuleNotFoundError as fault:
+        raise MissingExtra(f"--trace needs {fault.name}", why="it runs the real model class on fake tensors", fix="pip install 'onecard[finetune]'") from None
+    traced = room.step(model, recipe)
+    planned = sum(term.bytes for term in train.step(model, recipe))
+    error = planned / traced.peak_bytes - 1
+    words = f"traced peak  {gib(traced.peak_bytes)}  ({gib(traced.static_bytes)} before the step)\nplanned      {gib(planned)}  ({error:+.1%}; without fragments and CUDA context)"
+    return Answer({"traced_bytes": traced.peak_bytes, "static_bytes": traced.static_bytes, "planned_bytes": planned, "error": error}, words)
 
 
 def fit_card(card: str = "auto") -> Answer:
@@ -148,4 +169,4 @@ def doctor() -> Answer:
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "workloads"]
+__all__ = ["compare", "configure", "doctor", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]

@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(fault: OneCardError, words: Sequence[str]) -> int:
-    if "--trace" in words:
+    if "--trace" in words and words[0] != "plan":  # there it is the truth check
         traceback.print_exc()
     if "--json" in words:
         print(json.dumps({"error": {"what": fault.what, "why": fault.why, "fix": fault.fix, "code": fault.code}}, ensure_ascii=False))
@@ -196,11 +196,13 @@ def _plan(words: list[str]) -> None:
         print(f"usage: onecard plan WORKLOAD MODEL [--card 12gb] [--setting value ...]\n\n{table(rows, ['workload', 'what it is'])}\n\nonecard plan WORKLOAD --help  shows its settings; onecard KIND plan  plans a kind")
         return
     schema = api.workloads.get(name).settings
-    flagged = [*(flag for flag in GLOBAL if flag.name != "preset"), flags.Flag("fit", "change what must be changed until it fits, smallest loss first", takes_value=False)]
+    flagged = [*(flag for flag in GLOBAL if flag.name not in ("preset", "trace")), flags.Flag("trace", "run one step of the real model class on fake tensors beside the formulas", takes_value=False), flags.Flag("fit", "change what must be changed until it fits, smallest loss first", takes_value=False)]
     if {"--help", "-h"} & set(words):
         print(f"usage: onecard plan {name} MODEL [--setting value ...]\n\n{flags.help_text(schema, flagged)}")
         return
     got = flags.parse(words[1:], schema, flagged, "model")
+    if "trace" in got.flags:
+        return _show(api.trace_workload(name, got.settings), got)
     asked: dict[str, Any] = {"card": got.flags.get("card", "auto"), "file": Path(got.flags["config"]) if "config" in got.flags else None}
     if "fit" in got.flags:
         return _show(api.fit_workload(name, got.settings, **asked), got)

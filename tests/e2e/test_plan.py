@@ -3,7 +3,7 @@
 import pytest
 
 from onecard.engines.llamacpp import LlamaCpp
-from onecard.memory import infer
+from onecard.memory import infer, lm, train
 from onecard.models import resolve
 
 
@@ -18,3 +18,22 @@ def test_smollm2_takes_what_was_planned(home, n_ctx, n_ubatch, kv_type):
         printed = engine.buffers()
     assert planned["weights"] == pytest.approx(printed["model"], rel=0.01) and planned["KV cache"] == pytest.approx(printed["kv"], rel=0.01)
     assert planned["compute"] == pytest.approx(printed["compute"], rel=0.1), printed
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize(("name", "checkpointing", "attention", "B", "T"), [
+    ("smollm2-135m", False, "sdpa", 1, 512), ("smollm2-135m", False, "eager", 1, 512), ("tinyllama", True, "sdpa", 2, 1024), ("llama-3.2-1b", False, "sdpa", 1, 512), ("qwen2.5-0.5b", True, "sdpa", 1, 1024),
+])
+def test_formulas_agree_with_the_real_class_on_fake_tensors(method, name, checkpointing, attention, B, T):
+    """Within 5 %."""
+    trace = pytest.importorskip("onecard.memory.trace", reason="installed by make test")
+    model = lm.find(name)
+    recipe = train.Recipe(method, "nf4" if method == "qlora" else "bf16", B, T, checkpointing=checkpointing, attention=attention, accumulation=1 if method == "full" else 2, keeps_logits=False)
+    assert sum(term.bytes for term in train.step(model, recipe)) == pytest.approx(trace.step(model, recipe).peak_bytes, rel=0.05)
+
+
+def test_trace_on_the_command_line(onecard):
+    done = onecard("plan", "lora", "smollm2-135m", "--seq", "256", "--trace", "--json")
+    assert done.code == 0 and abs(done.data["error"]) < 0.05, done.err
+    assert onecard("plan", "lora", "smollm2-135m", "--trace", "--optimizer", "lion").code == 2 and onecard("plan", "llm-infer", "smollm2-135m", "--trace").code == 2
+    assert onecard("plan", "lora", "mixtral-8x7b", "--trace").code == 5

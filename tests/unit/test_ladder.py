@@ -54,5 +54,5 @@ def test_a_larger_card_holds_no_less(capsys):
 def test_what_cannot_fit_is_refused_with_its_largest_part(capsys):
     assert main(["plan", "full", "llama-3.3-70b", "--card", "8gb", "--fit"]) == 3
     assert "largest part is trained weights" in capsys.readouterr().err
-    assert main(["plan", "qlora", "llama-3.1-8b", "--card", "12gb", "--fit", "--json"]) == 0
+    assert main(["plan", "qlora", "llama-3.1-8b", "--card", "12gb", "--seq", "4096", "--fit", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changes"][0]["changes"] == {"loss": "fused"}

@@ -94,8 +94,8 @@ def test_a_config_of_a_folder_is_read_and_a_strange_one_is_refused(tmp_path):
 
 def test_the_plan_says_fits_closely_and_does_not_fit():
     plan = lambda name, **k: workloads.get("qlora").plan(workloads.TuneSettings(model="llama-3.1-8b", **k), card.find(name))  # noqa: E731
-    assert plan("24gb").verdict == "fits" and plan("8gb").verdict == "does not fit" and plan("4070ti").verdict == "fits closely"
-    assert plan("4070ti", loss="fused").verdict == "fits"
+    assert plan("24gb").verdict == "fits" and plan("8gb").verdict == "does not fit" and plan("4070ti", seq=2304).verdict == "fits closely"
+    assert plan("4070ti", seq=2304, loss="fused").verdict == "fits"
     for settings in ({"format": "q9"}, {"targets": ("x",)}, {"model": ""}):
         with pytest.raises(SettingsError):
             workloads.get("qlora").plan(workloads.TuneSettings(**{"model": "llama-3.1-8b", **settings}), card.find("12gb"))

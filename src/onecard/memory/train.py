@@ -20,10 +20,11 @@ OPTIMIZER = {  # bytes of state a trained weight: (weights in fp32, weights in 1
 """Adam keeps two moments, Lion and momentum one; 8-bit states carry an fp32 scale for 256 values (Dettmers 2022); paged states may live in the computer's memory."""
 TARGETS = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "gate", "up": "up", "down": "down"}
 ALL_LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
-UPCAST_COPIES = 3.5
-"""Logits in fp32 copies with 16-bit logits: themselves (1/2), the fp32 cast, log-softmax, its gradient (MEMORY-NOTES.md: 14 bytes a token and word)."""
+UPCAST_COPIES = 3.0
+"""Copies of the logits in fp32 when the loss is upcast: cast, log-softmax, gradient and its 16-bit form (traced); and half a one, the logits
+themselves, in a loop that keeps them (MEMORY-NOTES.md: 14 bytes a token and word)."""
 FP32_COPIES = 4.0
-"""The same when the head is in fp32 already."""
+"""The same when the head is in fp32 already (measured by fitcheck-llm and can-i-finetune-this)."""
 PLAIN_COPIES = 1.5
 """A loss in 16 bits: logits, log-softmax and gradient."""
 SCORE_COPIES = 7.7
@@ -52,6 +53,10 @@ class Recipe:
     """upcast: transformers' own, in fp32; plain: in the model's 16 bits, as litgpt; chunked: a part at a time, as torchtune; fused: Liger."""
     compute_fp32: bool = False
     """No autocast: activations are in fp32."""
+    keeps_logits: bool = True
+    """The loop holds the model's output while it runs backward; the Trainers of transformers and TRL drop it."""
+    accumulation: int = 1
+    """Micro-batches of a step: from the second on, gradients lie there while the loss is made."""
     mixed: bool = False
     """Full training with fp32 master weights under autocast."""
     optimizer_in_backward: bool = False
@@ -104,9 +109,10 @@ def _passing(lm: LM, s: Recipe, tokens: int, gradients: int) -> list[Term]:
     loss, layer = loss_hump(lm, s, tokens), layer_hump(lm, s, tokens)
     grown = Term("gradients", gradients, "one for each trained weight")
     start = [Term("activations", kept, why), Term("loss", loss, f"{tokens} tokens x {lm.V} words, {s.loss}") if loss >= layer else Term("one layer's backward", layer, f"{tokens} tokens, {s.attention} attention")]
-    if s.method != "full":
+    if s.method != "full" or s.accumulation > 1:
         return [grown, *start]
-    end = [grown, Term("one layer's backward", layer, f"{tokens} tokens, {s.attention} attention")]
+    table = 4 * lm.V * lm.D if lm.tied else 0  # head and table have one gradient: the two are made and added
+    end = [grown, Term("the table's gradient", table, f"{lm.V} words x {lm.D}, once as head and once as table") if table > layer else Term("one layer's backward", layer, f"{tokens} tokens, {s.attention} attention")]
     return max(start, end, key=lambda terms: sum(term.bytes for term in terms))
 
 
@@ -114,7 +120,7 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
     """Bytes of logits and what cross-entropy makes of them."""
     if s.loss == "fused":
         return tokens * lm.D * 8 + (lm.V * lm.D * 2 if s.method == "full" else 0)  # Liger: logits in chunks as large as the hidden states, and a trained head's gradient
-    copies = FP32_COPIES if s.rest_fp32 or s.compute_fp32 else PLAIN_COPIES if s.loss == "plain" else UPCAST_COPIES
+    copies = FP32_COPIES if s.rest_fp32 or s.compute_fp32 else PLAIN_COPIES if s.loss == "plain" else UPCAST_COPIES + 0.5 * s.keeps_logits
     share = CHUNKED_SHARE if s.loss == "chunked" else 1.0
     return round(tokens * lm.V * 4 * copies * share)
 
@@ -142,17 +148,24 @@ def _mask(s: Recipe, wide: int) -> int:
 
 
 def _scores_kept(lm: LM, s: Recipe) -> int:
-    return lm.L * s.B * lm.H * s.T**2 * 8 if s.attention == "eager" else 0  # fp32 softmax, its 16-bit copy, the scores
+    return lm.L * s.B * lm.H * s.T**2 * 6 if s.attention == "eager" else 0  # fp32 softmax and its 16-bit copy
 
 
 def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
-    """Bytes that one token leaves in one layer without checkpointing: norms in fp32, projections, rotated heads, feed-forward."""
+    """Bytes that one token leaves in one layer without checkpointing: norms, projections, rotated heads, feed-forward.
+
+    A frozen matrix does not keep what it read. An fp32 adapter does, in a 16-bit copy of its own: PEFT casts to fp32, autocast casts back.
+    """
     wide = 4 if s.compute_fp32 else 2
-    each = 2 * wide if not lm.gated else 4 + wide + (wide if s.method == "full" else 0)  # LayerNorm keeps input and output; RMSNorm its input in fp32, its output, and for a trained weight the normed
-    norms = lm.norms * each * lm.D
-    heads = wide * (2 * lm.H * lm.K + 3 * lm.G * lm.K + 2 * lm.H * lm.K * (lm.H > lm.G))
-    forward = wide * (4 if lm.gated else 2) * lm.F
-    return norms + heads + forward + 4 * lm.H
+    heads = wide * (2 * lm.H * lm.K + 3 * lm.G * lm.K + 2 * lm.H * lm.K * (lm.H > lm.G)) + 4 * lm.H
+    if s.method == "full":
+        norm = 2 * wide if not lm.gated else 4 + 2 * wide  # LayerNorm keeps input and output; RMSNorm its input in fp32, the normed, its output
+        return lm.norms * norm * lm.D + heads + wide * (4 if lm.gated else 2) * lm.F
+    norm = 2 * wide if not lm.gated else 4
+    readers = sum(name in s.targets for name in ("q", "k", "v", "gate", "up"))
+    read = readers if s.adapter_fp32 else 2 * (readers > 0)
+    into = wide * (read * lm.D + ("o" in s.targets) * lm.H * lm.K * s.adapter_fp32)
+    return lm.norms * norm * lm.D + into + heads + wide * ((3 if lm.gated else 1) + ("down" in s.targets)) * lm.F
 
 
 FREE_BYTES = 50 * MIB

@@ -54,6 +54,8 @@ class TuneSettings(Settings):
     """Samples of a micro-batch."""
     seq: int = Field(default=2048, ge=1, le=1_000_000)
     """Tokens of a sample."""
+    accumulation: int = Field(default=1, ge=1, le=4096)
+    """Micro-batches of a step; from 2 on, gradients lie there while the loss is made."""
     lora_r: int = Field(default=16, ge=1, le=4096)
     """LoRA's rank."""
     targets: tuple[str, ...] = train.ALL_LINEAR
@@ -140,15 +142,24 @@ def _pace(model: lm.LM, card: Card, method: str, s: TuneSettings) -> dict[str, A
     return {"tokens/s, about": round(rate), "s/step, about": round(s.batch * s.seq / rate, 2)} if rate else {}
 
 
+def recipe_of(method: Literal["lora", "qlora", "full"], s: TuneSettings, format: str = "") -> train.Recipe:
+    """The settings as train.py reads them."""
+    format = format or s.format or FORMAT[method]
+    return train.Recipe(method, format, s.batch, s.seq, s.lora_r, tuple(s.targets), s.optimizer, s.checkpointing, s.attention, s.rest_fp32, loss=s.loss,
+                        compute_fp32=format in ("fp32", "f32"), accumulation=s.accumulation, keeps_logits=False, shards=s.ranks, zero=s.zero)
+
+
+FORMAT = {"lora": "bf16", "qlora": "nf4-dq", "full": "bf16"}
+"""The usual format of what is trained or frozen."""
+
+
 def _plan_tune(method: Literal["lora", "qlora", "full"]) -> Callable[[TuneSettings, Card], Plan]:
     def plan(s: TuneSettings, card: Card) -> Plan:
         model, _ = _model(s.model)
-        usual = {"lora": "bf16", "qlora": "nf4-dq", "full": "bf16"}[method]
-        format = _format(s.format, usual, lambda f: f in weights.PLAIN or f in weights.LINEAR, ", ".join([*weights.PLAIN, *weights.LINEAR]))
+        format = _format(s.format, FORMAT[method], lambda f: f in weights.PLAIN or f in weights.LINEAR, ", ".join([*weights.PLAIN, *weights.LINEAR]))
         if wrong := [name for name in s.targets if name not in (*train.ALL_LINEAR, "head")]:
             raise SettingsError(f"'{wrong[0]}' is no layer to adapt", why=f"layers are: {', '.join(train.ALL_LINEAR)}, head", fix="--targets q --targets v")
-        recipe = train.Recipe(method, format, s.batch, s.seq, s.lora_r, tuple(s.targets), s.optimizer, s.checkpointing, s.attention, s.rest_fp32, loss=s.loss,
-                              compute_fp32=format in ("fp32", "f32"), shards=s.ranks, zero=s.zero)
+        recipe = recipe_of(method, s, format)
         parts = [*train.step(model, recipe), train.fragments(model, recipe)]
         notes = ("measured on one card only up to now: full training's band is wider",) if method == "full" else ()
         return Plan((*parts, *_context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format} | _pace(model, card, method, s), notes, BAND[method])
