@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from onecard import checkup, config, kinds
-from onecard.errors import DoesNotFit, MissingExtra, SettingsError, not_found
+from onecard.errors import DoesNotFit, MissingExtra, NotFound, SettingsError, not_found
 from onecard.memory import card as cards
-from onecard.memory import ladder, lm, train, truth, workloads
+from onecard.memory import ladder, lm, oom, train, truth, workloads
 from onecard.memory.plan import Plan
 from onecard.models import resolve
 from onecard.models import shelf as models
@@ -85,6 +85,25 @@ def trace_workload(name: str, values: Mapping[str, Any]) -> Answer:
     error = planned / traced.peak_bytes - 1
     words = f"traced peak  {gib(traced.peak_bytes)}  ({gib(traced.static_bytes)} before the step)\nplanned      {gib(planned)}  ({error:+.1%}; without fragments and CUDA context)"
     return Answer({"traced_bytes": traced.peak_bytes, "static_bytes": traced.static_bytes, "planned_bytes": planned, "error": error}, words)
+
+
+def explain_oom(path: Path, name: str = "", values: Mapping[str, Any] | None = None, *, card: str = "auto") -> Answer:
+    """What a traceback or a run folder tells of the memory that lacked; with a workload, the next three things to change. Raises NotFound, DataError."""
+    file = path / "traceback.txt" if path.is_dir() else path
+    if not file.is_file():
+        raise NotFound(f"there is no {file}", why="a run folder that failed has a traceback.txt" if path.is_dir() else "nothing lies at that path", fix="give a text file with the traceback, or a run's folder")
+    found = oom.read(file.read_text(encoding="utf-8", errors="replace"))
+    data: dict[str, Any] = {"term": found.term, "asked_bytes": found.asked_bytes, "free_bytes": found.free_bytes, "total_bytes": found.total_bytes, "allocated_bytes": found.allocated_bytes,
+                            "fragmented": found.fragmented, "line": found.line, "changes": []}
+    words = [found.words()]
+    if name:
+        settings = config.load(workloads.get(name).settings, ("", dict(values or {})))
+        rungs = ladder.next_changes(name, settings, cards.find(card))
+        data["changes"] = [{"changes": r.changes, "saved_bytes": r.saved_bytes, "cost": r.cost} for r in rungs]
+        words.append("change next, smallest loss first:\n" + "\n".join(f"  {rung.words()}" for rung in rungs))
+    else:
+        words.append("with --workload and its settings the next things to change are told with what each saves: onecard explain-oom FILE --workload qlora --model llama-3.1-8b")
+    return Answer(data, "\n\n".join(words))
 
 
 def fit_card(card: str = "auto") -> Answer:
@@ -169,4 +188,4 @@ def doctor() -> Answer:
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]
+__all__ = ["compare", "configure", "doctor", "explain_oom", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]

@@ -95,7 +95,7 @@ def _tell(fault: OneCardError, words: Sequence[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds, "plan": _plan, "fit": _fit, "plan-bench": _plan_bench}
+    above: dict[str, Callable[[list[str]], None]] = {"models": _models, "runs": _runs, "doctor": _doctor, "kinds": _kinds, "plan": _plan, "fit": _fit, "explain-oom": _explain_oom, "plan-bench": _plan_bench}
     if not words or words[0] in ("--help", "-h", "help"):
         print(_help())
     elif words[0] == "--version":
@@ -121,6 +121,7 @@ kinds of project:
 above the kinds:
   plan       what a workload will need, before anything is loaded: onecard plan qlora llama-3.1-8b --card 4070ti
   fit        the largest that fits on this card, over all workloads
+  explain-oom what an out-of-memory message means, and what to change
   plan-bench hold the plan against a table of published measurements
   doctor     what this machine has, what is missing, and how to mend it
   models     list, pull, show, import, remove, convert, quantize
@@ -214,6 +215,19 @@ def _fit(words: list[str]) -> None:
     asked = _asked(words, NoSettings, "", "fit [--card 12gb] [--json]")
     if asked:
         _show(api.fit_card(asked[1].flags.get("card", "auto")), asked[1])
+
+
+def _explain_oom(words: list[str]) -> None:
+    usage = "usage: onecard explain-oom FILE|RUN_FOLDER [--workload NAME --model MODEL --setting value ...] [--json]"
+    file = words[0] if words and not words[0].startswith("-") else ""
+    at = words.index("--workload") if "--workload" in words else -1
+    name = words[at + 1] if 0 <= at < len(words) - 1 else ""
+    rest = words[1:at] + words[at + 2 :] if at >= 0 else words[1:]
+    if {"--help", "-h"} & set(words) or not file:
+        print(f"{usage}\n\nReads a traceback and names the part that grew; with a workload (onecard plan lists them) it tells what to change next.")
+        return
+    got = flags.parse(rest, api.workloads.get(name).settings if name else NoSettings, GLOBAL)
+    _show(api.explain_oom(Path(file).expanduser(), name, got.settings, card=got.flags.get("card", "auto")), got)
 
 
 def _plan_bench(words: list[str]) -> None:

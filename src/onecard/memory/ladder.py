@@ -99,6 +99,19 @@ def fit(name: str, settings: Any, card: Card) -> tuple[Any, Plan, list[Rung]]:
     return settings, plan, rungs
 
 
+def next_changes(name: str, settings: Any, card: Card, most: int = 3) -> list[Rung]:
+    """The first rungs that save anything, each alone from the settings as they are: what to try after an out-of-memory."""
+    workload = get(name)
+    base = workload.plan(settings, card).total_bytes
+    rungs = _infer_rungs(settings) if isinstance(settings, InferSettings) else (c for part in (_tune_rungs(settings), _shorter(settings)) for c in part)
+    out: list[Rung] = []
+    for changes, cost in rungs:
+        saved = base - workload.plan(settings.model_copy(update=changes), card).total_bytes
+        if saved > 0 and all(changes.keys() != rung.changes.keys() for rung in out):
+            out.append(Rung(changes, saved, cost))
+    return out[:most]
+
+
 USUAL = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "qwen3-1.7b", "llama-3.2-3b", "qwen3-4b", "llama-3.1-8b", "gemma-3-12b", "qwen3-14b", "gemma-3-27b", "qwen3-32b", "llama-3.3-70b")
 """What `onecard fit` tries, smallest first: the models that people use."""
 
