@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from onecard import checkup, config, kinds
+from onecard import checkup, config, kinds, places
 from onecard.errors import DoesNotFit, MissingExtra, NotFound, SettingsError, not_found
 from onecard.memory import card as cards
 from onecard.memory import ladder, lm, oom, train, truth, workloads
@@ -14,7 +14,7 @@ from onecard.models import resolve
 from onecard.models import shelf as models
 from onecard.runs import record, store
 from onecard.screen import Answer, Screen, table
-from onecard.units import gib
+from onecard.units import gib, size
 
 
 def presets(kind: str) -> list[str]:
@@ -85,6 +85,19 @@ def trace_workload(name: str, values: Mapping[str, Any]) -> Answer:
     error = planned / traced.peak_bytes - 1
     words = f"traced peak  {gib(traced.peak_bytes)}  ({gib(traced.static_bytes)} before the step)\nplanned      {gib(planned)}  ({error:+.1%}; without fragments and CUDA context)"
     return Answer({"traced_bytes": traced.peak_bytes, "static_bytes": traced.static_bytes, "planned_bytes": planned, "error": error}, words)
+
+
+def plan_check() -> Answer:
+    """Planned against measured peak of every past run that kept both."""
+    rows = []
+    for past in store.recent(1000):
+        memory = record.read_json(past.folder / "memory.json")
+        planned, measured = memory.get("planned_bytes", 0), memory.get("peak_rss_bytes", 0)
+        if past.status == "done" and planned and measured:
+            rows.append({"id": past.id, "kind": past.about.get("kind"), "verb": past.about.get("verb"), "planned_bytes": planned, "measured_bytes": measured, "error": planned / measured - 1})
+    cells = [[row["id"], str(row["verb"]), size(row["planned_bytes"]), size(row["measured_bytes"]), f"{row['error']:+.0%}"] for row in rows]
+    words = table(cells, ["run", "verb", "planned", "measured", "error"]) + "\nmeasured: the largest process's resident memory, Python and its libraries included" if rows else f"no run in {places.runs()} kept both figures yet"
+    return Answer({"rows": rows}, words)
 
 
 def explain_oom(path: Path, name: str = "", values: Mapping[str, Any] | None = None, *, card: str = "auto") -> Answer:
@@ -188,4 +201,4 @@ def doctor() -> Answer:
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "explain_oom", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]
+__all__ = ["compare", "configure", "doctor", "explain_oom", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_check", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]

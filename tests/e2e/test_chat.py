@@ -141,6 +141,8 @@ def test_bench_is_a_run_and_runs_compare(onecard, home):
     row = done.data["metrics"]
     assert row["generate_tokens_per_s"]["value"] > 5 and row["peak_bytes"]["value"] > 100 << 20
     assert onecard("runs", "compare", *ids, "--json").data["metrics"].keys() == row.keys()
+    checked = {row["id"]: row for row in onecard("plan", "--check", "--json").data["rows"]}
+    assert set(ids) <= set(checked) and checked[ids[0]]["planned_bytes"] > 100 << 20
     folder = home / ids[0]
     for name in ("settings.toml", "plan.json", "env.json", "events.jsonl", "scores.json", "memory.json", "status", "README.md", "notebook.ipynb", "report.html"):
         assert (folder / name).stat().st_size > 0, name
