@@ -66,7 +66,8 @@ def llamacpp(lm: LM, quant: str, T: int, *, k_type: str = "f16", v_type: str = "
              whole_window: bool = False, build: Build = "now", device: str = "cuda", exact_bytes: int = 0) -> list[Term]:
     """What lies on the card (or, on a CPU, in its memory). `exact_bytes` replaces the mixture's sum where a file's header was read.
 
-    Layers count as equal; the output head is one more, as llama.cpp counts them; the input table stays in the computer's memory.
+    Layers count as equal; the output head is one more, as llama.cpp counts them, and goes first today (26 of 49 layers: 25 and the head; once it went last).
+    The input table stays in the computer's memory.
     """
     held = weights.gguf(lm, quant)
     head = held.head or held.embedding
@@ -75,8 +76,8 @@ def llamacpp(lm: LM, quant: str, T: int, *, k_type: str = "f16", v_type: str = "
     body = total - head
     if experts_on_cpu and lm.experts:
         body -= round((lm.L - lm.dense_layers) * 3 * lm.D * lm.experts * lm.expert_ffn * held.linears / lm.linear_params)
-    blocks = min(layers, lm.L)
-    on_card = round(body * blocks / lm.L) + (head if layers > lm.L else 0)
+    blocks = max(layers - 1, 0) if build == "now" else min(layers, lm.L)
+    on_card = round(body * blocks / lm.L) + (head if layers > (0 if build == "now" else lm.L) else 0)
     share = f"{layers} of {lm.L + 1} layers" if layers <= lm.L else "all layers"
     kv = round(kv_bytes(lm, T, k_type, v_type, n_ubatch=n_ubatch, n_parallel=n_parallel, whole_window=whole_window) * blocks / lm.L)
     parts = " + ".join(f"{n} layers x {cells} cells" for n, cells in kv_layers(lm, T, n_ubatch, n_parallel, whole_window))

@@ -25,8 +25,8 @@ UPCAST_COPIES = 3.0
 themselves, in a loop that keeps them (MEMORY-NOTES.md: 14 bytes a token and word)."""
 FP32_COPIES = 4.0
 """The same when the head is in fp32 already (measured by fitcheck-llm and can-i-finetune-this)."""
-PLAIN_COPIES = 1.5
-"""A loss in 16 bits: logits, log-softmax and gradient."""
+PLAIN_COPIES = 2.0
+"""A loss in 16 bits: logits, their chunks, log-softmax and gradient."""
 SCORE_COPIES = 7.7
 """Score matrices alive in the backward pass of eager attention (MEMORY-NOTES.md: 7.4 to 9)."""
 CHUNKED_SHARE = 1 / 8
@@ -59,6 +59,14 @@ class Recipe:
     """Micro-batches of a step: from the second on, gradients lie there while the loss is made."""
     mixed: bool = False
     """Full training with fp32 master weights under autocast."""
+    deepspeed: bool = False
+    """Its fp16 optimizer keeps 16-bit and fp32 weights and gradients side by side: 4 B a trained weight more."""
+    dropout: bool = False
+    """Adapters read a copy of their input from which some values are dropped; copy and mask are kept."""
+    keeps_inputs: bool = False
+    """4-bit layers keep what they read, as bitsandbytes did before it saw that only the weights are needed (its MatMul4Bit kept A and B until 2024)."""
+    untied: bool = False
+    """A trainer that holds head and table apart though the model ties them (litgpt)."""
     optimizer_in_backward: bool = False
     offload_activations: bool = False
     shards: int = 1
@@ -94,9 +102,10 @@ def step(lm: LM, recipe: Recipe) -> list[Term]:
         frozen = held.total
     state = OPTIMIZER[s.optimizer][0 if at == 4 else 1]
     ranks = s.shards if s.zero else 1
+    frozen += round(lm.V * lm.D * 2) if s.untied and lm.tied and frozen else 0
     out = [Term("weights", round(frozen / (ranks if s.zero == 3 else 1)), f"{n / 1e9:.2f}e9 in {s.weights}" + (", embeddings, head and norms in fp32" if s.rest_fp32 else ""))] if frozen else []
     out.append(Term("trained weights", round(trained * at / (ranks if s.zero == 3 else 1)), f"{trained / 1e6:.1f}e6 x {at:.0f} B" + (f", rank {s.r} on {'+'.join(s.targets)}" if s.method != "full" else "")))
-    out.append(Term("optimizer", round(trained * state / ranks), f"{s.optimizer}: {state:.2f} B a trained weight"))
+    out.append(Term("optimizer", round(trained * (state + 4 * s.deepspeed) / ranks), f"{s.optimizer}: {state + 4 * s.deepspeed:.2f} B a trained weight"))
     return out + _passing(lm, s, tokens, round(0 if s.optimizer_in_backward else trained * at / (ranks if s.zero >= 2 else 1)))
 
 
@@ -165,6 +174,10 @@ def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
     readers = sum(name in s.targets for name in ("q", "k", "v", "gate", "up"))
     read = readers if s.adapter_fp32 else 2 * (readers > 0)
     into = wide * (read * lm.D + ("o" in s.targets) * lm.H * lm.K * s.adapter_fp32)
+    if s.dropout:  # fused projections have one adapter: q, k and v read once
+        into += 3 * (any(name in s.targets for name in "qkv") * lm.D + ("o" in s.targets) * lm.H * lm.K + (("gate" in s.targets) * lm.gated + ("up" in s.targets)) * lm.D + ("down" in s.targets) * lm.F)
+    if s.keeps_inputs:
+        into += (4 if lm.gated else 2) * (2 * lm.D + lm.H * lm.K + lm.gated * lm.D + lm.F)  # RMSNorm hands on fp32 (litgpt's published rows of Llama and Gemma against Phi)
     return lm.norms * norm * lm.D + into + heads + wide * ((3 if lm.gated else 1) + ("down" in s.targets)) * lm.F
 
 

@@ -51,15 +51,17 @@ class VLM:
     """Patches' features that the projector reads at once."""
     beside: int = 0
     """Further weights: a resampler."""
+    old_code: bool = False
+    """Brings code of its own that makes logits of the whole prompt."""
 
 
 MODELS = {
     "llava-1.5-7b": VLM("clip-l", "vicuna-7b", 336, 576), "llava-1.5-13b": VLM("clip-l", "vicuna-13b", 336, 576), "llava-1.6-mistral-7b": VLM("clip-l", "mistral-7b", 336, 576, 5),
     "llava-1.6-vicuna-7b": VLM("clip-l", "vicuna-7b", 336, 576, 5), "qwen2-vl-2b": VLM("qwen2-vit", "qwen2-1.5b", 0, 0, joined=4), "qwen2-vl-7b": VLM("qwen2-vit", "qwen2-7b", 0, 0, joined=4),
     "qwen2.5-vl-3b": VLM("qwen2.5-vit", "qwen2.5-3b", 0, 0, joined=4), "qwen2.5-vl-7b": VLM("qwen2.5-vit", "qwen2.5-7b", 0, 0, joined=4), "smolvlm-256m": VLM("siglip-b", "smollm2-135m", 512, 64, 17, 16),
-    "smolvlm-500m": VLM("siglip-b", "smollm2-360m", 512, 64, 17, 16), "smolvlm-2.2b": VLM("so400m", "smollm2-1.7b", 384, 81, 17, 9), "internvl2-1b": VLM("internvit-300m", "qwen2-0.5b", 448, 256, 13, 4),
-    "internvl2-2b": VLM("internvit-300m", "internlm2-1.8b", 448, 256, 13, 4), "moondream2": VLM("so400m", "phi-1.5", 378, 729, 1, 2), "minicpm-v-2": VLM("so400m", "minicpm-2b", 448, 64, 10, 1, 35_000_000),
-    "minicpm-v-2.5": VLM("so400m", "llama-3-8b", 448, 96, 10, 1, 80_000_000), "minicpm-v-2.6": VLM("so400m", "qwen2-7b", 448, 64, 10, 1, 80_000_000), "paligemma-3b": VLM("so400m", "gemma-2b", 448, 1024),
+    "smolvlm-500m": VLM("siglip-b", "smollm2-360m", 512, 64, 17, 16), "smolvlm-2.2b": VLM("so400m", "smollm2-1.7b", 384, 81, 17, 9), "internvl2-1b": VLM("internvit-300m", "qwen2-0.5b", 448, 256, 13, 4, old_code=True),
+    "internvl2-2b": VLM("internvit-300m", "internlm2-1.8b", 448, 256, 13, 4, old_code=True), "moondream2": VLM("so400m", "phi-1.5", 378, 729, 1, 2), "minicpm-v-2": VLM("so400m", "minicpm-2b", 448, 64, 10, 1, 35_000_000, True),
+    "minicpm-v-2.5": VLM("so400m", "llama-3-8b", 448, 96, 10, 1, 80_000_000, True), "minicpm-v-2.6": VLM("so400m", "qwen2-7b", 448, 64, 10, 1, 80_000_000, True), "paligemma-3b": VLM("so400m", "gemma-2b", 448, 1024),
     "gemma-3-4b": VLM("so400m", "gemma-3-4b", 896, 256), "nanovlm": VLM("siglip-b", "smollm2-135m", 224, 49, 1, 4),
 }
 ALSO = {"smolvlm": "smolvlm-2.2b", "smolvlminstruct": "smolvlm-2.2b", "llava157b": "llava-1.5-7b", "minicpmllama3v25": "minicpm-v-2.5", "minicpmv26": "minicpm-v-2.6", "minicpmv": "minicpm-v-2", "paligemma": "paligemma-3b", "llavanext": "llava-1.6-mistral-7b",
@@ -77,10 +79,10 @@ def find(name: str) -> tuple[str, VLM]:
     raise not_found("vision-language model", name, MODELS, "onecard plan vlm qwen2.5-vl-3b")
 
 
-def image(m: VLM, width: int = 0, height: int = 0) -> tuple[int, int, int]:
+def tiles_of(m: VLM, width: int = 0, height: int = 0) -> tuple[int, int, int]:
     """(tiles, patches of a tile, tokens among the words) of one image; without a size, of the largest that the model takes.
 
-    >>> image(MODELS["qwen2-vl-7b"], 1024, 1024)[2], image(MODELS["llava-1.5-7b"], 4000, 3000)[2]
+    >>> tiles_of(MODELS["qwen2-vl-7b"], 1024, 1024)[2], tiles_of(MODELS["llava-1.5-7b"], 4000, 3000)[2]
     (1369, 576)
     """
     tower = TOWERS[m.tower]
@@ -106,10 +108,10 @@ def _n_beside(m: VLM, D: int) -> int:
     return tower.n_params + m.joined * tower.D * D + (D * D if m.joined == 1 else 0) + m.beside
 
 
-def talk(m: VLM, format: str = "bf16", B: int = 1, width: int = 0, height: int = 0, tokens: int = TALK_TOKENS, all_logits: bool = False, fused: bool = True) -> list[Term]:
-    """What looking at one image a sequence and answering needs. `all_logits`: code of before 2025 makes logits of the whole prompt, in fp32."""
+def talk(m: VLM, format: str = "bf16", B: int = 1, width: int = 0, height: int = 0, tokens: int = TALK_TOKENS, all_logits: bool = False, fused: bool = True, image: bool = True) -> list[Term]:
+    """What looking at one image a sequence and answering needs. `all_logits`: code of before 2025 makes logits of the whole prompt, in fp32; `image` False: words only."""
     words = lm.find(m.words)
-    tiles, patches, seen = image(m, width, height)
+    tiles, patches, seen = tiles_of(m, width, height) if image else (1, 0, 0)
     held = weights.hf(words, format)
     beside = _n_beside(m, words.D) * 2
     t = Tape(wide=2, weights=2)
@@ -139,7 +141,7 @@ class Training:
 def tune(m: VLM, s: Training) -> list[Term]:
     """The terms of a training step's peak: the language model's step with the image among its tokens, and the tower's."""
     words = lm.find(m.words)
-    tiles, patches, seen = image(m, s.width, s.height)
+    tiles, patches, seen = tiles_of(m, s.width, s.height)
     recipe = train.Recipe(**{**vars(s.recipe), "T": seen + s.words})
     terms = train.step(words, recipe)
     trained = s.tower == "full"
