@@ -70,21 +70,41 @@ def trace_workload(name: str, values: Mapping[str, Any]) -> Answer:
     """The plan of a training step held against the real model class on fake tensors. Raises SettingsError for what cannot be traced, MissingExtra."""
     workload = workloads.get(name)
     settings = config.load(workload.settings, ("", dict(values)))
+    if name in NETS_TRACED:
+        return _trace_net(name, settings)
     if not isinstance(settings, workloads.TuneSettings):
-        raise SettingsError(f"{name} cannot be traced", why="a trace runs one training step", fix="onecard plan qlora MODEL --trace; llama.cpp's own buffers are printed by onecard chat")
+        raise SettingsError(f"{name} cannot be traced", why="a trace runs one training step of lora, qlora, full, detect, segment, classify, diffusion or asr", fix="onecard plan qlora MODEL --trace; llama.cpp's own buffers are printed by onecard chat")
     if settings.optimizer != "adamw" or settings.loss != "upcast" or settings.rest_fp32 or settings.zero:
         raise SettingsError("these settings cannot be traced", why="the trace knows AdamW, the model's own loss and one card, with embeddings in the model's type", fix="leave --optimizer, --loss, --rest_fp32 and --zero out")
     recipe = workloads.recipe_of(name, settings)  # type: ignore[arg-type]
     model = lm.find(settings.model)
-    try:
-        room = importlib.import_module("onecard.memory.trace")  # loads torch
-    except ModuleNotFoundError as fault:
-        raise MissingExtra(f"--trace needs {fault.name}", why="it runs the real model class on fake tensors", fix="pip install 'onecard[finetune]'") from None
-    traced = room.step(model, recipe)
+    traced = _heavy("trace").step(model, recipe)
     planned = sum(term.bytes for term in train.step(model, recipe))
     error = planned / traced.peak_bytes - 1
     words = f"traced peak  {gib(traced.peak_bytes)}  ({gib(traced.static_bytes)} before the step)\nplanned      {gib(planned)}  ({error:+.1%}; without fragments and CUDA context)"
     return Answer({"traced_bytes": traced.peak_bytes, "static_bytes": traced.static_bytes, "planned_bytes": planned, "error": error}, words)
+
+
+NETS_TRACED = ("detect", "segment", "classify", "diffusion", "asr")
+
+
+def _heavy(room: str) -> Any:
+    """A room of memory/ that loads torch. Raises MissingExtra."""
+    try:
+        return importlib.import_module(f"onecard.memory.{room}")
+    except ModuleNotFoundError as fault:
+        raise MissingExtra(f"--trace needs {fault.name}", why="it runs the real model class on fake tensors", fix="pip install 'onecard[finetune]'") from None
+
+
+def _trace_net(name: str, settings: Any) -> Answer:
+    room = _heavy("trace_nets")
+    try:
+        traced, planned = room.check_speech(settings) if name == "asr" else room.check(name, settings)
+    except ModuleNotFoundError as fault:
+        raise MissingExtra(f"--trace needs {fault.name}", why="it runs the real class of that library on fake tensors", fix=f"pip install 'onecard[{name}]'") from None
+    error = planned / traced - 1
+    words = f"traced peak  {gib(traced)}  (one pass forward and back of the real class in fp32, weights not counted)\ncounted      {gib(planned)}  ({error:+.1%}; what the plan's tape counts for the same pass)"
+    return Answer({"traced_bytes": traced, "planned_bytes": planned, "error": error}, words)
 
 
 def plan_check() -> Answer:
@@ -123,8 +143,8 @@ def fit_card(card: str = "auto") -> Answer:
     """What fits on this card, over all workloads."""
     held = cards.find(card)
     rows = ladder.largest(held)
-    cells = [[row["workload"], row["model"] or "–", row["what"], gib(row["bytes"]) if row["bytes"] else "–"] for row in rows]
-    return Answer({"card": held.as_dict(), "rows": rows}, f"{held.words()}\n\n{table(cells, ['workload', 'largest usual model', 'with', 'needs'])}")
+    cells = [[row["workload"], row["says"], row["model"] or "–", row["what"], gib(row["bytes"]) if row["bytes"] else "–"] for row in rows]
+    return Answer({"card": held.as_dict(), "rows": rows}, f"{held.words()}\n\n{table(cells, ['workload', 'what', 'largest usual model', 'with', 'needs'])}")
 
 
 def plan_bench(path: Path) -> Answer:

@@ -14,7 +14,7 @@ FILES = sorted(path for path in SRC.rglob("*.py") if not path.name.startswith("t
 HEAVY = {"torch", "transformers", "peft", "diffusers", "ultralytics", "ctranslate2", "faster_whisper", "faiss", "gradio", "sentence_transformers", "qdrant_client",
          "onnxruntime", "onnx", "openai", "matplotlib", "xllamacpp", "uvicorn", "starlette", "gguf", "prompt_toolkit"}
 HEAVY_ROOMS = re.compile(r"kinds/\w+/(work|index|export|serve|evals|talk|retrieve|vectors|questions|answer|adapters|tools)\.py|engines/(?!settings|__init__)\w+\.py|"
-                         r"memory/(trace|probe)\.py|web/.*|runs/(plots|report)\.py|evals/.*|models/quantize\.py")
+                         r"memory/(trace|trace_nets|probe)\.py|web/.*|runs/(plots|report)\.py|evals/.*|models/quantize\.py")
 GROUND = {"data", "models", "engines", "memory", "runs", "evals", "config", "units", "errors", "screen", "places", "flags", "checkup"}
 
 

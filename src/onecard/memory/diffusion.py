@@ -101,7 +101,8 @@ def _bytes_a_weight(format: str) -> float:
     return weights.PLAIN[format] if format in weights.PLAIN else weights.LINEAR[format]
 
 
-def _run(p: Pipeline, t: Tape, B: int, h: int, w: int, fused: bool, checkpointing: bool = False, adapt: nets.Adapt | None = None) -> Tensor:
+def run_net(p: Pipeline, t: Tape, B: int, h: int, w: int, fused: bool, checkpointing: bool = False, adapt: nets.Adapt | None = None) -> Tensor:
+    """The network once over B latents of pictures of h x w px."""
     h, w = h // p.factor, w // p.factor
     if p.net in nets.UNETS:
         spec = nets.UNETS[p.net]
@@ -112,7 +113,7 @@ def _run(p: Pipeline, t: Tape, B: int, h: int, w: int, fused: bool, checkpointin
 
 def net_params(p: Pipeline) -> int:
     t = Tape(wide=2, weights=2)
-    _run(p, t, 1, 16 * p.factor, 16 * p.factor, True)
+    run_net(p, t, 1, 16 * p.factor, 16 * p.factor, True)
     return t.params
 
 
@@ -132,7 +133,7 @@ def make(p: Pipeline, s: Making) -> list[Term]:
     n_params = net_params(p)
     net = n_params * _bytes_a_weight(s.format)
     runs = Tape(wide=wide, weights=wide)
-    _run(p, runs, s.B * (2 if p.guided else 1), h, w, s.fused)
+    run_net(p, runs, s.B * (2 if p.guided else 1), h, w, s.fused)
     pixels = Tape(wide=4.0 if p.upcast else wide, weights=wide)
     side = (min(h, 512), min(w, 512)) if s.tiling else (h, w)
     n = 1 if s.slicing or s.tiling else s.B
@@ -186,7 +187,7 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
     wide = 4.0 if fp32 else 2.0
     beside = 4.0 if fp32 or p.trains_fp32 else 2.0
     t = Tape(grad=True, wide=wide, weights=4.0 if full or p.trains_fp32 else wide)
-    out = _run(p, t, s.B, h, w, True, s.checkpointing and not p.trains_fp32, nets.Adapt(s.r, fp32=True) if not full else None)
+    out = run_net(p, t, s.B, h, w, True, s.checkpointing and not p.trains_fp32, nets.Adapt(s.r, fp32=True) if not full else None)
     loss = t.op((1,), [t.to(out, 4.0)], [out], wide=4.0)
     del out
     forward = t.peak

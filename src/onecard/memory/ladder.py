@@ -12,9 +12,8 @@ from onecard.memory.card import Card
 from onecard.memory.fit import BEST_FIRST
 from onecard.memory.plan import Plan
 from onecard.memory.workloads import InferSettings, TuneSettings, Workload, get
+from onecard.memory.workloads_nets import Change, DiffusionSettings, SpeechSettings, VisionSettings, VlmSettings
 from onecard.units import size
-
-Change = tuple[dict[str, Any], str]
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,22 @@ def _infer_rungs(s: InferSettings) -> Iterator[Change]:
             yield {"n_gpu_layers": layers}, f"{model.L + 1 - layers} of {model.L + 1} layers stay on the CPU: much slower"
 
 
+def _rungs(workload: Workload, settings: Any) -> Iterator[Change]:
+    if workload.rungs:
+        yield from workload.rungs(settings)
+    elif isinstance(settings, InferSettings):
+        yield from _infer_rungs(settings)
+    else:
+        yield from _tune_rungs(settings)
+        yield from _shorter(settings)
+
+
 def fit(name: str, settings: Any, card: Card) -> tuple[Any, Plan, list[Rung]]:
     """The settings that fit with room for the band, their plan, and the rungs taken; the last plan says so when nothing fits."""
     workload: Workload = get(name)
     rungs: list[Rung] = []
     plan = workload.plan(settings, card)
-    ladder: Callable[[Any], Iterator[Change]] = _infer_rungs if isinstance(settings, InferSettings) else lambda s: (c for part in (_tune_rungs(s), _shorter(s)) for c in part)
-    for changes, cost in ladder(settings):
+    for changes, cost in _rungs(workload, settings):
         if plan.high_bytes <= card.free_bytes:
             break
         tried = settings.model_copy(update=changes)
@@ -103,9 +111,8 @@ def next_changes(name: str, settings: Any, card: Card, most: int = 3) -> list[Ru
     """The first rungs that save anything, each alone from the settings as they are: what to try after an out-of-memory."""
     workload = get(name)
     base = workload.plan(settings, card).total_bytes
-    rungs = _infer_rungs(settings) if isinstance(settings, InferSettings) else (c for part in (_tune_rungs(settings), _shorter(settings)) for c in part)
     out: list[Rung] = []
-    for changes, cost in rungs:
+    for changes, cost in _rungs(workload, settings):
         saved = base - workload.plan(settings.model_copy(update=changes), card).total_bytes
         if saved > 0 and all(changes.keys() != rung.changes.keys() for rung in out):
             out.append(Rung(changes, saved, cost))
@@ -113,27 +120,42 @@ def next_changes(name: str, settings: Any, card: Card, most: int = 3) -> list[Ru
 
 
 USUAL = ("smollm2-135m", "qwen3-0.6b", "llama-3.2-1b", "qwen3-1.7b", "llama-3.2-3b", "qwen3-4b", "llama-3.1-8b", "gemma-3-12b", "qwen3-14b", "gemma-3-27b", "qwen3-32b", "llama-3.3-70b")
+YOLO = ("yolo11n", "yolo11s", "yolo11m", "yolo11l", "yolo11x")
+SEGMENT = ("yolo11n-seg", "yolo11s-seg", "yolo11m-seg", "yolo11l-seg", "yolo11x-seg")
+CLASSIFY = ("resnet18", "resnet50", "vit-base", "vit-large", "vit-huge")
+PICTURES = ("sd-1.5", "sdxl", "sd3-medium", "flux.1", "qwen-image")
+SPEECH = ("tiny", "base", "small", "medium", "large-v3")
+SEEING = ("smolvlm-256m", "smolvlm-500m", "smolvlm-2.2b", "qwen2.5-vl-3b", "llava-1.5-7b", "llava-1.5-13b")
 """What `onecard fit` tries, smallest first: the models that people use."""
+_TUNED = TuneSettings(seq=2048, loss="fused", optimizer="paged-adamw-8bit")
+_TOKENS = (2048, 4096, 8192, 16384, 32768)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+ROWS: tuple[tuple[str, str, Any, tuple[str, ...], str, tuple[int, ...]], ...] = (
+    ("llm-infer", "chat, Q4_K_M", InferSettings(format="q4_k_m", n_ctx=8192), USUAL, "n_ctx", (8192, 16384, 32768, 65536, 131072)), ("qlora", "QLoRA", _TUNED, USUAL, "seq", _TOKENS),
+    ("lora", "LoRA, 16 bits", _TUNED, USUAL, "seq", _TOKENS), ("full", "full fine-tuning", TuneSettings(seq=2048, loss="fused", optimizer="adamw-8bit"), USUAL, "seq", _TOKENS),
+    ("detect", "detector, trained at 640 px", VisionSettings(batch=8), YOLO, "batch", _BATCHES[3:]), ("segment", "segmenter, trained at 640 px", VisionSettings(batch=8), SEGMENT, "batch", _BATCHES[3:]),
+    ("classify", "classifier, trained at 224 px", VisionSettings(batch=16, imgsz=224, optimizer="adamw"), CLASSIFY, "batch", (16, 32, 64, 128, 256)), ("diffusion", "pictures made, parts offloaded", DiffusionSettings(offload="model", slicing=True), PICTURES, "batch", _BATCHES[:5]),
+    ("diffusion", "LoRA of a style", DiffusionSettings(task="lora", cached=True, optimizer="adamw-8bit", format="bf16"), PICTURES, "batch", _BATCHES[:5]), ("asr", "speech written down", SpeechSettings(), SPEECH, "batch", _BATCHES[:6]),
+    ("asr", "speech model, LoRA", SpeechSettings(task="lora", batch=4, checkpointing=True), SPEECH, "batch", _BATCHES[2:7]), ("vlm", "sees and talks", VlmSettings(), SEEING, "batch", _BATCHES[:5]),
+    ("vlm", "sees, QLoRA", VlmSettings(task="qlora", loss="fused", optimizer="paged-adamw-8bit", imgsz=672), SEEING, "batch", _BATCHES[:5]),
+)
+"""What `onecard fit` shows: workload, in words, settings, the models to try, and the knob that is turned up for the largest that fits."""
 
 
 def largest(card: Card) -> list[dict[str, Any]]:
-    """For each workload the largest of the usual models that fits comfortably, and for it the longest context or sample."""
+    """For each row the largest of the usual models that fits with its band, and for it the longest context, sample or batch."""
     rows = []
-    for name, base, knob, values in (("llm-infer", InferSettings(format="q4_k_m", n_ctx=8192), "n_ctx", (8192, 16384, 32768, 65536, 131072)),
-                                     ("qlora", TuneSettings(seq=2048, loss="fused", optimizer="paged-adamw-8bit"), "seq", (2048, 4096, 8192, 16384, 32768)),
-                                     ("lora", TuneSettings(seq=2048, loss="fused", optimizer="paged-adamw-8bit"), "seq", (2048, 4096, 8192, 16384, 32768)),
-                                     ("full", TuneSettings(seq=2048, loss="fused", optimizer="adamw-8bit"), "seq", (2048, 4096, 8192, 16384, 32768))):
+    for name, says, base, models, knob, values in ROWS:
         workload = get(name)
 
         def comfortable(settings: Any, plan: Callable[[Any, Card], Plan] = workload.plan) -> bool:
             return plan(settings, card).high_bytes <= card.free_bytes
 
-        held = [model for model in USUAL if comfortable(base.model_copy(update={"model": model}))]
-        if not held:
-            rows.append({"workload": name, "model": "", "bytes": 0, "what": "none of the usual models"})
+        best = next((made for model in reversed(models) if comfortable(made := base.model_copy(update={"model": model}))), None)
+        if best is None:
+            rows.append({"workload": name, "says": says, "model": "", "bytes": 0, "what": "none of the usual models"})
             continue
-        best = base.model_copy(update={"model": held[-1]})
-        longest = max((value for value in values if comfortable(best.model_copy(update={knob: value}))), default=values[0])
-        chosen = best.model_copy(update={knob: longest})
-        rows.append({"workload": name, "model": held[-1], "bytes": workload.plan(chosen, card).total_bytes, "what": f"{knob} {longest}", "settings": chosen.model_dump(mode="json")})
+        most = next((value for value in reversed(values) if comfortable(best.model_copy(update={knob: value}))), values[0])
+        chosen = best.model_copy(update={knob: most})
+        rows.append({"workload": name, "says": says, "model": chosen.model, "bytes": workload.plan(chosen, card).total_bytes, "what": f"{knob} {most}", "settings": chosen.model_dump(mode="json")})
     return rows

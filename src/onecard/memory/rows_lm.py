@@ -83,7 +83,7 @@ def recipe(row: Row, model: lm.LM) -> train.Recipe:
     said, form = row.said, format_of(row["weights_format"])
     text = row["seq_or_ctx"].lower()
     T = row.number("seq_or_ctx")
-    if not T or "max ctx" in text:
+    if not T or "max ctx" in text or "unpacked" in said:
         raise Cannot("the row gives no length of its samples")
     quantized = row["workload"] == "qlora"
     peft = "fp16" in said or "fp16 compute" in said or "paged" in row["optimizer"].lower()
@@ -95,7 +95,7 @@ def recipe(row: Row, model: lm.LM) -> train.Recipe:
     return train.Recipe(method={"full-ft": "full", "lora": "lora", "qlora": "qlora"}[row["workload"]], weights=form, B=row.number("batch", 1), T=T, r=row.number("lora_rank", 16),  # type: ignore[arg-type]
                         targets=_targets(row["targets"]), optimizer=optimizer if optimizer in train.OPTIMIZER else "adamw", checkpointing=row["grad_ckpt"] == "True", attention=attention,  # type: ignore[arg-type]
                         rest_fp32=rest, adapter_fp32=peft or "bf16-true" not in said, loss="chunked" if re.search(r"chunked ce|\+activation|in backward|8-bit adamw|on top|torch.compile", said) else "plain" if "no activation checkpointing" in said or "trainable " in said or trainer else "upcast", optimizer_in_backward="optimizer in backward" in said or "optimizer-in-backward" in row["optimizer"].lower(),
-                        deepspeed=trainer, keeps_logits=not trainer, dropout=litgpt, keeps_inputs=litgpt and quantized, untied=litgpt)
+                        deepspeed=trainer, compiled="cumulative" in said and "baseline" not in said and "+packed" not in said, keeps_logits=not trainer, dropout=litgpt, keeps_inputs=litgpt and quantized, untied=litgpt)
 
 
 def _targets(text: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def make(row: Row) -> int:
         texts = (form,) * len(pipeline.texts)
     if texts and len(texts) != len(pipeline.texts):
         raise Cannot(f"{row['model']} has {len(pipeline.texts)} text encoders, the row tells of {len(texts)}")
-    s = diffusion.Making(B=row.number("batch", 1), height=height, width=width, format=form, texts=texts, fused=not (row["attention"] and "sdpa" not in said and "compile" not in said and "offload" not in said or "eager" in said),
+    s = diffusion.Making(B=row.number("batch", 1), height=height, width=width, format=form, texts=texts, fused=not ((row["attention"] and "sdpa" not in said and "compile" not in said and "offload" not in said) or "eager" in said),
                          offload="sequential" if "sequential" in said else "model" if "offload" in said else "none", slicing="vae slicing" in said, tiling="vae tiling" in said, tiny_decoder="taesd" in said)
     return _sum(diffusion.make(pipeline, s)) + (terms.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0)
 
@@ -87,7 +87,7 @@ def transcribe(row: Row) -> int:
     form = row["weights_format"].lower() or "fp16"
     if form not in speech.WEIGHT:
         raise Cannot(f"the format '{row['weights_format']}' is not known")
-    engine = "ctranslate2" if "faster-whisper" in said and not re.search(r"implementation=|openai/whisper|;transformers", said) or "ctranslate2" in said else "transformers"
+    engine = "ctranslate2" if ("faster-whisper" in said and not re.search(r"implementation=|openai/whisper|;transformers", said)) or "ctranslate2" in said else "transformers"
     beam = re.search(r"beam\D{0,6}(\d+)", said)
     batch = re.search(r"batch\D{0,8}(\d+)", said)
     device = "cpu" if "cpu" in row["gpu"].lower() else "cuda"

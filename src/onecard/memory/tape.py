@@ -137,9 +137,19 @@ class Tape:
         self.frozen = was
         return self.add(base, side)
 
-    def embed(self, n: int, t: int, c: int, rows: int) -> Tensor:
-        """A table looked up (n, t) times."""
-        return self.op((n, t, c), [], n_params=rows * c, wide=self.weights if self.cast else 0.0)
+    def embed(self, n: int, t: int, c: int, rows: int, tied: bool = False) -> Tensor:
+        """A table looked up (n, t) times. Tied to the head, its gradient is made and added to the head's: two more for a moment, none after."""
+        out = self.op((n, t, c), [], n_params=rows * c, wide=self.weights if self.cast else 0.0)
+        if tied and out.needs:
+            self._ops[-1].grown, self._ops[-1].scratch = 0, 2 * rows * c * self.weights
+        return out
+
+    def tied(self, x: Tensor, rows: int) -> Tensor:
+        """A head that is the table of words: no weights of its own, and a gradient as large as the table's."""
+        held = self.params, self.trained
+        out = self.op((*x.shape[:-1], rows), [x], [x] if not self.frozen else [], n_params=x.shape[-1] * rows)
+        self.params, self.trained = held
+        return out
 
     def norm(self, x: Tensor, kind: Literal["batch", "group", "layer", "rms"] = "batch", affine: bool = True) -> Tensor:
         """Batch norm keeps its type under autocast; group and layer norm work in fp32 there."""

@@ -68,6 +68,8 @@ class Recipe:
     untied: bool = False
     """A trainer that holds head and table apart though the model ties them (litgpt)."""
     optimizer_in_backward: bool = False
+    compiled: bool = False
+    """torch.compile keeps what matrix products read and make in 16 bits, and computes the rest of norms and gates anew."""
     offload_activations: bool = False
     shards: int = 1
     """Ranks that share optimizer and gradients (ZeRO-2), and weights (ZeRO-3)."""
@@ -166,6 +168,8 @@ def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
     A frozen matrix does not keep what it read. An fp32 adapter does, in a 16-bit copy of its own: PEFT casts to fp32, autocast casts back.
     """
     wide = 4 if s.compute_fp32 else 2
+    if s.compiled and s.method == "full":
+        return wide * (4 * lm.D + 2 * lm.H * lm.K + 2 * lm.G * lm.K + (3 if lm.gated else 2) * lm.F) + 4 * lm.H
     heads = wide * (2 * lm.H * lm.K + 3 * lm.G * lm.K + 2 * lm.H * lm.K * (lm.H > lm.G)) + 4 * lm.H
     if s.method == "full":
         norm = 2 * wide if not lm.gated else 4 + 2 * wide  # LayerNorm keeps input and output; RMSNorm its input in fp32, the normed, its output

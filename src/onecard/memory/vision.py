@@ -71,29 +71,45 @@ def find(name: str, n_classes: int = 0) -> Net:
         classes = n_classes or (1 if task == "pose" else 80)
         largest = LARGEST_SMALL.get(f"{family}-{size}", LARGEST.get(family, 1.0))
         return Net(name, task, lambda t, x: yolo.FAMILIES[family](t, x, size, classes, task, p6), MATCHER[family], classes, largest, ema=True)  # type: ignore[arg-type]
-    if found := re.match(r"(faster|mask)rcnn(?:r|resnet)?(\d+)", plain):
-        kind = _groups(plain)
-        return Net(name, "detect", lambda t, x: backbones.faster_rcnn(t, x, int(found[2]), n_classes or 80, mask=found[1] == "mask", **kind), "iou", n_classes or 80)
-    if found := re.match(r"retinanet(?:r|resnet)?(\d+)", plain):
-        kind = _groups(plain)
-        return Net(name, "detect", lambda t, x: backbones.retinanet(t, x, int(found[1]), n_classes or 80, **kind), "iou", n_classes or 80)
-    if (found := re.match(r"resnet(\d+)$", plain)) and int(found[1]) in backbones.RESNET:
-        return Net(name, "classify", lambda t, x: backbones.resnet_classifier(t, x, int(found[1]), n_classes or 1000), n_classes=n_classes or 1000)
+    return _backbone(name, plain, n_classes)
+
+
+def _backbone(name: str, plain: str, n_classes: int) -> Net:
+    if found := re.match(r"(faster|mask)rcnn[a-z]*?(\d+)", plain):
+        masked, depth, kind = found[1] == "mask", _depth(name, found[2]), _groups(plain)
+        return Net(name, "detect", lambda t, x: backbones.faster_rcnn(t, x, depth, n_classes or 80, mask=masked, **kind), "iou", n_classes or 80)
+    if found := re.match(r"retinanet[a-z]*?(\d+)", plain):
+        depth, kind = _depth(name, found[1]), _groups(plain)
+        return Net(name, "detect", lambda t, x: backbones.retinanet(t, x, depth, n_classes or 80, **kind), "iou", n_classes or 80)
+    many = n_classes or 1000
+    if found := re.match(r"resnet(\d+)$", plain):
+        depth = _depth(name, found[1])
+        return Net(name, "classify", lambda t, x: backbones.resnet_classifier(t, x, depth, many), n_classes=many)
     if found := re.match(r"vit(tiny|small|base|large|huge|[tsblh])(?:patch)?(\d+)?", plain):
         size = "vit-" + {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}.get(found[1], found[1])
-        patch = int(found[2]) if found[2] in ("14", "16", "32") else 16
-        return Net(name, "classify", lambda t, x: backbones.vit(t, x, size, n_classes or 1000, patch), n_classes=n_classes or 1000)
-    if (found := re.match(r"convnext(tiny|small|base|large)", plain)):
-        return Net(name, "classify", lambda t, x: backbones.convnext(t, x, f"convnext-{found[1]}", n_classes or 1000), n_classes=n_classes or 1000)
+        patch = int(found[2]) if found[2] in ("14", "16", "32") else 14 if size == "vit-huge" else 16
+        return Net(name, "classify", lambda t, x: backbones.vit(t, x, size, many, patch), n_classes=many)
+    if found := re.match(r"convnext(tiny|small|base|large)", plain):
+        size = f"convnext-{found[1]}"
+        return Net(name, "classify", lambda t, x: backbones.convnext(t, x, size, many), n_classes=many)
     if plain == "unet":
         return Net(name, "segment", lambda t, x: backbones.unet(t, x, n_classes or 21), n_classes=n_classes or 21)
     if found := re.match(r"deeplabv3(?:resnet|r)?(50|101)", plain):
-        return Net(name, "segment", lambda t, x: backbones.deeplab(t, x, int(found[1]), n_classes or 21), n_classes=n_classes or 21)
+        depth = int(found[1])
+        return Net(name, "segment", lambda t, x: backbones.deeplab(t, x, depth, n_classes or 21), n_classes=n_classes or 21)
+    raise not_found("vision model", name, names(), "onecard plan detect yolov8n")
+
+
+def _depth(name: str, digits: str) -> int:
+    """A ResNet's depth, from digits that a ResNeXt's groups may follow. Raises NotFound."""
+    for depth in sorted(backbones.RESNET, reverse=True):
+        if digits == str(depth) or (digits.startswith(str(depth)) and len(digits) > len(str(depth)) + 1):
+            return depth
     raise not_found("vision model", name, names(), "onecard plan detect yolov8n")
 
 
 def _groups(plain: str) -> dict[str, Any]:
-    found = re.search(r"x101(\d\d)x(\d)d", plain)
+    found = re.search(r"x\d{2,3}(32|64)x(\d)d", plain)
     return {"groups": int(found[1]), "width": int(found[2])} if found else {}
 
 

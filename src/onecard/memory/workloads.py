@@ -3,7 +3,7 @@
 A workload is a Settings class and a function of settings and card to a Plan; WORKLOADS is the list that the command line shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,9 +11,11 @@ from pydantic import Field
 
 from onecard.config import Settings
 from onecard.errors import NotFound, SettingsError, not_found
-from onecard.memory import infer, lm, speed, terms, train, weights
+from onecard.memory import infer, lm, speed, train, weights
+from onecard.memory import workloads_nets as nets
 from onecard.memory.card import Card
-from onecard.memory.plan import Plan, Term
+from onecard.memory.plan import Plan
+from onecard.memory.workloads_nets import Change, context
 from onecard.models import resolve
 
 BAND = {"llm-infer": 0.03, "lora": 0.06, "qlora": 0.06, "full": 0.12}
@@ -81,6 +83,8 @@ class Workload:
     says: str
     settings: type[Settings]
     plan: Callable[[Any, Card], Plan]
+    rungs: Callable[[Any], Iterator[Change]] | None = None
+    """What makes it smaller, smallest loss first; ladder.py knows language models' own."""
 
 
 def get(name: str) -> Workload:
@@ -107,10 +111,6 @@ def _model(name: str) -> tuple[lm.LM, int]:
     return counts
 
 
-def _context(card: Card) -> list[Term]:
-    return [] if card.device == "cpu" else [Term("CUDA context", terms.CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)")]
-
-
 def _format(name: str, usual: str, known: Callable[[str], bool], names: str) -> str:
     chosen = name.lower() or usual
     if not known(chosen):
@@ -134,7 +134,7 @@ def plan_infer(s: InferSettings, card: Card) -> Plan:
     total = weights.gguf(model, quant).total - weights.gguf(model, quant).embedding * (not model.tied) if s.engine == "llama.cpp" else 0
     rates = {"tokens/s, first": speed.decode_tokens_per_s(model, parts, card, 1, s.kv_type, total), f"tokens/s at {s.n_ctx}": speed.decode_tokens_per_s(model, parts, card, s.n_ctx, s.kv_type, total),
              "prompt tokens/s": speed.prompt_tokens_per_s(model, card)}
-    return Plan((*parts, *_context(card)), card, chosen | {name: round(rate, 1) for name, rate in rates.items() if rate}, notes, BAND["llm-infer"])
+    return Plan((*parts, *context(card)), card, chosen | {name: round(rate, 1) for name, rate in rates.items() if rate}, notes, BAND["llm-infer"])
 
 
 def _pace(model: lm.LM, card: Card, method: str, s: TuneSettings) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _plan_tune(method: Literal["lora", "qlora", "full"]) -> Callable[[TuneSettin
         recipe = recipe_of(method, s, format)
         parts = [*train.step(model, recipe), train.fragments(model, recipe)]
         notes = ("measured on one card only up to now: full training's band is wider",) if method == "full" else ()
-        return Plan((*parts, *_context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format} | _pace(model, card, method, s), notes, BAND[method])
+        return Plan((*parts, *context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format} | _pace(model, card, method, s), notes, BAND[method])
 
     return plan
 
@@ -172,4 +172,11 @@ WORKLOADS: dict[str, Workload] = {
     "lora": Workload("LoRA fine-tuning on 16-bit weights", TuneSettings, _plan_tune("lora")),
     "qlora": Workload("QLoRA fine-tuning on 4-bit weights", TuneSettings, _plan_tune("qlora")),
     "full": Workload("full fine-tuning", TuneSettings, _plan_tune("full")),
+    "detect": Workload("a detector: YOLO, RTMDet, Faster R-CNN, RetinaNet", nets.VisionSettings, nets.plan_vision("detect"), nets.vision_rungs),
+    "classify": Workload("a classifier: ResNet, ViT, ConvNeXt", nets.VisionSettings, nets.plan_vision("classify"), nets.vision_rungs),
+    "segment": Workload("a segmenter: YOLO, U-Net, DeepLab", nets.VisionSettings, nets.plan_vision("segment"), nets.vision_rungs),
+    "diffusion": Workload("pictures made, or a LoRA of a style", nets.DiffusionSettings, nets.plan_diffusion, nets.diffusion_rungs),
+    "asr": Workload("speech written down, or Whisper fine-tuned", nets.SpeechSettings, nets.plan_speech, nets.speech_rungs),
+    "vlm": Workload("a model that sees and talks", nets.VlmSettings, nets.plan_vlm, nets.vlm_rungs),
+    "tinylm": Workload("a tiny language model from scratch", nets.TinySettings, nets.plan_tiny, nets.tiny_rungs),
 }

@@ -24,7 +24,7 @@ def resnet(t: Tape, x: Tensor, depth: int, frozen_stages: int = -1, frozen_bn: b
     t.frozen = frozen_stages >= 0
     x = t.act(_bn(t, t.conv(x, 64, 7, 2), frozen_bn or t.frozen), "relu", inplace=True)
     x = t.pool(x, 3, 2)
-    maps = []
+    maps: Maps = []
     for i, n in enumerate(RESNET[depth]):
         t.frozen = i + 1 <= frozen_stages
         still = frozen_bn or t.frozen
@@ -131,7 +131,7 @@ def vit(t: Tape, x: Tensor, name: str, n_classes: int = 1000, patch: int = 16, r
 
 def convnext(t: Tape, x: Tensor, name: str, n_classes: int = 1000) -> Maps:
     depths, c = CONVNEXT[name]
-    maps = []
+    maps: Maps = []
     y = t.norm(t.conv(x, c, 4, 4, bias=True, pad=0), "group")
     for i, n in enumerate(depths):
         if i:

@@ -106,10 +106,7 @@ def _text_block(t: Tape, x: Tensor, text: Tensor, heads: int, fused: bool, a: Ad
 def _attention(t: Tape, x: Tensor, text: Tensor, depth: int, linear: bool, fused: bool, a: Adapt) -> Tensor:
     n, c, h, w = x.shape
     y = _cast(t, t.norm(x, "group"))
-    if linear:
-        y = t.linear(t.copy(y, n, h * w, c), c)
-    else:
-        y = t.copy(t.conv(y, c, 1, bias=True), n, h * w, c)
+    y = t.linear(t.copy(y, n, h * w, c), c) if linear else t.copy(t.conv(y, c, 1, bias=True), n, h * w, c)
     for _ in range(depth):
         y = _text_block(t, y, text, max(c // 64, 1) if linear else 8, fused, a)
     y = t.linear(y, c) if linear else t.conv(t.copy(y, n, c, h, w), c, 1, bias=True)

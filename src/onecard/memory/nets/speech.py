@@ -82,10 +82,10 @@ def encode(t: Tape, mels: Tensor, w: Whisper, a: Adapt | None = None, checkpoint
 def decode(t: Tape, heard: Tensor, tokens: int, w: Whisper, a: Adapt | None = None, checkpointing: bool = False) -> Tensor:
     """(n, 1500, D) -> logits (n, tokens, V); the head is the table of words."""
     a, n = a or Adapt(), heard.shape[0]
-    y = t.embed(n, tokens, w.D, w.V)
+    y = t.embed(n, tokens, w.D, w.V, tied=True)
     y = t.add(y, t.embed(1, tokens, w.D, MOST_TOKENS))
     heard = half(t, heard)
     for _ in range(w.decoder):
         y = t.kept(lambda v: _layer(t, v, w, a, heard), y) if checkpointing else _layer(t, y, w, a, heard)
     y = half(t, t.norm(y, "layer"))
-    return t.op((n, tokens, w.V), [y], [y])
+    return t.tied(y, w.V)

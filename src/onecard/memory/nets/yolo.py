@@ -70,6 +70,11 @@ class _Layers:
         return out
 
 
+def _times(depth: float) -> Callable[[int], int]:
+    """How often a block is repeated at this depth."""
+    return lambda n: max(round(n * depth), 1)
+
+
 def _ch(c: float) -> int:
     """Channels are multiples of 8."""
     return int(-(-c // 8) * 8)
@@ -89,12 +94,12 @@ SCALES: dict[str, dict[str, tuple[float, float, int]]] = {  # depth, width, most
 
 def v5(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = False) -> Maps:
     d, w, _ = SCALES["yolov5"][size]
-    y, reps = _Layers(t), lambda n: max(round(n * d), 1)
+    y, reps = _Layers(t), _times(d)
     widths = [int(c * w) for c in ((128, 256, 512, 768, 1024) if p6 else (128, 256, 512, 1024))]
     depths = (3, 6, 9, 3, 3) if p6 else (3, 6, 9, 3)
     x = y.cna(x, int(64 * w), 6, 2)
     x = t.view(x, x.shape[0], x.shape[1], x.shape[2] - x.shape[2] % 2, x.shape[3] - x.shape[3] % 2)
-    maps = []
+    maps: Maps = []
     for c, n in zip(widths, depths, strict=True):
         x = y.c3(y.cna(x, c, 3, 2), c, reps(n))
         maps.append(x)
@@ -116,10 +121,10 @@ def _prototypes(y: _Layers, x: Tensor, c: int, mask: int) -> Maps:
 
 def v8(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = False) -> Maps:
     d, w, most = SCALES["yolov8"][size]
-    y, reps = _Layers(t), lambda n: max(round(n * d), 1)
+    y, reps = _Layers(t), _times(d)
     widths = [_ch(min(c, most) * w) for c in (128, 256, 512, 1024)]
     x = y.cna(x, _ch(64 * w), 3, 2)
-    maps = []
+    maps: Maps = []
     for c, n in zip(widths, (3, 6, 6, 3), strict=True):
         x = y.c2f(y.cna(x, c, 3, 2), c, reps(n), add=True)
         maps.append(x)
@@ -131,7 +136,7 @@ def v8(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = Fals
 
 def v11(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = False) -> Maps:
     d, w, most = SCALES["yolo11"][size]
-    y, reps = _Layers(t), lambda n: max(round(n * d), 1)
+    y, reps = _Layers(t), _times(d)
     deep = size in "mlx"
     c64, c128, c256, c512, c1024 = (_ch(min(c, most) * w) for c in (64, 128, 256, 512, 1024))
 
@@ -184,10 +189,10 @@ def _decoupled(y: _Layers, maps: Maps, n_classes: int, task: str, classes: Calla
 
 def yolox(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = False) -> Maps:
     d, w, _ = SCALES["yolox"][size]
-    y, reps = _Layers(t), lambda n: max(round(n * d), 1)
+    y, reps = _Layers(t), _times(d)
     n, _, height, width = x.shape
     x = y.cna(t.cat([t.tensor(n, 3, height // 2, width // 2) for _ in range(4)]), int(64 * w), 3)
-    maps = []
+    maps: Maps = []
     for c, deep in zip((128, 256, 512, 1024), (3, 9, 9, 3), strict=True):
         x = y.cna(x, int(c * w), 3, 2)
         x = y.c3(y.spp(x, int(c * w)), int(c * w), reps(deep), add=False) if c == 1024 else y.c3(x, int(c * w), reps(deep))
@@ -229,7 +234,7 @@ def v6(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = Fals
 
     widths = [int(c * w) for c in (64, 128, 256, 512, 1024)]
     x = rep(x, widths[0], 2)
-    maps = []
+    maps: Maps = []
     for c, n in zip(widths[1:], (6, 12, 18, 6), strict=True):
         x = stage(rep(x, c, 2), c, n)
         maps.append(x)
@@ -277,29 +282,32 @@ def v7(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = Fals
     else:
         x = y.cna(y.cna(y.cna(y.cna(x, int(32 * w), 3), int(64 * w), 3, 2), int(64 * w), 3), int(128 * w), 3, 2)
         x = elan(x, int(64 * w), int(256 * w))
-    maps = []
+    maps: Maps = []
     for i, c in enumerate((128, 256, 512) if tiny else (512, 1024, 1024)):
         c = int(c * w)
         middle = c // 2 if tiny else int((128, 256, 256)[i] * w)
         x = elan(down(x, x.shape[1]), middle, c)
         maps.append(x)
-    c = [int(v * w) for v in ((64, 128, 256) if tiny else (128, 256, 512))]
-    a, b = y.cna(x, c[2]), y.cna(x, c[2])  # SPPCSPC
-    a = a if tiny else y.cna(y.cna(a, c[2], 3), c[2])
-    a = y.cna(t.cat([a, *(t.pool(a, k, 1) for k in (5, 9, 13))]), c[2])
-    five = y.cna(t.cat([a if tiny else y.cna(a, c[2], 3), b]), c[2])
+    outs = [int(v * w) for v in ((64, 128, 256) if tiny else (128, 256, 512))]
+    a, b = y.cna(x, outs[2]), y.cna(x, outs[2])  # SPPCSPC
+    a = a if tiny else y.cna(y.cna(a, outs[2], 3), outs[2])
+    a = y.cna(t.cat([a, *(t.pool(a, k, 1) for k in (5, 9, 13))]), outs[2])
+    five = y.cna(t.cat([a if tiny else y.cna(a, outs[2], 3), b]), outs[2])
     del x, a, b
-    four = elan(t.cat([y.cna(maps[1], c[1]), t.up(y.cna(five, c[1]))]), c[1] // (2 if tiny else 1), c[1], not tiny)
-    o3 = elan(t.cat([y.cna(maps[0], c[0]), t.up(y.cna(four, c[0]))]), c[0] // (2 if tiny else 1), c[0], not tiny)
-    step = (lambda v, k: y.cna(v, k, 3, 2)) if tiny else (lambda v, k: down(v, k))
-    o4 = elan(t.cat([step(o3, c[1]), four]), c[1] // (2 if tiny else 1), c[1], not tiny)
-    o5 = elan(t.cat([step(o4, c[2]), five]), c[2] // (2 if tiny else 1), c[2], not tiny)
+    four = elan(t.cat([y.cna(maps[1], outs[1]), t.up(y.cna(five, outs[1]))]), outs[1] // (2 if tiny else 1), outs[1], not tiny)
+    o3 = elan(t.cat([y.cna(maps[0], outs[0]), t.up(y.cna(four, outs[0]))]), outs[0] // (2 if tiny else 1), outs[0], not tiny)
+
+    def step(v: Tensor, k: int) -> Tensor:
+        return y.cna(v, k, 3, 2) if tiny else down(v, k)
+
+    o4 = elan(t.cat([step(o3, outs[1]), four]), outs[1] // (2 if tiny else 1), outs[1], not tiny)
+    o5 = elan(t.cat([step(o4, outs[2]), five]), outs[2] // (2 if tiny else 1), outs[2], not tiny)
     return [t.conv(y.cna(m, 2 * m.shape[1], 3), 3 * (n_classes + 5), 1, bias=True) for m in (o3, o4, o5)]
 
 
 def rtmdet(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = False) -> Maps:
     d, w, _ = SCALES["rtmdet"][size]
-    y, reps = _Layers(t), lambda n: max(round(n * d), 1)
+    y, reps = _Layers(t), _times(d)
 
     def next_block(v: Tensor, add: bool) -> Tensor:
         c = v.shape[1]
@@ -318,7 +326,7 @@ def rtmdet(t: Tape, x: Tensor, size: str, n_classes: int, task: str, p6: bool = 
 
     half = int(64 * w) // 2
     x = y.cna(y.cna(y.cna(x, half, 3, 2), half, 3), int(64 * w), 3)
-    maps = []
+    maps: Maps = []
     for c, n in zip((128, 256, 512, 1024), (3, 6, 6, 3), strict=True):
         c = int(c * w)
         x = y.cna(x, c, 3, 2)
