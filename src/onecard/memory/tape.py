@@ -151,14 +151,14 @@ class Tape:
         self.params, self.trained = held
         return out
 
-    def norm(self, x: Tensor, kind: Literal["batch", "group", "layer", "rms"] = "batch", affine: bool = True) -> Tensor:
+    def norm(self, x: Tensor, over: Literal["batch", "group", "layer", "rms"] = "batch", affine: bool = True) -> Tensor:
         """Batch norm keeps its type under autocast; group and layer norm work in fp32 there."""
-        c = x.shape[1] if kind in ("batch", "group") else x.shape[-1]
-        n_params = (c if kind == "rms" else 2 * c) * affine
+        c = x.shape[1] if over in ("batch", "group") else x.shape[-1]
+        n_params = (c if over == "rms" else 2 * c) * affine
         wide = x.wide
-        if self.cast and kind != "batch":
+        if self.cast and over != "batch":
             x, wide = self.to(x, 4.0), 4.0
-        was, self.weights = self.weights, self.wide if self.cast and kind != "batch" else self.weights  # their weights are not cast
+        was, self.weights = self.weights, self.wide if self.cast and over != "batch" else self.weights  # their weights are not cast
         out = self.op(x.shape, [x], [x], wide=wide, n_params=n_params)
         self.weights = was
         return out

@@ -3,12 +3,14 @@
 Heavy: imports torch; each family's library only when it is asked for. Knows no formula.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._subclasses import FakeTensorMode
 
+from onecard import places
 from onecard.errors import DataError
 from onecard.memory import diffusion, speech, vision
 from onecard.memory.diffusion import Pipeline
@@ -60,13 +62,18 @@ def _tensors(made: Any) -> list[torch.Tensor]:
     return []
 
 
+def quiet_ultralytics() -> None:
+    """Before its first import: no network, no installs, its settings file in our own folder."""
+    for key, value in {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false", "YOLO_CONFIG_DIR": str(places.home() / "ultralytics")}.items():
+        os.environ.setdefault(key, value)
+    places.home().joinpath("ultralytics").mkdir(parents=True, exist_ok=True)
+
+
 def detector(name: str, B: int, height: int, width: int) -> int:
     """ultralytics' class by its yaml: yolov8n, yolo11s, yolov8n-seg."""
-    import logging
-
+    quiet_ultralytics()
     from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
-    logging.getLogger("ultralytics").setLevel(logging.ERROR)
     made = SegmentationModel if name.endswith("-seg") else DetectionModel
     with torch.device("cpu"):  # it measures its strides by a pass
         real = made(f"{name}.yaml", verbose=False)

@@ -131,7 +131,7 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
     """Bytes of logits and what cross-entropy makes of them."""
     if s.loss == "fused":
         return tokens * lm.D * 8 + (lm.V * lm.D * 2 if s.method == "full" else 0)  # Liger: logits in chunks as large as the hidden states, and a trained head's gradient
-    copies = FP32_COPIES if s.rest_fp32 or s.compute_fp32 else PLAIN_COPIES if s.loss == "plain" else UPCAST_COPIES + 0.5 * s.keeps_logits
+    copies = FP32_COPIES - (s.compute_fp32 and not s.keeps_logits) if s.rest_fp32 or s.compute_fp32 else PLAIN_COPIES if s.loss == "plain" else UPCAST_COPIES + 0.5 * s.keeps_logits
     share = CHUNKED_SHARE if s.loss == "chunked" else 1.0
     return round(tokens * lm.V * 4 * copies * share)
 
@@ -176,8 +176,9 @@ def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
         return lm.norms * norm * lm.D + heads + wide * (4 if lm.gated else 2) * lm.F
     norm = 2 * wide if not lm.gated else 4
     readers = sum(name in s.targets for name in ("q", "k", "v", "gate", "up"))
-    read = readers if s.adapter_fp32 else 2 * (readers > 0)
-    into = wide * (read * lm.D + ("o" in s.targets) * lm.H * lm.K * s.adapter_fp32)
+    casts = s.adapter_fp32 and not s.compute_fp32
+    read = readers if casts else 2 * (readers > 0)
+    into = wide * (read * lm.D + ("o" in s.targets) * lm.H * lm.K * casts)
     if s.dropout:  # fused projections have one adapter: q, k and v read once
         into += 3 * (any(name in s.targets for name in "qkv") * lm.D + ("o" in s.targets) * lm.H * lm.K + (("gate" in s.targets) * lm.gated + ("up" in s.targets)) * lm.D + ("down" in s.targets) * lm.F)
     if s.keeps_inputs:

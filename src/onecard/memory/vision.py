@@ -127,13 +127,15 @@ class Recipe:
     """Several cards: DistributedDataParallel keeps a second copy of the gradients."""
     boxes: int = BOXES
     multi_scale: bool = False
+    card: bool = True
+    """On a card: cuDNN's workspace and its copies."""
 
 
 def step(net: Net, s: Recipe) -> list[Term]:
     """The terms of a training step's peak, as torch's allocator counts them."""
     scale = net.largest if s.multi_scale else 1.0
     h, w = (round(v * scale / 32) * 32 if scale != 1 else v for v in (s.height, s.width))
-    t = Tape(grad=True, wide=2 if s.amp else 4, weights=4)
+    t = Tape(grad=True, wide=2 if s.amp else 4, weights=4, card=s.card)
     x = t.tensor(s.B, 3, h, w, wide=4)
     if t.cast:
         x = t.to(x, 2)
@@ -150,7 +152,8 @@ def step(net: Net, s: Recipe) -> list[Term]:
     if s.buckets:
         out.append(Term("gradient buckets", trained * 4, "what is sent between cards"))
     why = f"{s.B} x {w} x {h} px in {'16 bits' if s.amp else 'fp32'}" + (", the largest of multi-scale training" if scale != 1 else "")
-    out.append(Term("workspace", WORKSPACE_BYTES, "cuDNN and cuBLAS (a guess)"))
+    if s.card:
+        out.append(Term("workspace", WORKSPACE_BYTES, "cuDNN and cuBLAS (a guess)"))
     return [*out, Term("activations and gradients", t.peak, why + (": highest when boxes are matched" if t.peak == forward else ": highest in the backward pass"))]
 
 
