@@ -7,9 +7,10 @@ from typing import Any
 
 from onecard import checkup, config, kinds, places
 from onecard.errors import DoesNotFit, MissingExtra, NotFound, SettingsError, not_found
+from onecard.kinds.base import Kind
+from onecard.memory import calibrate, ladder, lm, oom, train, truth, weights, workloads, workloads_nets
 from onecard.memory import card as cards
-from onecard.memory import ladder, lm, oom, train, truth, workloads
-from onecard.memory.plan import Plan
+from onecard.memory.plan import Plan, Term
 from onecard.models import resolve
 from onecard.models import shelf as models
 from onecard.runs import record, store
@@ -48,7 +49,30 @@ def plan_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", f
     """What a workload will need, whether or not its kind exists yet. Raises NotFound, SettingsError."""
     workload = workloads.get(name)
     layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
-    return workload.plan(config.load(workload.settings, *layers, ("", dict(values))), cards.find(card))
+    settings = config.load(workload.settings, *layers, ("", dict(values)))
+    try:
+        return workload.plan(settings, cards.find(card))
+    except lm.UnknownFamily as fault:
+        return _traced_plan(name, settings, cards.find(card), fault)
+
+
+def _traced_plan(name: str, settings: Any, card: cards.Card, fault: lm.UnknownFamily) -> Plan:
+    """Of an architecture that no formula knows: its real class on fake tensors. Raises the fault where torch is missing."""
+    try:
+        room = importlib.import_module("onecard.memory.trace")
+    except ModuleNotFoundError:
+        raise fault from None
+    method = "infer" if name == "llm-infer" else name
+    form = settings.format or ("nf4-dq" if name == "qlora" else "bf16")
+    each = weights.PLAIN.get(form) or weights.LINEAR.get(form)
+    if each is None:
+        raise SettingsError(f"the format '{form}' cannot be traced", why=f"{fault.what}, so that only plain formats and quantized linear layers can be counted", fix="--format bf16, --format nf4 or --format int8")
+    batch, tokens = settings.batch, settings.n_ctx if method == "infer" else settings.seq
+    n_params, held, passing = room.of_config(fault.path, method, batch, tokens, each)
+    terms = [Term("weights", held, f"{n_params / 1e9:.2f}e9 in {form}"), Term("one pass", passing, f"traced: {batch} x {tokens} tokens" + ("" if method == "infer" else ", forward and back" + (", without adapters" if method != "full" else "")))]
+    if method == "full":
+        terms.append(Term("optimizer", round(n_params * train.OPTIMIZER[settings.optimizer][1]), settings.optimizer))
+    return Plan((*terms, *workloads_nets.context(card)), card, {"model": fault.path.parent.name}, (f"{fault.what}: its real class was traced instead",), 0.12)
 
 
 def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", file: Path | None = None) -> Answer:
@@ -108,16 +132,36 @@ def _trace_net(name: str, settings: Any) -> Answer:
 
 
 def plan_check() -> Answer:
-    """Planned against measured peak of every past run that kept both."""
+    """Planned against measured peak of every past run that kept both: the driver's figure on a card, else the program's resident memory."""
+    rows = _measured_runs()
+    cells = [[row["id"], row["kind"], row["verb"], row["card"], size(row["planned_bytes"]), size(row["measured_bytes"]), f"{row['error']:+.0%}"] for row in rows]
+    words = table(cells, ["run", "kind", "verb", "card", "planned", "measured", "error"]) + "\nmeasured on a CPU: the largest process's resident memory, Python and its libraries included; onecard plan --calibrate learns them" if rows else f"no run in {places.runs()} kept both figures yet"
+    return Answer({"rows": rows}, words)
+
+
+def _measured_runs() -> list[dict[str, Any]]:
     rows = []
     for past in store.recent(1000):
         memory = record.read_json(past.folder / "memory.json")
-        planned, measured = memory.get("planned_bytes", 0), memory.get("peak_rss_bytes", 0)
-        if past.status == "done" and planned and measured:
-            rows.append({"id": past.id, "kind": past.about.get("kind"), "verb": past.about.get("verb"), "planned_bytes": planned, "measured_bytes": measured, "error": planned / measured - 1})
-    cells = [[row["id"], str(row["verb"]), size(row["planned_bytes"]), size(row["measured_bytes"]), f"{row['error']:+.0%}"] for row in rows]
-    words = table(cells, ["run", "verb", "planned", "measured", "error"]) + "\nmeasured: the largest process's resident memory, Python and its libraries included" if rows else f"no run in {places.runs()} kept both figures yet"
-    return Answer({"rows": rows}, words)
+        made = record.read_json(past.folder / "plan.json")
+        measured = memory.get("device_bytes") or memory.get("peak_rss_bytes", 0)
+        if past.status == "done" and memory.get("planned_bytes") and measured:
+            figures = {key: value for key, value in memory.items() if key.endswith("_bytes")}
+            rows.append({"id": past.id, "kind": str(past.about.get("kind")), "verb": str(past.about.get("verb")), "card": str(made.get("card", {}).get("name", "")), **figures, "measured_bytes": measured,
+                         "error": memory["planned_bytes"] / measured - 1})
+    return rows
+
+
+def plan_calibrate() -> Answer:
+    """Learn each card's own constants from the runs on it; later plans use them and their band narrows."""
+    rows = _measured_runs()
+    if not rows:
+        raise NotFound("there is no run to learn from", why=f"no finished run in {places.runs()} kept planned and measured bytes", fix="run something first: onecard rag index FOLDER")
+    learned = calibrate.learn(rows)
+    calibrate.save(learned)
+    cells = [[card, str(facts["runs"]), *(size(facts[key]) if key in facts else "–" for key in ("context_bytes", "program_bytes")), f"{facts['segments']:.1%}" if "segments" in facts else "–",
+              ", ".join(f"{kind} ±{band:.0%}" for kind, band in facts["bands"].items()) or f"from {calibrate.FEWEST} runs of a kind on"] for card, facts in learned.items()]
+    return Answer({"cards": learned, "file": str(calibrate.file())}, table(cells, ["card", "runs", "context", "program", "segments", "bands"]) + f"\nkept in {calibrate.file()}; later plans use it")
 
 
 def explain_oom(path: Path, name: str = "", values: Mapping[str, Any] | None = None, *, card: str = "auto") -> Answer:
@@ -173,11 +217,40 @@ def run(kind: str, verb: str, settings: config.Settings, *, card: str = "auto", 
     try:
         with the_run:
             the_run.track(getattr(settings, "report_to", "none"), settings.model_dump(mode="json"))
-            answer = work(settings, the_run)
+            answer = _work_with_room(the_kind, work, settings, the_run, cards.find(card))
     finally:
         if the_run.folder:
             report(the_run.folder.name)
     return Answer({**answer.data, "run": str(the_run.folder)}, f"{answer.words}\nrun: {the_run.folder}".lstrip("\n"))
+
+
+MOST_RUNGS = 12
+
+
+def _work_with_room(kind: Kind, work: Any, settings: config.Settings, the_run: record.Run, card: cards.Card) -> Answer:
+    """The work; when memory runs out the next rung of the kind's ladder is taken and the work goes on from its last checkpoint. The one place that catches an out-of-memory.
+
+    The run keeps what was changed in changes.json. Without a rung left, or for a kind without a ladder, DoesNotFit tells what lacked.
+    """
+    taken: list[dict[str, Any]] = []
+    while True:
+        try:
+            answer: Answer = work(settings, the_run)
+            return Answer({**answer.data, "memory_changes": taken}, answer.words) if taken else answer
+        except Exception as fault:
+            if type(fault).__name__ not in ("OutOfMemoryError", "MemoryError"):
+                raise
+            the_run.measure()
+            told = str(fault).splitlines()[0][:200] if str(fault) else type(fault).__name__
+            rung = next(((changes, cost) for changes, cost in (kind.smaller(settings) if kind.smaller and len(taken) < MOST_RUNGS else ())
+                         if kind.plan(settings.model_copy(update=changes), card).total_bytes < kind.plan(settings, card).total_bytes), None)
+            if rung is None:
+                largest = kind.plan(settings, card).largest()
+                raise DoesNotFit(f"memory ran out in {kind.name}: {told}", why=f"the plan's largest part is {largest.name}, {gib(largest.bytes)}, and no change is left that saves anything", fix=f"onecard explain-oom {the_run.folder}") from fault
+            changes, cost = rung
+            settings = settings.model_copy(update=changes)
+            taken.append({"changes": changes, "cost": cost, "after": told})
+            the_run.changed(taken, settings, kind.plan(settings, card))
 
 
 def runs(limit: int = 50) -> list[store.Past]:
@@ -221,4 +294,4 @@ def doctor() -> Answer:
     return checkup.examine()
 
 
-__all__ = ["compare", "configure", "doctor", "explain_oom", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_check", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]
+__all__ = ["compare", "configure", "doctor", "explain_oom", "fit_card", "fit_workload", "models", "plan", "plan_bench", "plan_calibrate", "plan_check", "plan_workload", "presets", "pull", "report", "rerun", "run", "runs", "store", "trace_workload", "workloads"]

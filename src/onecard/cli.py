@@ -195,9 +195,12 @@ def _plan(words: list[str]) -> None:
     if "--check" in words:
         got = flags.parse([word for word in words if word != "--check"], NoSettings, GLOBAL)
         return _show(api.plan_check(), got)
+    if "--calibrate" in words:
+        got = flags.parse([word for word in words if word != "--calibrate"], NoSettings, GLOBAL)
+        return _show(api.plan_calibrate(), got)
     if not name:
         rows = [[key, workload.says] for key, workload in api.workloads.WORKLOADS.items()]
-        print(f"usage: onecard plan WORKLOAD MODEL [--card 12gb] [--setting value ...]\n\n{table(rows, ['workload', 'what it is'])}\n\nonecard plan WORKLOAD --help  shows its settings; onecard KIND plan  plans a kind\nonecard plan --check  shows planned against measured for every past run")
+        print(f"usage: onecard plan WORKLOAD MODEL [--card 12gb] [--setting value ...]\n\n{table(rows, ['workload', 'what it is'])}\n\nonecard plan WORKLOAD --help  shows its settings; onecard KIND plan  plans a kind\nonecard plan --check      shows planned against measured for every past run\nonecard plan --calibrate  learns this card's own constants from them")
         return
     schema = api.workloads.get(name).settings
     flagged = [*(flag for flag in GLOBAL if flag.name not in ("preset", "trace")), flags.Flag("trace", "run one step of the real model class on fake tensors beside the formulas", takes_value=False), flags.Flag("fit", "change what must be changed until it fits, smallest loss first", takes_value=False)]

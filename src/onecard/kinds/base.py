@@ -1,6 +1,6 @@
 """What a kind of project must say of itself. Light: no kind's __init__ imports a heavy library."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,5 +36,7 @@ class Kind:
     verbs: Mapping[str, Verb]
     default_verb: str = ""
     """What `onecard KIND` alone does."""
+    smaller: Callable[[Any], Iterable[tuple[dict[str, Any], str]]] | None = None
+    """(changes, what they cost) of settings that need less memory, smallest loss first: taken one by one when memory runs out."""
     extra: str = ""
     """The extra in pyproject that installs what its verbs need; empty means the plain install."""

@@ -4,14 +4,16 @@ Format: ggml/docs/gguf.md (version 2 and 3, little endian). Every count is check
 so a hostile header costs bounded time and memory.
 """
 
+import http.client
 import mmap
 import struct
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onecard.errors import DataError
+from onecard.errors import DataError, NotFound
 
 MAX_KEYS, MAX_TENSORS, MAX_DIMS, MAX_STRING, MAX_ARRAY = 4096, 65536, 4, 1 << 24, 1 << 22
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -76,17 +78,65 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path} does not open as a model", why=str(fault), fix="download or convert it again") from None
 
 
+FIRST_BYTES = 1 << 22
+"""What is asked for first of a file far away; a vocabulary of 256k words takes some 8 MB, so it is asked for more until the header is whole."""
+MOST_BYTES = 1 << 27
+TIMEOUT_S = 20
+
+
+def read_remote(url: str) -> Header:
+    """A header over HTTP range requests: some megabytes of a file of gigabytes. Raises DataError, NotFound."""
+    have, whole = b"", 0
+    ask = FIRST_BYTES
+    while True:
+        more, whole = _range(url, len(have), ask)
+        have += more
+        try:
+            return _Reader(have, url, whole).header()
+        except _NeedsMore:
+            if not more or len(have) >= min(whole, MOST_BYTES):
+                raise DataError(f"{url} is not a whole GGUF file", why=f"its header does not end within {len(have)} bytes", fix="check the address, or download the file") from None
+        ask = len(have)
+
+
+def _range(url: str, start: int, count: int) -> tuple[bytes, int]:
+    """(bytes from `start`, size of the whole file)."""
+    if not url.lower().startswith(("http://", "https://")):
+        raise DataError(f"{url} is no web address", why="a header is read over http or https", fix="give a file's path, or its address")
+    asked = urllib.request.Request(url, headers={"Range": f"bytes={start}-{start + count - 1}", "User-Agent": "onecard"})
+    try:
+        with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:
+            if answer.status == 200 and start:
+                raise DataError(f"{url} cannot be read in parts", why="its server ignores range requests", fix="download the file")
+            told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
+            return answer.read(count), whole
+    except (OSError, http.client.HTTPException) as fault:  # URLError and time-outs are OSErrors
+        raise NotFound(f"{url} cannot be read", why=str(fault), fix="check the address and the network") from None
+
+
+class _NeedsMore(Exception):
+    """The header goes on after what was fetched."""
+
+
 class _Reader:
-    def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self.data, self.path, self.at, self.end = data, path, 0, len(data)
+    """`whole`: the file's size where only its beginning is at hand."""
+
+    def __init__(self, data: mmap.mmap | bytes, path: Path | str, whole: int = 0) -> None:
+        self.data, self.path, self.at, self.end, self.here = data, path, 0, whole or len(data), len(data)
 
     def fail(self, why: str) -> DataError:
         return DataError(f"{self.path} is not a whole GGUF file", why=why, fix="download or convert it again")
 
-    def take(self, form: str) -> Any:
-        size = struct.calcsize(form)
+    def need(self, size: int) -> None:
         if self.at + size > self.end:
             raise self.fail(f"it ends at byte {self.end}, inside its header")
+        if self.at + size > self.here:
+            raise _NeedsMore
+
+    def take(self, form: str) -> Any:
+        size = struct.calcsize(form)
+        self.need(size)
         (value,) = struct.unpack_from(form, self.data, self.at)
         self.at += size
         return value
@@ -95,6 +145,7 @@ class _Reader:
         size = self.take("<Q")
         if size > MAX_STRING or self.at + size > self.end:
             raise self.fail(f"a text of {size} bytes at byte {self.at} reaches past its end")
+        self.need(size)
         self.at += size
         return bytes(self.data[self.at - size : self.at]).decode("utf-8", "replace")
 
@@ -109,6 +160,7 @@ class _Reader:
         if count > MAX_ARRAY or inner == ARRAY:
             raise self.fail(f"a list of {count} values of type {inner} at byte {self.at}")
         if inner in SCALARS and not keep:
+            self.need(count * struct.calcsize(SCALARS[inner]))
             self.at += count * struct.calcsize(SCALARS[inner])
             return count
         values = [self.value(inner, keep) for _ in range(count)]

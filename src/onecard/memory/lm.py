@@ -142,11 +142,26 @@ def _plain(name: str) -> str:
     return re.sub(r"^(meta-)?llama(\d)", r"llama-\2", re.sub(r"^llama(\d)", r"llama-\1", bare.replace(":", "-")))
 
 
+FAMILIES = frozenset(["llama", "mistral", "mixtral", "ministral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "phimoe", "gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_neox", "gptj", "opt", "falcon", "bloom", "starcoder2", "smollm3", "olmo", "olmo2", "internlm2", "internlm3", "granite", "granitemoe", "cohere", "cohere2", "stablelm", "deepseek_v2", "deepseek_v3", "gpt_oss", "minicpm", "baichuan", "chatglm", "yi", "qwen2_vl", "qwen2_5_vl", "llava", "mistral3", "exaone"])
+"""`model_type`s whose configs carry the usual names for the counts."""
+
+
+class UnknownFamily(DataError):
+    """A config of an architecture that the formulas do not know; `path` is its file."""
+
+    def __init__(self, what: str, *, why: str, fix: str, path: Path) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.path = path
+
+
 def from_config(path: Path) -> LM:
     """The counts in a model folder's config.json. Raises NotFound, DataError for a family that is not known."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         config = {**held, **held.get("text_config", {})}
+        family = str(config.get("model_type", ""))
+        if family and family not in FAMILIES:
+            raise UnknownFamily(f"the architecture '{family}' is not known to the formulas", why=f"{path} names it", fix="pip install 'onecard[finetune]': then its real class is traced instead", path=path)
         return _from_values(path.parent.name, config)
     except FileNotFoundError:
         raise NotFound(f"there is no {path}", why="a model's counts stand in its config.json", fix="give a folder of a model, or a name of the table") from None

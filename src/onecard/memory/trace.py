@@ -6,6 +6,7 @@ Heavy: imports torch and transformers. Nothing is computed and no weight is allo
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -163,3 +164,33 @@ def _adapt(model: Any, s: Recipe) -> None:
         leaf = name.rpartition(".")[2]
         base: torch.nn.Module = _FourBit(module.in_features, module.out_features) if s.method == "qlora" else module
         setattr(parent, leaf, _Adapted(base, module.in_features, module.out_features, s.r, torch.float32 if s.adapter_fp32 else torch.bfloat16) if leaf in wanted else base)
+
+
+def of_config(path: Path, method: str, B: int, T: int, bytes_a_weight: float) -> tuple[int, int, int]:
+    """(weights' count, bytes of weights, peak bytes beyond them) of an architecture that no formula knows: its real class by its config.json, one pass of B x T tokens.
+
+    `method`: infer runs forward only; lora and qlora run back to the inputs of all layers; full makes all gradients. Raises DataError for a class that transformers has not, or that does not run on fakes.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(path.parent), local_files_only=True)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            model.requires_grad_(method == "full").train(method != "infer")
+            params = sum(p.numel() for p in model.parameters())
+            counter = Counter()
+            for tensor in [*model.parameters(), *model.buffers()]:
+                counter.see(tensor)
+            held = counter.now
+            ids = torch.ones(B, T, dtype=torch.long)
+            with counter, torch.set_grad_enabled(method != "infer"):
+                if method == "infer":
+                    model(input_ids=ids, use_cache=True, logits_to_keep=1)
+                else:
+                    embeds = model.get_input_embeddings()(ids).detach().requires_grad_() * 1  # some classes write into it
+                    loss = model(inputs_embeds=embeds, labels=ids, use_cache=False).loss
+                    loss.backward()
+            return params, round(params * bytes_a_weight), counter.peak - held
+    except (ValueError, KeyError, OSError, RuntimeError, TypeError, AttributeError, NotImplementedError) as fault:
+        raise DataError(f"{path} cannot be traced", why=f"{type(fault).__name__}: {str(fault).splitlines()[0][:200] if str(fault) else ''}", fix="a model whose class transformers has; code from the hub is never run") from None

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from onecard.config import Settings
 from onecard.errors import NotFound, SettingsError, not_found
-from onecard.memory import infer, lm, speed, train, weights
+from onecard.memory import calibrate, gguf, infer, lm, speed, train, weights
 from onecard.memory import workloads_nets as nets
 from onecard.memory.card import Card
 from onecard.memory.plan import Plan
@@ -24,7 +24,7 @@ BAND = {"llm-infer": 0.03, "lora": 0.06, "qlora": 0.06, "full": 0.12}
 
 class InferSettings(Settings):
     model: str = ""
-    """A name of the table, hf:org/name, a .gguf file, a model's folder or its config.json."""
+    """A name of the table, hf:org/name, a .gguf file or its web address, a model's folder or its config.json."""
     engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
     """What runs it."""
     format: str = ""
@@ -98,6 +98,9 @@ def _model(name: str) -> tuple[lm.LM, int]:
     """The model's counts, and its weights' bytes where a GGUF header says them. Raises SettingsError, NotFound."""
     if not name.strip():
         raise SettingsError("no model is named", why="a plan needs a model's counts", fix="onecard plan qlora llama-3.1-8b")
+    if name.lower().startswith(("http://", "https://")):
+        header = gguf.read_remote(name)
+        return lm.from_header(header, name.rpartition("/")[2]), header.data_bytes
     try:
         return lm.find(name), 0
     except NotFound as fault:
@@ -134,7 +137,7 @@ def plan_infer(s: InferSettings, card: Card) -> Plan:
     total = weights.gguf(model, quant).total - weights.gguf(model, quant).embedding * (not model.tied) if s.engine == "llama.cpp" else 0
     rates = {"tokens/s, first": speed.decode_tokens_per_s(model, parts, card, 1, s.kv_type, total), f"tokens/s at {s.n_ctx}": speed.decode_tokens_per_s(model, parts, card, s.n_ctx, s.kv_type, total),
              "prompt tokens/s": speed.prompt_tokens_per_s(model, card)}
-    return Plan((*parts, *context(card)), card, chosen | {name: round(rate, 1) for name, rate in rates.items() if rate}, notes, BAND["llm-infer"])
+    return Plan((*parts, *context(card)), card, chosen | {name: round(rate, 1) for name, rate in rates.items() if rate}, notes, calibrate.band(card, "llm-infer", BAND["llm-infer"]))
 
 
 def _pace(model: lm.LM, card: Card, method: str, s: TuneSettings) -> dict[str, Any]:
@@ -162,7 +165,7 @@ def _plan_tune(method: Literal["lora", "qlora", "full"]) -> Callable[[TuneSettin
         recipe = recipe_of(method, s, format)
         parts = [*train.step(model, recipe), train.fragments(model, recipe)]
         notes = ("measured on one card only up to now: full training's band is wider",) if method == "full" else ()
-        return Plan((*parts, *context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format} | _pace(model, card, method, s), notes, BAND[method])
+        return Plan((*parts, *context(card)), card, {"model": model.name, "weights": f"{model.n_params / 1e9:.2f}e9", "format": format} | _pace(model, card, method, s), notes, calibrate.band(card, method, BAND[method]))
 
     return plan
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from onecard.config import Settings
 from onecard.errors import SettingsError
-from onecard.memory import diffusion, lm, speech, terms, train, vision, vlm, weights
+from onecard.memory import calibrate, diffusion, lm, speech, train, vision, vlm, weights
 from onecard.memory.card import Card
 from onecard.memory.plan import Plan, Term
 
@@ -158,11 +158,11 @@ def _needs_name(name: str, example: str) -> None:
 
 
 def context(card: Card) -> list[Term]:
-    return [] if card.device == "cpu" else [Term("CUDA context", terms.CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)")]
+    return [] if card.device == "cpu" else [Term("CUDA context", *calibrate.context_bytes(card))]
 
 
 def _segments(parts: list[Term], card: Card) -> list[Term]:
-    return [] if card.device == "cpu" else [Term("fragments", round(CNN_SEGMENTS * sum(part.bytes for part in parts if "activations" in part.name)), "segments held and not full")]
+    return [] if card.device == "cpu" else [Term("fragments", round(calibrate.segments(card, CNN_SEGMENTS) * sum(part.bytes for part in parts if "activations" in part.name)), "segments held and not full")]
 
 
 def plan_vision(task: str) -> Callable[[VisionSettings, Card], Plan]:
@@ -176,7 +176,7 @@ def plan_vision(task: str) -> Callable[[VisionSettings, Card], Plan]:
             parts = vision.answer(net, s.batch, height, width, 2.0 if s.amp and card.device != "cpu" else 4.0)
         else:
             parts = vision.step(net, vision.Recipe(s.batch, height, width, s.amp, s.optimizer, s.ema, boxes=s.boxes, multi_scale=s.multi_scale))
-        return Plan((*parts, *_segments(parts, card), *context(card)), card, {"model": net.name}, (), BAND[task])
+        return Plan((*parts, *_segments(parts, card), *context(card)), card, {"model": net.name}, (), calibrate.band(card, task, BAND[task]))
 
     return plan
 
@@ -189,7 +189,7 @@ def plan_diffusion(s: DiffusionSettings, card: Card) -> Plan:
         parts = diffusion.make(pipeline, diffusion.Making(s.batch, height, width, s.format, fused=s.attention == "sdpa", offload=s.offload, slicing=s.slicing, tiling=s.tiling))
     else:
         parts = diffusion.train(pipeline, diffusion.Training(s.task, s.batch, height, width, s.lora_r, s.format, s.optimizer, s.checkpointing, s.cached))
-    return Plan((*parts, *_segments(parts, card), *context(card)), card, {"model": pipeline.name, "size": f"{width or pipeline.size} px"}, (), BAND["diffusion"])
+    return Plan((*parts, *_segments(parts, card), *context(card)), card, {"model": pipeline.name, "size": f"{width or pipeline.size} px"}, (), calibrate.band(card, "diffusion", BAND["diffusion"]))
 
 
 def plan_speech(s: SpeechSettings, card: Card) -> Plan:
@@ -202,7 +202,7 @@ def plan_speech(s: SpeechSettings, card: Card) -> Plan:
             raise SettingsError(f"'{wrong[0]}' is no layer to adapt", why="layers are: q, k, v, o", fix="--targets q --targets v")
         parts = speech.train(model, speech.Training(s.task, s.batch, s.tokens, s.lora_r, tuple(s.targets), s.amp, "fp32", s.optimizer, s.checkpointing, s.frozen_encoder, foreach=card.device != "cpu"), card.device != "cpu")
         parts += _segments(parts, card)
-    return Plan((*parts, *context(card)), card, {"model": name}, (), BAND["asr"])
+    return Plan((*parts, *context(card)), card, {"model": name}, (), calibrate.band(card, "asr", BAND["asr"]))
 
 
 def plan_vlm(s: VlmSettings, card: Card) -> Plan:
@@ -218,7 +218,7 @@ def plan_vlm(s: VlmSettings, card: Card) -> Plan:
     else:
         recipe = train.Recipe(s.task, form, s.batch, 1, s.lora_r, optimizer=s.optimizer, checkpointing=s.checkpointing, loss=s.loss, keeps_logits=False)
         parts = vlm.tune(model, vlm.Training(recipe, s.words, width, height, s.tower))
-    return Plan((*parts, *context(card)), card, {"model": name, "tokens of an image": seen}, (), BAND["vlm"])
+    return Plan((*parts, *context(card)), card, {"model": name, "tokens of an image": seen}, (), calibrate.band(card, "vlm", BAND["vlm"]))
 
 
 def plan_tiny(s: TinySettings, card: Card) -> Plan:
@@ -227,7 +227,7 @@ def plan_tiny(s: TinySettings, card: Card) -> Plan:
     model = lm.LM("tiny", s.vocab_size, s.n_embd, -(-s.n_embd * 8 // 3 // 8) * 8, s.n_layer, s.n_head, s.n_head, s.n_embd // s.n_head, tied=True)
     recipe = train.Recipe("full", "bf16" if s.amp else "fp32", s.batch, s.block_size, optimizer=s.optimizer, checkpointing=s.checkpointing, mixed=s.amp, compute_fp32=not s.amp, keeps_logits=False)
     parts = train.step(model, recipe)
-    return Plan((*parts, *([] if card.device == "cpu" else [train.fragments(model, recipe)]), *context(card)), card, {"weights": f"{model.n_params / 1e6:.2f}e6"}, (), BAND["tinylm"])
+    return Plan((*parts, *([] if card.device == "cpu" else [train.fragments(model, recipe)]), *context(card)), card, {"weights": f"{model.n_params / 1e6:.2f}e6"}, (), calibrate.band(card, "tinylm", BAND["tinylm"]))
 
 
 BAND = {"detect": 0.1, "classify": 0.1, "segment": 0.1, "diffusion": 0.12, "asr": 0.12, "vlm": 0.12, "tinylm": 0.12}

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,6 +46,7 @@ class Run:
         self._started = time.monotonic()
         self._trackers: list[tracking.Tracker] = []
         self._data: dict[str, Any] = {}
+        self._measured: dict[str, int] = {}
         self._begun = False
 
     @property
@@ -87,6 +88,18 @@ class Run:
         if self.folder:
             places.write_text(self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
+    def measure(self, **more: int) -> None:
+        """Write planned and measured bytes: resident memory always; torch's peaks and the driver's figure where a card was used; `more` from what a trainer counted itself."""
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+        self._measured |= {**_card_bytes(self.plan), **more}
+        self._json("memory.json", {"planned_bytes": self.plan.total_bytes, "peak_rss_bytes": peak, **self._measured, "wall_s": round(time.monotonic() - self._started, 3)})
+
+    def changed(self, taken: Sequence[Mapping[str, Any]], settings: Settings, plan: Plan) -> None:
+        """Memory ran out and settings were changed: keep what, and the new plan beside the old."""
+        self.plan = plan
+        self._json("changes.json", {"changes": list(taken), "settings": settings.model_dump(mode="json", exclude_none=True), "planned_bytes": plan.total_bytes})
+        self.screen.warn("memory ran out; changed " + ", ".join(f"{key}={value}" for key, value in taken[-1]["changes"].items()) + f" ({taken[-1]['cost']}) and going on")
+
     def track(self, report_to: str, settings: Mapping[str, Any]) -> None:
         """Send steps and scores to a tracker as well: trackio, tensorboard, wandb, mlflow; 'none' for nothing."""
         if self.folder and report_to != "none":
@@ -103,15 +116,24 @@ class Run:
             self.folder = None
             return
         status = "done" if fault is None else "stopped" if isinstance(fault, KeyboardInterrupt) else "failed"
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
-        self._json("memory.json", {"planned_bytes": self.plan.total_bytes, "peak_rss_bytes": peak,
-                                   "wall_s": round(time.monotonic() - self._started, 3)})
+        self.measure()
         if fault is not None and kind is not None:
             places.write_text(self.folder / "traceback.txt", "".join(traceback.format_exception(kind, fault, trace)))
         for tracker in self._trackers:
             scores = read_json(self.folder / "scores.json").get("metrics", {})
             tracker.finish({name: row["value"] for name, row in scores.items() if row.get("value") is not None})
         places.write_text(self.folder / "status", status + "\n")
+
+
+def _card_bytes(plan: Plan) -> dict[str, int]:
+    """Peaks of this process on the card, where torch was loaded and used one. The driver's figure: what it shows now beyond what others held when the plan was made, with the segments at their highest."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return {}
+    reserved = int(torch.cuda.max_memory_reserved())
+    free, total = torch.cuda.mem_get_info()
+    others = plan.card.total_bytes - plan.card.free_bytes if plan.card.real and plan.card.device == "cuda" else 0
+    return {"allocated_bytes": int(torch.cuda.max_memory_allocated()), "reserved_bytes": reserved, "device_bytes": int(total - free) - others - int(torch.cuda.memory_reserved()) + reserved}
 
 
 def start(kind: str, verb: str, settings: Settings, plan: Plan, screen: Screen) -> Run:
