@@ -2,6 +2,7 @@
 
 import pytest
 
+from onecard import api
 from onecard.engines.llamacpp import LlamaCpp
 from onecard.memory import infer, lm, train
 from onecard.models import resolve
@@ -18,6 +19,20 @@ def test_smollm2_takes_what_was_planned(home, n_ctx, n_ubatch, kv_type):
         printed = engine.buffers()
     assert planned["weights"] == pytest.approx(printed["model"], rel=0.01) and planned["KV cache"] == pytest.approx(printed["kv"], rel=0.01)
     assert planned["compute"] == pytest.approx(printed["compute"], rel=0.1), printed
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize(("n_ctx", "n_ubatch"), [(512, 512), (2048, 256), (8192, 512)])
+def test_gemma_takes_what_was_planned(home, n_ctx, n_ubatch, kv_type):
+    """A sliding window in five of six layers; weights (with those laid out anew) and KV cache within 1 %, compute buffer within 10 %."""
+    api.pull("gemma3-270m-base", "q4_k_m")
+    model = resolve.find("gemma3-270m-base")
+    lm, exact_bytes = model.counts()
+    planned = {t.name: t.bytes / 2**20 for t in infer.llamacpp(lm, "q4_k_m", n_ctx, k_type=kv_type, n_ubatch=n_ubatch, device="cpu", exact_bytes=exact_bytes)}
+    with LlamaCpp(model.path, n_ctx=n_ctx, n_ubatch=n_ubatch, kv_type=kv_type) as engine:
+        printed = engine.buffers()
+    assert planned["KV cache"] == pytest.approx(printed["kv"], rel=0.01) and planned["compute"] == pytest.approx(printed["compute"], rel=0.1), printed
+    assert planned["weights"] + planned.get("repacked weights", 0) == pytest.approx(printed["model"], rel=0.01)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])

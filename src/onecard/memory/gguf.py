@@ -16,6 +16,7 @@ from typing import Any
 from onecard.errors import DataError, NotFound
 
 MAX_KEYS, MAX_TENSORS, MAX_DIMS, MAX_STRING, MAX_ARRAY = 4096, 65536, 4, 1 << 24, 1 << 22
+REPACKED = ("q4_0", "q4_k", "q2_k", "iq4_nl")
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, ARRAY = 8, 9
 BLOCKS = {  # ggml type -> (name, values a block, bytes a block), from ggml.c's type traits
@@ -58,6 +59,11 @@ class Header:
         if isinstance(value, list):
             value = max((v for v in value if isinstance(v, int | float)), default=default)
         return int(value) if isinstance(value, int | float) else default
+
+    @property
+    def repacked_bytes(self) -> int:
+        """Bytes of the matrices that llama.cpp on a CPU lays out anew beside the file's (ggml's CPU_REPACK buffer: these types, rows in eights, not the table)."""
+        return sum(t.bytes for t in self.tensors if t.type in REPACKED and len(t.shape) == 2 and t.shape[1] % 8 == 0 and t.name.startswith("blk."))
 
     def layer_bytes(self) -> list[int]:
         """Bytes of the tensors of each block, in order."""

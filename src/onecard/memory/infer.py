@@ -84,6 +84,8 @@ def llamacpp(lm: LM, quant: str, T: int, *, k_type: str = "f16", v_type: str = "
     compute, why = llamacpp_compute(lm, T, n_ubatch, build, device)
     out = [Term("weights", on_card, f"{quant}, {share}" + (", experts in the computer's memory" if experts_on_cpu else "") + (": read from the file's header" if exact_bytes else "")),
            Term("KV cache", kv, f"({parts}) x {lm.kv_values} values x {k_type}")]
+    if device == "cpu" and lm.repacked_bytes:
+        out.append(Term("repacked weights", lm.repacked_bytes, "matrices laid out anew for this CPU beside the file's"))
     if lm.state_bytes:
         out.append(Term("recurrent state", lm.state_bytes * n_parallel, f"{lm.L - lm.layer_kinds()[0]} layers without attention"))
     return [*out, Term("compute", compute, why)]

