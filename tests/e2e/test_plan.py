@@ -1,5 +1,9 @@
 """The plan against the buffers that the embedded llama.cpp prints itself."""
 
+import http.server
+import json
+import threading
+
 import pytest
 
 from onecard import api
@@ -52,3 +56,57 @@ def test_trace_on_the_command_line(onecard):
     assert done.code == 0 and abs(done.data["error"]) < 0.05, done.err
     assert onecard("plan", "lora", "smollm2-135m", "--trace", "--optimizer", "lion").code == 2 and onecard("plan", "llm-infer", "smollm2-135m", "--trace").code == 2
     assert onecard("plan", "lora", "mixtral-8x7b", "--trace").code == 5
+
+
+class Ranges(http.server.BaseHTTPRequestHandler):
+    """A server that hands out parts of one file, and counts the bytes; /whole ignores what was asked for, /none is not there."""
+
+    file, sent = None, 0
+
+    def do_GET(self):
+        data = self.file.read_bytes() if self.path.startswith("/model") else b"no model" * 100
+        if self.path == "/none.gguf":
+            return self.send_error(404)
+        first, last = (int(n) for n in self.headers["Range"].removeprefix("bytes=").split("-"))
+        part = data[first : last + 1]
+        type(self).sent += len(part)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(home):
+    Ranges.file, Ranges.sent = resolve.find("smollm2-135m").path, 0
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ranges)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_model_far_away_is_planned_from_its_header(onecard, served):
+    done = onecard("plan", "llm-infer", f"{served}/model.gguf", "--format", "q4_1", "--json")
+    near = onecard("plan", "llm-infer", str(Ranges.file), "--format", "q4_1", "--json")
+    assert done.code == 0 and done.data["terms"] == near.data["terms"], done.err
+    assert Ranges.sent < Ranges.file.stat().st_size / 4
+
+
+def test_what_is_no_model_far_away_is_refused(onecard, served):
+    for path, code in (("/none.gguf", 6), ("/other.gguf", 5)):
+        done = onecard("plan", "llm-infer", served + path)
+        assert done.code == code and "fix:" in done.err, done.err
+    assert onecard("plan", "llm-infer", "http://127.0.0.1:9/model.gguf").code == 6
+
+
+@pytest.mark.parametrize(("workload", "extra"), [("llm-infer", ["--n_ctx", "256"]), ("lora", ["--seq", "128"]), ("full", ["--seq", "128"])])
+def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, workload, extra):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba", "architectures": ["MambaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 4, "vocab_size": 5000}))
+    done = onecard("plan", workload, str(tmp_path), *extra, "--json")
+    assert done.code == 0 and "traced instead" in done.data["notes"][0] and done.data["terms"][1]["bytes"] > 0, done.err
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "of-nobody", "hidden_size": 256}))
+    assert onecard("plan", workload, str(tmp_path)).code == 5

@@ -102,6 +102,8 @@ def _model(name: str) -> tuple[lm.LM, int]:
         header = gguf.read_remote(name)
         return lm.from_header(header, name.rpartition("/")[2]), header.data_bytes
     try:
+        if name.lower().endswith(".gguf"):  # the file itself says more than a table of names
+            raise NotFound(f"there is no model file {name}", why="nothing that can be read lies there", fix="check the path, or give the model's name")
         return lm.find(name), 0
     except NotFound as fault:
         known = fault
