@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="installed by make test")
 from onecard.memory import lm, speech, trace_nets, train, vision, vlm  # noqa: E402
+from onecard.memory.nets import detr  # noqa: E402
 from onecard.memory.nets import diffusion as nets  # noqa: E402
 from onecard.memory.tape import Tape  # noqa: E402
 
@@ -127,6 +128,26 @@ def test_yolov8n():
     measured = run(model, lambda: model.loss(batch)[0].sum(), optimizer)
     terms = vision.step(vision.find("yolov8n"), vision.Recipe(4, 320, 320, amp=False, ema=False, boxes=n, card=False))
     assert sum(t.bytes for t in terms) == pytest.approx(measured, rel=0.07)
+
+
+def test_rt_detr():
+    """Its class looks at values while it runs, so that it cannot be traced on fakes."""
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+
+    backbone = RTDetrResNetConfig(out_features=["stage2", "stage3", "stage4"], hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
+    config = RTDetrConfig(backbone_config=backbone, num_labels=80, freeze_backbone_batch_norms=False, encoder_in_channels=[128, 256, 512], hidden_expansion=0.5, decoder_layers=3, anchor_image_size=None, num_denoising=0)
+    model, images = RTDetrForObjectDetection(config).train(), torch.randn(2, 3, 320, 320)
+
+    def step():
+        made = model(images)
+        sum(part.sum() for part in (made.logits, made.pred_boxes, made.intermediate_logits, made.intermediate_reference_points, made.enc_outputs_class, made.enc_outputs_coord_logits)).backward()
+
+    t = Tape(grad=True, card=False)
+    maps = detr.rt_detr(t, t.tensor(2, 3, 320, 320), "r18", 80)
+    loss = t.op((1,), maps)
+    del maps
+    t.backward(loss)
+    assert t.peak == pytest.approx(peak_bytes(step), rel=0.05) and t.params == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.005)
 
 
 def test_a_small_unet_with_lora():

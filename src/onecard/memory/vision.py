@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onecard.errors import not_found
-from onecard.memory.nets import backbones, yolo
+from onecard.memory.nets import backbones, detr, yolo
 from onecard.memory.plan import Term
 from onecard.memory.tape import Tape, Tensor
 from onecard.memory.train import OPTIMIZER
@@ -19,7 +19,7 @@ from onecard.units import MIB
 Task = Literal["detect", "segment", "classify", "pose"]
 BOXES = 100
 """G of a batch of mosaics of COCO: its fullest images have 93 boxes, a mosaic joins parts of four."""
-MATCH = {"aligned": 16.0, "aligned-atss": 30.0, "optimal": 0.0, "anchors": 0.0, "iou": 0.0}
+MATCH = {"aligned": 16.0, "aligned-atss": 30.0, "optimal": 0.0, "anchors": 0.0, "iou": 0.0, "queries": 0.0}
 """Matrices of B x G x A in fp32 while boxes are matched with places: task-aligned (overlap, score, product, four distances, best: counted in ultralytics' assigner),
 ATSS with its int64 choices (v6's first epochs)."""
 PER_IMAGE_COPIES = 7.0
@@ -58,7 +58,7 @@ def names() -> list[str]:
     """All that can be planned by name."""
     yolos = [f"{family}{'-' if len(size) > 1 or family in ('rtmdet', 'ppyoloe', 'yolox') else ''}{size}" for family, sizes in yolo.SCALES.items() for size in sizes]
     return [*yolos, *(f"{y}-seg" for y in yolos if y.startswith(("yolov5", "yolov8", "yolo11"))), *(f"resnet{d}" for d in backbones.RESNET), *backbones.VIT, *backbones.CONVNEXT,
-            *(f"faster-rcnn-r{d}" for d in backbones.RESNET), *(f"mask-rcnn-r{d}" for d in (50, 101)), *(f"retinanet-r{d}" for d in backbones.RESNET), "unet", "deeplabv3-r50", "deeplabv3-r101"]
+            *(f"faster-rcnn-r{d}" for d in backbones.RESNET), *(f"mask-rcnn-r{d}" for d in (50, 101)), *(f"retinanet-r{d}" for d in backbones.RESNET), *(f"rt-detr-{size}" for size in detr.SIZES), "unet", "deeplabv3-r50", "deeplabv3-r101"]
 
 
 def find(name: str, n_classes: int = 0) -> Net:
@@ -81,6 +81,9 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
     if found := re.match(r"retinanet[a-z]*?(\d+)", plain):
         depth, kind = _depth(name, found[1]), _groups(plain)
         return Net(name, "detect", lambda t, x: backbones.retinanet(t, x, depth, n_classes or 80, **kind), "iou", n_classes or 80)
+    if (found := re.match(r"rtdetr(?:v2)?[a-z]*?(18|34|50|101)(?:vd)?$", plain)) or plain in ("rtdetr", "rtdetrv2"):
+        size = f"r{found[1] if found else 50}"
+        return Net(name, "detect", lambda t, x: detr.rt_detr(t, x, size, n_classes or 80, detr.DENOISING if t.grad else 0), "queries", n_classes or 80, ema=True)
     many = n_classes or 1000
     if found := re.match(r"resnet(\d+)$", plain):
         depth = _depth(name, found[1])
@@ -161,6 +164,9 @@ def _loss(t: Tape, net: Net, s: Recipe, maps: list[Tensor], h: int, w: int) -> T
     if net.task == "classify":
         flat = t.op(maps[-1].shape, [t.to(maps[-1], 4.0)], keeps=True, wide=4.0)
         return t.op((1,), [flat], [flat], wide=4.0)
+    if net.match == "queries":  # the cheapest pairs of some hundred queries with the boxes: small
+        upcast = [t.to(m, 4.0) for m in maps]
+        return t.op((1,), upcast, upcast, wide=4.0)
     if not net.match:  # pixels: log-softmax in fp32 and its choice
         flat = t.op(maps[-1].shape, [t.to(maps[-1], 4.0)], keeps=True, wide=4.0, extra=s.B * h * w * 8)
         return t.op((1,), [flat], [flat], wide=4.0)

@@ -177,7 +177,7 @@ WORKLOADS: dict[str, Workload] = {
     "lora": Workload("LoRA fine-tuning on 16-bit weights", TuneSettings, _plan_tune("lora")),
     "qlora": Workload("QLoRA fine-tuning on 4-bit weights", TuneSettings, _plan_tune("qlora")),
     "full": Workload("full fine-tuning", TuneSettings, _plan_tune("full")),
-    "detect": Workload("a detector: YOLO, RTMDet, Faster R-CNN, RetinaNet", nets.VisionSettings, nets.plan_vision("detect"), nets.vision_rungs),
+    "detect": Workload("a detector: YOLO, RTMDet, RT-DETR, Faster R-CNN, RetinaNet", nets.VisionSettings, nets.plan_vision("detect"), nets.vision_rungs),
     "classify": Workload("a classifier: ResNet, ViT, ConvNeXt", nets.VisionSettings, nets.plan_vision("classify"), nets.vision_rungs),
     "segment": Workload("a segmenter: YOLO, U-Net, DeepLab", nets.VisionSettings, nets.plan_vision("segment"), nets.vision_rungs),
     "diffusion": Workload("pictures made, or a LoRA of a style", nets.DiffusionSettings, nets.plan_diffusion, nets.diffusion_rungs),

@@ -21,7 +21,7 @@ CNN_SEGMENTS = 0.05
 
 class VisionSettings(Settings):
     model: str = ""
-    """yolov8n, yolo11s, rtmdet-tiny, faster-rcnn-r50, resnet50, vit-base, convnext-tiny, unet ..."""
+    """yolov8n, yolo11s, rtmdet-tiny, rt-detr-r50, faster-rcnn-r50, resnet50, vit-base, convnext-tiny, unet ..."""
     task: Literal["train", "infer"] = "train"
     """Whether it is trained or answers."""
     imgsz: int = Field(default=640, ge=32, le=8192)

@@ -1,0 +1,106 @@
+"""Detectors with queries: RT-DETR on a ResNet (v1 and v2 are alike in size). The calls are those of transformers' RTDetrForObjectDetection. Knows no loss and no card."""
+
+from onecard.memory.nets.backbones import RESNET
+from onecard.memory.tape import Kind, Tape, Tensor
+
+Maps = list[Tensor]
+SIZES: dict[str, tuple[int, int, float, int, int]] = {"r18": (18, 3, 0.5, 256, 1024), "r34": (34, 4, 0.5, 256, 1024), "r50": (50, 6, 1.0, 256, 1024), "r101": (101, 6, 1.0, 384, 2048)}
+"""ResNet's depth, decoder layers, expansion of the encoder's blocks, encoder's width and feed-forward."""
+D, HEADS, LEVELS, POINTS, QUERIES, DENOISING = 256, 8, 3, 4, 300, 200
+
+
+def _cna(t: Tape, x: Tensor, c: int, k: int = 1, s: int = 1, act: Kind | None = None) -> Tensor:
+    y = t.norm(t.conv(x, c, k, s))
+    return t.act(y, act) if act else y
+
+
+def _backbone(t: Tape, x: Tensor, depth: int) -> Maps:
+    """ResNet-vd: three small convolutions at first, and a mean before a shortcut gets smaller."""
+    for c, s in ((32, 2), (32, 1), (64, 1)):
+        x = _cna(t, x, c, 3, s, "relu")
+    x = t.pool(x, 3, 2)
+    maps = []
+    for i, n in enumerate(RESNET[depth]):
+        c = 64 * 2**i
+        wide = c if depth < 50 else 4 * c
+        for j in range(n):
+            s = 2 if i and j == 0 else 1
+            y = _cna(t, _cna(t, x, c, 3, s, "relu"), c, 3) if depth < 50 else _cna(t, _cna(t, _cna(t, x, c, act="relu"), c, 3, s, "relu"), wide)
+            side = x
+            if s == 2:
+                side = _cna(t, t.pool(x, 2, 2, mean=True), wide)
+            elif x.shape[1] != wide or (depth < 50 and j == 0):
+                side = _cna(t, x, wide)
+            x = t.act(t.add(y, side), "relu")
+        maps.append(x)
+    return maps[1:]
+
+
+def _csp(t: Tape, x: Tensor, c: int, expansion: float) -> Tensor:
+    middle = int(c * expansion)
+    a, b = _cna(t, x, middle, act="silu"), _cna(t, x, middle, act="silu")
+    for _ in range(3):
+        a = t.act(t.add(_cna(t, a, middle, 3), _cna(t, a, middle)), "silu")
+    y = t.add(a, b)
+    return _cna(t, y, c, act="silu") if middle != c else y
+
+
+def _attend(t: Tape, x: Tensor, d: int, ffn: int, act: Kind) -> Tensor:
+    """Self-attention and feed-forward with the norm after each."""
+    y = t.attend(t.linear(t.add(x, x), d), t.linear(x, d), t.linear(x, d), HEADS, copies=True)
+    x = t.norm(t.add(x, t.linear(t.copy(y), d)), "layer")
+    return t.norm(t.add(x, t.linear(t.act(t.linear(x, ffn), act), d)), "layer")
+
+
+def _sampled(t: Tape, q: Tensor, memory: Tensor) -> Tensor:
+    """Deformable attention: each query reads a few points of each level."""
+    n, queries, _ = q.shape
+    points = HEADS * LEVELS * POINTS
+    value = t.copy(t.linear(memory, D))
+    offsets = t.op((n, queries, points * 2), [t.linear(q, points * 2)])
+    weights = t.act(t.linear(q, points), "softmax")
+    read = t.op((n, queries * points, D // HEADS), [value, offsets], [value, offsets])
+    read = t.op(read.shape, [read, weights], [read, weights])
+    return t.linear(t.op((n, queries, D), [read]), D)
+
+
+def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -> Maps:
+    """Class scores and boxes of every decoder layer; in training `denoising` queries are added (200 with its loss)."""
+    depth, layers, expansion, width, ffn = SIZES[size]
+    n = x.shape[0]
+    maps = [_cna(t, m, width) for m in _backbone(t, x, depth)]
+    top = maps[-1]
+    tokens = t.copy(t.view(top, n, top.shape[2] * top.shape[3], width))
+    maps[-1] = t.copy(_attend(t, tokens, width, ffn, "gelu"), *top.shape)
+    inner, y = [], maps[-1]
+    for lower in reversed(maps[:-1]):
+        y = _cna(t, y, width, act="silu")
+        inner.append(y)
+        y = _csp(t, t.cat([t.up(y), lower]), width, expansion)
+    out = [y]
+    for side in reversed(inner):
+        out.append(_csp(t, t.cat([_cna(t, out[-1], width, 3, 2, "silu"), side]), width, expansion))
+    parts = [_cna(t, m, D) for m in out]
+    memory = t.cat([t.copy(t.view(p, n, p.shape[2] * p.shape[3], D)) for p in parts], dim=1)
+    del parts, out, inner, maps
+    seen = t.norm(t.linear(t.op(memory.shape, [memory], [memory]), D), "layer")
+    made = [t.linear(seen, n_classes), _boxes(t, seen)]
+    q = t.tensor(n, QUERIES + denoising, D, needs=True)
+    t.params += n_classes * D + D
+    for layer in range(layers):
+        held = t.params, t.trained
+        where = t.linear(t.act(t.linear(t.tensor(n, QUERIES + denoising, 4), 2 * D), "relu"), D)
+        if layer:  # one small network places the queries in every layer
+            t.params, t.trained = held
+        y = t.add(q, where)
+        y = t.attend(t.linear(y, D), t.linear(y, D), t.linear(q, D), HEADS, copies=True)
+        q = t.norm(t.add(q, t.linear(t.copy(y), D)), "layer")
+        q = t.norm(t.add(q, _sampled(t, t.add(q, where), memory)), "layer")
+        q = t.norm(t.add(q, t.linear(t.act(t.linear(q, 1024), "relu"), D)), "layer")
+        made += [t.linear(q, n_classes), _boxes(t, q)]
+    return made
+
+
+def _boxes(t: Tape, x: Tensor) -> Tensor:
+    y = t.act(t.linear(x, D), "relu")
+    return t.act(t.linear(t.act(t.linear(y, D), "relu"), 4), "sigmoid")
