@@ -240,6 +240,11 @@ def _halves(name: str, value: int, least: int, cost: str) -> Iterator[Change]:
         yield {name: value}, cost
 
 
+def _eight_bit(optimizer: str) -> Iterator[Change]:
+    if optimizer == "adamw":
+        yield {"optimizer": "adamw-8bit"}, "equal within noise in published runs (Dettmers 2022)"
+
+
 SAME = "more accumulation keeps the effective batch; batch norm sees fewer images"
 
 
@@ -247,8 +252,7 @@ def vision_rungs(s: VisionSettings) -> Iterator[Change]:
     if not s.amp:
         yield {"amp": True}, "equal within noise in published runs, faster"
     yield from _halves("batch", s.batch, 1, SAME if s.task == "train" else "slower")
-    if s.optimizer == "adamw":
-        yield {"optimizer": "adamw-8bit"}, "equal within noise in published runs (Dettmers 2022)"
+    yield from _eight_bit(s.optimizer)
     if s.ema and s.task == "train":
         yield {"ema": False}, "without averaged weights: usually a few tenths of a point of mAP"
     yield from _halves("imgsz", s.imgsz, 160, "small things are lost")
@@ -276,8 +280,7 @@ def diffusion_rungs(s: DiffusionSettings) -> Iterator[Change]:
         if not s.cached:
             yield {"cached": True}, "the same mathematics, faster; no augmentation of the pictures"
         yield from _halves("batch", s.batch, 1, "more accumulation keeps the effective batch")
-        if s.optimizer == "adamw":
-            yield {"optimizer": "adamw-8bit"}, "equal within noise in published runs (Dettmers 2022)"
+        yield from _eight_bit(s.optimizer)
         if s.task == "lora" and s.format not in ("nf4", "nf4-dq"):
             yield {"format": "nf4"}, "a little quality; QLoRA as for language models"
     side = s.imgsz or diffusion.find(s.model).size
@@ -296,8 +299,7 @@ def speech_rungs(s: SpeechSettings) -> Iterator[Change]:
     if not s.checkpointing:
         yield {"checkpointing": True}, "the same mathematics, about a third slower"
     yield from _halves("batch", s.batch, 1, "more accumulation keeps the effective batch")
-    if s.optimizer == "adamw":
-        yield {"optimizer": "adamw-8bit"}, "equal within noise in published runs (Dettmers 2022)"
+    yield from _eight_bit(s.optimizer)
     if not s.frozen_encoder:
         yield {"frozen_encoder": True}, "only the words are learned, not the sounds: much faster"
     if s.task == "full":
@@ -315,8 +317,7 @@ def vlm_rungs(s: VlmSettings) -> Iterator[Change]:
         if not s.checkpointing:
             yield {"checkpointing": True}, "the same mathematics, about a third slower"
         yield from _halves("batch", s.batch, 1, "more accumulation keeps the effective batch")
-        if s.optimizer == "adamw":
-            yield {"optimizer": "adamw-8bit"}, "equal within noise in published runs (Dettmers 2022)"
+        yield from _eight_bit(s.optimizer)
         if s.tower == "full":
             yield {"tower": "lora"}, "the vision tower learns less"
         if s.tower != "frozen":
