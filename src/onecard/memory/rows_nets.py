@@ -119,7 +119,7 @@ def tune_vlm(row: Row) -> int:
     form = format_of(row["weights_format"] or "bf16")
     method = "full" if full else "qlora" if form.startswith("nf4") else "lora"
     recipe = train.Recipe(method, form, row.number("batch", 1), 1, row.number("lora_rank", 16), optimizer=_optimizer(row, "adamw"), checkpointing=row["grad_ckpt"].lower() == "true", mixed=full, keeps_logits=False)  # type: ignore[arg-type]
-    return _sum(vlm.tune(model, vlm.Training(recipe, row.number("seq_or_ctx", vlm.TALK_TOKENS), width, height, tower="full" if full else "frozen", foreach=full))) + (64 * MIB if row["kind"] != "allocated" else 0)
+    return _sum(vlm.tune(model, vlm.Training(recipe, row.number("seq_or_ctx", vlm.TALK_TOKENS), width, height, tower="full" if full else "frozen"))) + (64 * MIB if row["kind"] != "allocated" else 0)
 
 
 PLANNERS: dict[str, Callable[[Row], int]] = {"detect-train": detect, "diffusion-infer": make, "diffusion-lora": tune_picture, "whisper-infer": transcribe, "whisper-train": tune_speech, "whisper-lora": tune_speech,

@@ -135,7 +135,6 @@ class Training:
     width: int = 0
     height: int = 0
     tower: Literal["frozen", "lora", "full"] = "frozen"
-    foreach: bool = False
 
 
 def tune(m: VLM, s: Training) -> list[Term]:

@@ -324,8 +324,7 @@ def vlm_rungs(s: VlmSettings) -> Iterator[Change]:
             yield {"tower": "frozen"}, "the vision tower does not learn"
         if s.task == "lora":
             yield {"task": "qlora", "format": "nf4-dq"}, "equal to 16 bits in published runs (Dettmers 2023)"
-    _, tower = 0, vlm.TOWERS[vlm.find(s.model)[1].tower]
-    yield from _halves("imgsz", s.imgsz or 1280, 8 * tower.patch, "small things in the image are lost")
+    yield from _halves("imgsz", s.imgsz or 1280, 8 * vlm.TOWERS[vlm.find(s.model)[1].tower].patch, "small things in the image are lost")
 
 
 def tiny_rungs(s: TinySettings) -> Iterator[Change]:
