@@ -45,13 +45,16 @@ def plan(kind: str, settings: config.Settings, *, card: str = "auto") -> Plan:
     return kinds.get(kind).plan(settings, cards.find(card))
 
 
+def _workload_settings(name: str, values: Mapping[str, Any], file: Path | None = None) -> Any:
+    layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
+    return config.load(workloads.get(name).settings, *layers, ("", dict(values)))
+
+
 def plan_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", file: Path | None = None) -> Plan:
     """What a workload will need, whether or not its kind exists yet. Raises NotFound, SettingsError."""
-    workload = workloads.get(name)
-    layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
-    settings = config.load(workload.settings, *layers, ("", dict(values)))
+    settings = _workload_settings(name, values, file)
     try:
-        return workload.plan(settings, cards.find(card))
+        return workloads.get(name).plan(settings, cards.find(card))
     except lm.UnknownFamily as fault:
         return _traced_plan(name, settings, cards.find(card), fault)
 
@@ -77,9 +80,7 @@ def _traced_plan(name: str, settings: Any, card: cards.Card, fault: lm.UnknownFa
 
 def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", file: Path | None = None) -> Answer:
     """Change the settings, smallest loss first, until the plan fits. Raises NotFound, SettingsError, DoesNotFit when no rung is left."""
-    workload = workloads.get(name)
-    layers: list[config.Layer] = [(str(file), config.read_toml(file))] if file else []
-    settings = config.load(workload.settings, *layers, ("", dict(values)))
+    settings = _workload_settings(name, values, file)
     changed, made, rungs = ladder.fit(name, settings, cards.find(card))
     if not made.fits:
         largest = made.largest()
@@ -92,8 +93,7 @@ def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", fi
 
 def trace_workload(name: str, values: Mapping[str, Any]) -> Answer:
     """The plan of a training step held against the real model class on fake tensors. Raises SettingsError for what cannot be traced, MissingExtra."""
-    workload = workloads.get(name)
-    settings = config.load(workload.settings, ("", dict(values)))
+    settings = _workload_settings(name, values)
     if name in NETS_TRACED:
         return _trace_net(name, settings)
     if not isinstance(settings, workloads.TuneSettings):
@@ -174,7 +174,7 @@ def explain_oom(path: Path, name: str = "", values: Mapping[str, Any] | None = N
                             "fragmented": found.fragmented, "line": found.line, "changes": []}
     words = [found.words()]
     if name:
-        settings = config.load(workloads.get(name).settings, ("", dict(values or {})))
+        settings = _workload_settings(name, values or {})
         rungs = ladder.next_changes(name, settings, cards.find(card))
         data["changes"] = [{"changes": r.changes, "saved_bytes": r.saved_bytes, "cost": r.cost} for r in rungs]
         words.append("change next, smallest loss first:\n" + "\n".join(f"  {rung.words()}" for rung in rungs))

@@ -59,9 +59,9 @@ PIPELINES = (
     Pipeline("flux.1", "flux.1", (CLIP_L, T5_XXL), 1024, 16, guided=False), Pipeline("pixart", "pixart", (T5_XXL,), 1024), Pipeline("hunyuandit", "hunyuandit", (BERT, MT5_XL), 1024),
     Pipeline("qwen-image", "qwen-image", (QWEN_VL,), 1024, 16), Pipeline("amused", "amused", (CLIP_L,), 512, 64, factor=16, trains_fp32=True),
 )
-ALSO = {"stablediffusion": "sd", "sdv": "sd-", "stablediffusionxl": "sdxl", "sdxlbase10": "sdxl", "flux1dev": "flux.1", "flux1schnell": "flux.1", "flux": "flux.1", "sd3": "sd3-medium", "sd35large": "sd3.5-large",
+ALSO = {"stablediffusionxl": "sdxl", "sdxlbase10": "sdxl", "flux1dev": "flux.1", "flux1schnell": "flux.1", "flux": "flux.1", "sd3": "sd3-medium", "sd35large": "sd3.5-large",
         "sd35medium": "sd3.5-medium", "stablediffusion3medium": "sd3-medium", "stablediffusion35large": "sd3.5-large", "stablediffusion35medium": "sd3.5-medium", "sd15": "sd-1.5", "sd14": "sd-1.5", "sd21": "sd-2.1",
-        "stablediffusion15": "sd-1.5", "stablediffusionv15": "sd-1.5", "stablediffusion14": "sd-1.5", "stablediffusion21": "sd-2.1", "stablediffusionxlbase10": "sdxl", "hunyuandit": "hunyuandit"}
+        "stablediffusion15": "sd-1.5", "stablediffusionv15": "sd-1.5", "stablediffusion14": "sd-1.5", "stablediffusion21": "sd-2.1", "stablediffusionxlbase10": "sdxl"}
 WORKSPACE_BYTES = 128 * MIB
 """cuDNN's and cuBLAS' workspaces, and small states of the scheduler. A guess."""
 
@@ -71,7 +71,7 @@ def find(name: str) -> Pipeline:
     plain = re.sub(r"[^a-z0-9]", "", name.lower().split("/")[-1])
     for key, known in sorted({**ALSO, **{re.sub(r"[^a-z0-9]", "", p.name): p.name for p in PIPELINES}}.items(), key=lambda pair: -len(pair[0])):
         if plain.startswith(key):
-            return next((p for p in PIPELINES if p.name == known), PIPELINES[0])
+            return next(p for p in PIPELINES if p.name == known)
     raise not_found("image generator", name, [p.name for p in PIPELINES], "onecard plan diffusion sdxl")
 
 

@@ -157,7 +157,7 @@ def step(net: Net, s: Recipe) -> list[Term]:
     why = f"{s.B} x {w} x {h} px in {'16 bits' if s.amp else 'fp32'}" + (", the largest of multi-scale training" if scale != 1 else "")
     if s.card:
         out.append(Term("workspace", WORKSPACE_BYTES, "cuDNN and cuBLAS (a guess)"))
-    return [*out, Term("activations and gradients", t.peak, why + (": highest when boxes are matched" if t.peak == forward else ": highest in the backward pass"))]
+    return [*out, Term("activations and gradients", t.peak, why + (": highest when the loss is made" if t.peak == forward else ": highest in the backward pass"))]
 
 
 def _loss(t: Tape, net: Net, s: Recipe, maps: list[Tensor], h: int, w: int) -> Tensor:
@@ -173,7 +173,7 @@ def _loss(t: Tape, net: Net, s: Recipe, maps: list[Tensor], h: int, w: int) -> T
     places = sum(m.shape[2] * m.shape[3] for m in maps if len(m.shape) == 4)
     kept = []
     for m in maps:  # laid out anew as (B, A, values), in fp32
-        kept.append(t.to(t.copy(m), 4.0) if net.match not in ("anchors",) else t.copy(m))
+        kept.append(t.to(t.copy(m), 4.0) if net.match != "anchors" else t.copy(m))
     scratch = MATCH[net.match] * s.B * s.boxes * places * 4
     if net.match == "iou":
         scratch = PER_IMAGE_COPIES * s.boxes * 4 * sum(m.shape[1] // 4 * m.shape[2] * m.shape[3] for m in maps[1::2] if len(m.shape) == 4)  # every second map has four numbers an anchor

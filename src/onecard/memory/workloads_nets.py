@@ -231,7 +231,7 @@ def plan_tiny(s: TinySettings, card: Card) -> Plan:
 
 
 BAND = {"detect": 0.1, "classify": 0.1, "segment": 0.1, "diffusion": 0.12, "asr": 0.12, "vlm": 0.12, "tinylm": 0.12}
-"""Half-width of the band around a total, from the published rows where there are some (onecard plan-bench): 9 of 10 detectors within 10 %, pictures 20 of 30 within 7."""
+"""Half-width of the band around a total: two to three times the median error of the published rows where there are some. It holds most rows, not nine of ten (docs/plan.md has both figures)."""
 
 
 def _halves(name: str, value: int, least: int, cost: str) -> Iterator[Change]:
@@ -290,7 +290,7 @@ def diffusion_rungs(s: DiffusionSettings) -> Iterator[Change]:
 def speech_rungs(s: SpeechSettings) -> Iterator[Change]:
     if s.task == "transcribe":
         yield from _halves("batch", s.batch, 1, "slower, the same words")
-        if s.format not in ("int8",):
+        if s.format != "int8":
             yield {"format": "int8"}, "word errors rise by some tenths of a point at most in published runs"
         yield from _halves("beam", s.beam, 1, "a few more errors")
         return
