@@ -111,7 +111,9 @@ def test_serve_speaks_the_openai_api(server):
     ranked = httpx.post(f"{server}/rerank", json={"query": "pets", "documents": ["tax law", "a cat at home"]}, timeout=60).json()["results"]
     assert ranked[0]["index"] == 1
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object", "properties": {"n": {"enum": ["yes", "no"]}}, "required": ["n"]}}}
-    assert "n" in json.loads(openai_client.chat.completions.create(model="any", messages=ask, max_tokens=20, response_format=schema).choices[0].message.content)
+    # the grammar lets a small model write some 20 blanks at each of four places: room for all of them
+    answer = openai_client.chat.completions.create(model="any", messages=ask, max_tokens=200, temperature=0, response_format=schema)
+    assert json.loads(answer.choices[0].message.content)["n"] in ("yes", "no")
 
 
 @pytest.mark.parametrize(("body", "path"), [(b"not json", "chat/completions"), (b"[]", "chat/completions"), (b'{"input": 3}', "embeddings"), (b"{}", "rerank")])
