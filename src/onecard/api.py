@@ -59,6 +59,10 @@ def plan_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", f
         return _traced_plan(name, settings, cards.find(card), fault)
 
 
+TRACED_KNOBS = frozenset({"format", "batch", "seq", "n_ctx", "optimizer"})
+"""What a traced plan reads of the settings."""
+
+
 def _traced_plan(name: str, settings: Any, card: cards.Card, fault: lm.UnknownFamily) -> Plan:
     """Of an architecture that no formula knows: its real class on fake tensors. Raises the fault where torch is missing."""
     try:
@@ -81,7 +85,11 @@ def _traced_plan(name: str, settings: Any, card: cards.Card, fault: lm.UnknownFa
 def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", file: Path | None = None) -> Answer:
     """Change the settings, smallest loss first, until the plan fits. Raises NotFound, SettingsError, DoesNotFit when no rung is left."""
     settings = _workload_settings(name, values, file)
-    changed, made, rungs = ladder.fit(name, settings, cards.find(card))
+    held = cards.find(card)
+    try:
+        changed, made, rungs = ladder.fit(name, settings, held)
+    except lm.UnknownFamily as fault:
+        changed, made, rungs = ladder.fit(name, settings, held, lambda s, on, fault=fault: _traced_plan(name, s, on, fault), TRACED_KNOBS)
     if not made.fits:
         largest = made.largest()
         raise DoesNotFit(f"{name} does not fit on {made.card.name}, whatever is changed", why=f"with every rung taken it needs {gib(made.total_bytes)}; the largest part is {largest.name}, {gib(largest.bytes)}",

@@ -108,5 +108,8 @@ def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, worklo
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba", "architectures": ["MambaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 4, "vocab_size": 5000}))
     done = onecard("plan", workload, str(tmp_path), *extra, "--json")
     assert done.code == 0 and "traced instead" in done.data["notes"][0] and done.data["terms"][1]["bytes"] > 0, done.err
+    if workload == "lora":
+        fitted = onecard("plan", workload, str(tmp_path), "--seq", "128", "--batch", "16", "--fit", "--card", "1.5gb", "--json")
+        assert fitted.code == 0 and fitted.data["changes"][0]["changes"]["accumulation"] > 1, fitted.err
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "of-nobody", "hidden_size": 256}))
     assert onecard("plan", workload, str(tmp_path)).code == 5

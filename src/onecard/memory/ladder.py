@@ -41,7 +41,7 @@ def _tune_rungs(s: TuneSettings) -> Iterator[Change]:
     batch = s.batch
     while batch > 1:
         batch //= 2
-        yield {"batch": batch}, "more accumulation keeps the effective batch and the mathematics; somewhat slower"
+        yield {"batch": batch, "accumulation": s.accumulation * s.batch // batch}, "more accumulation keeps the effective batch and the mathematics; somewhat slower"
     if s.optimizer in ("adamw", "paged-adamw"):
         yield {"optimizer": "adamw-8bit"}, "equal within noise in published runs (Dettmers 2022)"
     if s.optimizer != "paged-adamw-8bit":
@@ -85,16 +85,22 @@ def _rungs(workload: Workload, settings: Any) -> Iterator[Change]:
         yield from _shorter(settings)
 
 
-def fit(name: str, settings: Any, card: Card) -> tuple[Any, Plan, list[Rung]]:
-    """The settings that fit with room for the band, their plan, and the rungs taken; the last plan says so when nothing fits."""
+def fit(name: str, settings: Any, card: Card, planner: Callable[[Any, Card], Plan] | None = None, knobs: frozenset[str] = frozenset()) -> tuple[Any, Plan, list[Rung]]:
+    """The settings that fit with room for the band, their plan, and the rungs taken; the last plan says so when nothing fits.
+
+    `planner`: in place of the workload's own formulas, and only rungs that turn one of `knobs` are tried: a trace takes seconds.
+    """
     workload: Workload = get(name)
+    planned = planner or workload.plan
     rungs: list[Rung] = []
-    plan = workload.plan(settings, card)
+    plan = planned(settings, card)
     for changes, cost in _rungs(workload, settings):
         if plan.high_bytes <= card.free_bytes:
             break
+        if planner and not changes.keys() & knobs:
+            continue
         tried = settings.model_copy(update=changes)
-        smaller = workload.plan(tried, card)
+        smaller = planned(tried, card)
         if smaller.total_bytes >= plan.total_bytes:
             continue
         last = rungs[-1] if rungs else None
