@@ -42,6 +42,8 @@ class LlamaCpp:
     rerank: bool = False
     screen: Screen = field(default_factory=Screen)
     name: str = ""
+    adapter: Path | None = None
+    """A GGUF LoRA adapter that is laid over the model."""
 
     def __post_init__(self) -> None:
         read_header(self.path)  # a broken file is refused here with its reason, not by an abort in the child
@@ -60,7 +62,7 @@ class LlamaCpp:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         asked = {"path": str(self.path), "alias": self.name, "port": self.port, "api_key": self.api_key, "n_ctx": self.n_ctx, "n_ubatch": self.n_ubatch,
                  "n_parallel": self.n_parallel, "n_gpu_layers": self.n_gpu_layers, "n_threads": self.n_threads or os.cpu_count() or 1,
-                 "kv_type": self.kv_type, "embedding": self.embedding, "rerank": self.rerank}
+                 "kv_type": self.kv_type, "embedding": self.embedding, "rerank": self.rerank, "adapter": str(self.adapter or "")}
         with self.log.open("w") as log:
             self._child = subprocess.Popen([sys.executable, "-m", "onecard.engines.llamacpp_child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                            stderr=log, text=True, start_new_session=True)

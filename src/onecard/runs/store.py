@@ -92,6 +92,9 @@ def find(name: str) -> Past:
 def result_model(name: str) -> Path:
     """The model file that a run left in artifacts/: a GGUF, else a folder of safetensors. Raises NotFound."""
     run = find(name)
+    told = Path(str(read_json(run.folder / "artifacts" / "result.json").get("model", "")))
+    if told.suffix == ".gguf" and told.is_file():  # it may lie in an output folder of the user's
+        return told
     found = sorted((run.folder / "artifacts").rglob("*.gguf")) or sorted((run.folder / "artifacts").rglob("*.safetensors"))
     if not found:
         raise NotFound(f"run {run.id} left no model", why=f"no .gguf or .safetensors in {run.folder / 'artifacts'}", fix="onecard runs list")

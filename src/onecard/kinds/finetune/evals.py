@@ -1,0 +1,146 @@
+"""Base against tuned on the same held-out items: loss, words, what was forgotten, what an export changed. Knows no trainer."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onecard.engines.client import Client
+from onecard.engines.llamacpp import LlamaCpp
+from onecard.engines.open import language_model
+from onecard.engines.settings import EngineSettings
+from onecard.errors import DataError, NotFound, SettingsError
+from onecard.evals import judge, metrics, stats
+from onecard.kinds.finetune import encode, gates, model, samples
+from onecard.kinds.finetune.config import Settings
+from onecard.kinds.finetune.encode import Encoded
+from onecard.kinds.finetune.samples import Sample
+from onecard.models import dense
+from onecard.runs import store
+from onecard.runs.record import Run
+from onecard.screen import Answer, Screen, table
+
+WORDS = ("f1", "rougeL", "exact_match")
+"""What an answer in words is scored by, against its reference."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model is asked in words, and how long it may answer."""
+
+    items: Sequence[Sample]
+    max_new_tokens: int
+
+
+def by_loss(net: Any, held: Sequence[Encoded], general: Sequence[Encoded], settings: Settings, screen: Screen, who: str) -> dict[str, Any]:
+    """Loss of each item's answer (nats a token): {"held": {where: loss}, "general": {where: loss}}."""
+    with screen.progress(f"scoring {who}", len(held) + len(general)) as bar:
+        found = model.losses(net, [*held, *general], bf16=settings.bf16, step=bar.step)
+    pairs = list(zip([item.where for item in [*held, *general]], found, strict=True))
+    return {"held": {where: loss for where, loss in pairs[: len(held)] if math.isfinite(loss)}, "general": {where.rpartition("/")[2]: loss for where, loss in pairs[len(held) :] if math.isfinite(loss)}}
+
+
+def metrics_of(scored: Mapping[str, Mapping[str, float]], who: str) -> dict[str, dict[str, Any]]:
+    return {f"{who}_{name}": stats.mean_interval(list(scored[part].values())).as_dict() for part, name in (("held", "loss"), ("general", "general_loss")) if scored.get(part)}
+
+
+def judge_losses(base: Mapping[str, Any], tuned: Mapping[str, Any]) -> list[str]:
+    """Whether the tuned model is better on held-out answers, and whether it forgot."""
+    held = stats.compare(base["held"], tuned["held"], higher_is_better=False)
+    general = stats.compare(base["general"], tuned["general"], higher_is_better=False)
+    forgot = "forgetting: the loss on general text rose" if general.verdict == "worse" else "forgetting: not shown on general text"
+    return [f"held-out answers, loss: {held.words()}", f"{forgot}: {general.delta.value:+.3f} [{general.delta.low:+.3f}, {general.delta.high:+.3f}] on {general.delta.n} items"]
+
+
+def ask_all(engine: LlamaCpp, answers: Answers, screen: Screen, who: str) -> dict[str, str]:
+    """Each question's greedy answer from a running engine, by the sample's place."""
+    client = Client(engine.base_url, engine.api_key, engine.name, EngineSettings(max_tokens=answers.max_new_tokens), engine.why_dead)
+    out = {}
+    with screen.progress(f"answers of {who}", len(answers.items)) as bar:
+        for item in answers.items:
+            out[item.where] = client.chat(list(item.messages[:-1])).text
+            bar.step()
+    return out
+
+
+def in_words(said: Mapping[str, str], items: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """metric -> item -> score against the reference."""
+    return {name: {item.where: metrics.TEXT_METRICS[name](said[item.where], item.answer) for item in items if item.where in said} for name in WORDS}
+
+
+def items(held: Sequence[Sample], base: Mapping[str, Any], tuned: Mapping[str, Any], said: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """One line an item for the record: what each answered, how surprised each was by the reference."""
+    out = []
+    for item in held:
+        scores: dict[str, float] = {}
+        if item.where in base["held"] and item.where in tuned["held"]:
+            scores |= {"base_loss": base["held"][item.where], "loss": tuned["held"][item.where]}
+        words = {who: text[item.where] for who, text in said.items() if item.where in text}
+        for who, text in words.items():
+            scores |= {f"{who}_{name}": metrics.TEXT_METRICS[name](text, item.answer) for name in WORDS}
+        out.append({"id": item.where, "question": item.question, "reference": item.answer, "answers": words, "scores": scores})
+    return out
+
+
+def evaluate(settings: Settings, run: Run) -> Answer:
+    """A training's adapter against its base on pairs that it has not seen. Raises NotFound, DataError, SettingsError."""
+    if not settings.run_id:
+        raise SettingsError("there is no run to evaluate", why="no RUN was named", fix="onecard finetune evaluate RUN --eval_dataset FILE")
+    dense.quiet()
+    adapter = adapter_of(settings.run_id)
+    told = json.loads((adapter / "base.json").read_text(encoding="utf-8"))
+    trained = Settings(**{**store.find(settings.run_id).settings(), "eval_dataset": settings.eval_dataset})
+    tokenizer = model.tokenizer_of(adapter)
+    path = Path(settings.eval_dataset) if settings.eval_dataset else adapter.parent / "held_out.jsonl"
+    held = samples.read(path, settings.columns).samples[: settings.eval_items]
+    kept, encoded, lost = gates.encode_all(held, lambda s: encode.encode(tokenizer, s))
+    if not kept:
+        raise DataError(f"{path} holds nothing to score", why=f"{len(lost)} rows have no answer", fix="rows like {\"prompt\": ..., \"completion\": ...}")
+    run.data("questions", rows=len(kept), sha256=gates.fingerprint(kept))
+    net = model.with_adapter(model.base(Path(told["folder"]), trained), adapter)
+    general = gates.encode_all(samples.read(GENERAL).samples, lambda s: encode.encode(tokenizer, s))[1]
+    tuned = by_loss(net, encoded, general, trained, run.screen, "tuned")
+    with net.disable_adapter():
+        base = by_loss(net, encoded, general, trained, run.screen, "base")
+    verdicts = judge_losses(base, tuned)
+    found = {**metrics_of(base, "base"), **metrics_of(tuned, "tuned")}
+    said: dict[str, dict[str, str]] = {}
+    ggufs = sorted((adapter.parent / "gguf").glob("*.gguf"), key=lambda p: ("f16" not in p.name, p.name))
+    if settings.generate_items and ggufs:
+        asked = Answers(kept[: settings.generate_items], settings.max_new_tokens)
+        with LlamaCpp(ggufs[0], screen=run.screen) as engine:
+            said["tuned"] = ask_all(engine, asked, run.screen, "tuned")
+        found |= {f"tuned_{name}": stats.mean_interval(list(scores.values())).as_dict() for name, scores in in_words(said["tuned"], asked.items).items()}
+        if settings.rubric and settings.judge_model:
+            found["tuned_mark"] = _marked(settings, run, asked.items, said["tuned"])
+    run.items(items(kept, base, tuned, said))
+    run.scores(found, verdicts=verdicts)
+    cells = [[name, f"{row['value']:.3f}", f"{row['low']:.3f} – {row['high']:.3f}", str(row["n"])] for name, row in found.items()]
+    return Answer({"metrics": found, "verdicts": verdicts}, "\n".join([table(cells, ["metric", "value", "95 % interval", "items"]), *verdicts]))
+
+
+def _marked(settings: Settings, run: Run, held: Sequence[Sample], said: Mapping[str, str]) -> dict[str, Any]:
+    """A judge's marks 1 to 5 by the rubric."""
+    with language_model(EngineSettings(model=settings.judge_model), run.plan, run.screen) as client:
+        def ask(messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
+            return client.chat(messages, schema=schema, max_tokens=200).text
+
+        marks = [judge.mark(ask, settings.rubric, judge.Marked(item.where, item.question, said[item.where])) for item in held]
+    return stats.mean_interval([float(mark) for mark in marks]).as_dict()
+
+
+GENERAL = Path(__file__).with_name("general.jsonl")
+"""Questions and text of everyday knowledge, written for onecard: what a tuned model should not forget."""
+
+
+def adapter_of(run_id: str) -> Path:
+    """The adapter that a training left. Raises NotFound."""
+    past = store.find(run_id)
+    out = Path(str(past.settings().get("output_dir") or past.folder / "artifacts")).expanduser()
+    if not (out / "adapter" / "adapter_model.safetensors").is_file():
+        raise NotFound(f"run {past.id} left no adapter", why=f"{out / 'adapter'} has no adapter_model.safetensors", fix="a training that reached its end; onecard runs list")
+    return out / "adapter"
+
+
