@@ -64,7 +64,7 @@ def pack(lengths: Sequence[int], size: int) -> list[list[int]]:
     """Which samples lie in which row of at most `size` tokens: best fit, longest first (as good as 11/9 of the fewest rows, Johnson 1973).
 
     >>> pack([5, 9, 4, 1], 10)
-    [[1, 3], [0, 2]]
+    [[1], [0, 2, 3]]
     """
     rows: list[list[int]] = []
     room: dict[int, list[int]] = {}
