@@ -30,7 +30,7 @@ class Rung:
 
 def _tune_rungs(s: TuneSettings) -> Iterator[Change]:
     """DESIGN 6's order: what leaves the mathematics equal comes first."""
-    if s.loss != "fused":
+    if s.loss not in ("fused", "frozen"):
         yield {"loss": "fused"}, "the same mathematics, no slower (Liger kernel)"
     if s.attention == "eager":
         yield {"attention": "sdpa"}, "the same mathematics, faster"

@@ -29,6 +29,8 @@ PLAIN_COPIES = 2.0
 """A loss in 16 bits: logits, their chunks, log-softmax and gradient."""
 SCORE_COPIES = 7.7
 """Score matrices alive in the backward pass of eager attention (MEMORY-NOTES.md: 7.4 to 9)."""
+FROZEN_CHUNK = 256
+"""Tokens whose logits onecard's own loss makes at once (kinds/finetune/loss.py)."""
 CHUNKED_SHARE = 1 / 8
 """A chunked loss makes this share of the logits at a time (torchtune: 8 chunks)."""
 
@@ -45,12 +47,14 @@ class Recipe:
     targets: tuple[str, ...] = ALL_LINEAR
     optimizer: str = "adamw"
     checkpointing: bool = True
-    attention: Literal["eager", "sdpa", "flash"] = "sdpa"
+    attention: Literal["eager", "sdpa", "flash", "samples"] = "sdpa"
+    """samples: onecard's own, one fused attention a sample, whose keys and values are not repeated for grouped heads."""
     rest_fp32: bool = False
     """Embeddings, head and norms in fp32, as PEFT's prepare_model_for_kbit_training makes them."""
     adapter_fp32: bool = True
-    loss: Literal["upcast", "plain", "chunked", "fused"] = "upcast"
-    """upcast: transformers' own, in fp32; plain: in the model's 16 bits, as litgpt; chunked: a part at a time, as torchtune; fused: Liger."""
+    loss: Literal["upcast", "plain", "chunked", "fused", "frozen"] = "upcast"
+    """upcast: transformers' own, in fp32; plain: in the model's 16 bits, as litgpt; chunked: a part at a time, as torchtune; fused: Liger; frozen: onecard's own
+    trainer, a chunk at a time with its gradient, and adapters that read their layer's input itself."""
     compute_fp32: bool = False
     """No autocast: activations are in fp32."""
     keeps_logits: bool = True
@@ -131,6 +135,8 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
     """Bytes of logits and what cross-entropy makes of them."""
     if s.loss == "fused":
         return tokens * lm.D * 8 + (lm.V * lm.D * 2 if s.method == "full" else 0)  # Liger: logits in chunks as large as the hidden states, and a trained head's gradient
+    if s.loss == "frozen":
+        return min(tokens, FROZEN_CHUNK) * lm.V * 8 + tokens * lm.D * (4 if s.compute_fp32 else 2)  # logits in fp32, for a moment twice, and the hidden states' gradient
     copies = FP32_COPIES - (s.compute_fp32 and not s.keeps_logits) if s.rest_fp32 or s.compute_fp32 else PLAIN_COPIES if s.loss == "plain" else UPCAST_COPIES + 0.5 * s.keeps_logits
     share = CHUNKED_SHARE if s.loss == "chunked" else 1.0
     return round(tokens * lm.V * 4 * copies * share)
@@ -170,13 +176,13 @@ def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
     wide = 4 if s.compute_fp32 else 2
     if s.compiled and s.method == "full":
         return wide * (4 * lm.D + 2 * lm.H * lm.K + 2 * lm.G * lm.K + (3 if lm.gated else 2) * lm.F) + 4 * lm.H
-    heads = wide * (2 * lm.H * lm.K + 3 * lm.G * lm.K + 2 * lm.H * lm.K * (lm.H > lm.G)) + 4 * lm.H
+    heads = wide * (2 * lm.H * lm.K + 3 * lm.G * lm.K + 2 * lm.H * lm.K * (lm.H > lm.G and s.attention != "samples")) + 4 * lm.H
     if s.method == "full":
         norm = 2 * wide if not lm.gated else 4 + 2 * wide  # LayerNorm keeps input and output; RMSNorm its input in fp32, the normed, its output
         return lm.norms * norm * lm.D + heads + wide * (4 if lm.gated else 2) * lm.F
     norm = 2 * wide if not lm.gated else 4
     readers = sum(name in s.targets for name in ("q", "k", "v", "gate", "up"))
-    casts = s.adapter_fp32 and not s.compute_fp32
+    casts = s.adapter_fp32 and not s.compute_fp32 and s.loss != "frozen"
     read = readers if casts else 2 * (readers > 0)
     into = wide * (read * lm.D + ("o" in s.targets) * lm.H * lm.K * casts)
     if s.dropout:  # fused projections have one adapter: q, k and v read once

@@ -66,10 +66,10 @@ class TuneSettings(Settings):
     """What steps; paged states live in the computer's memory when the card is full."""
     checkpointing: bool = True
     """Keep each layer's input only and compute the rest anew."""
-    attention: Literal["sdpa", "flash", "eager"] = "sdpa"
-    """Attention kernel; eager keeps score matrices."""
-    loss: Literal["upcast", "plain", "chunked", "fused"] = "upcast"
-    """How cross-entropy is made: upcast is transformers' own, in fp32."""
+    attention: Literal["sdpa", "flash", "eager", "samples"] = "sdpa"
+    """Attention kernel; eager keeps score matrices; samples is that of onecard finetune."""
+    loss: Literal["upcast", "plain", "chunked", "fused", "frozen"] = "upcast"
+    """How cross-entropy is made: upcast is transformers' own, in fp32; frozen is that of onecard finetune."""
     rest_fp32: bool = False
     """Embeddings, head and norms in fp32, as PEFT's prepare_model_for_kbit_training makes them."""
     zero: Literal[0, 1, 2, 3] = 0

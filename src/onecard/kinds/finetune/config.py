@@ -26,7 +26,7 @@ class Settings(Base):
     load_in_8bit: bool = False
     """Frozen weights in int8."""
     bf16: bool = False
-    """Compute in bfloat16; weights that are not quantized lie in it too on a card."""
+    """Compute in bfloat16; frozen weights that are not quantized lie in it too."""
     gradient_checkpointing: bool = False
     """Keep each layer's input only and compute the rest anew: less memory, about a third slower, the same mathematics."""
     lora_r: int = Field(default=16, ge=1, le=1024)

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-CHUNK = 256
+from onecard.memory.train import FROZEN_CHUNK
+
+CHUNK = FROZEN_CHUNK
 """Tokens of a chunk: 256 x 128k words in fp32 are 125 MiB, and twice that for a moment."""
 SCALED = ("logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 """Names in a config of heads that scale their logits; TRL's own loss serves those."""

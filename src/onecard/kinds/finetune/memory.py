@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from onecard.kinds.finetune.config import Settings
-from onecard.memory import infer, lm, workloads
+from onecard.memory import lm, workloads
 from onecard.memory.card import Card
 from onecard.memory.plan import Plan, Term
-from onecard.models import resolve
 
 OPTIM = {"adamw_torch": "adamw", "adamw_8bit": "adamw-8bit", "paged_adamw_8bit": "paged-adamw-8bit"}
 SHORT = {f"{name}_proj": name for name in ("q", "k", "v", "o", "gate", "up", "down")}
@@ -34,11 +33,11 @@ def plan(settings: Settings, card: Card) -> Plan:
 
 def as_workload(settings: Settings, card: Card) -> tuple[str, workloads.TuneSettings]:
     """The same step in the words of `onecard plan lora|qlora`."""
-    format = "nf4-dq" if settings.load_in_4bit else "int8" if settings.load_in_8bit else "bf16" if settings.bf16 and card.device != "cpu" else "fp32" if card.device == "cpu" else "bf16"
+    format = "nf4-dq" if settings.load_in_4bit else "int8" if settings.load_in_8bit else "bf16" if settings.bf16 else "fp32"
     known = tuple(SHORT[name] for name in settings.target_modules if name in SHORT)
     tuned = workloads.TuneSettings(model=plan_name(settings.model_name), format=format, batch=settings.per_device_train_batch_size, seq=settings.max_seq_length, accumulation=settings.gradient_accumulation_steps,
                                    lora_r=settings.lora_r, targets=known or workloads.TuneSettings.model_fields["targets"].default, optimizer=OPTIM[optim_of(settings, card.device)],  # type: ignore[arg-type]
-                                   checkpointing=settings.gradient_checkpointing, loss="chunked")
+                                   checkpointing=settings.gradient_checkpointing, loss="frozen", attention="samples")
     return ("qlora" if settings.load_in_4bit else "lora"), tuned
 
 
@@ -65,5 +64,3 @@ def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
         seq //= 2
         yield {"max_seq_length": seq}, f"samples longer than {seq} tokens are left out or cut: other data"
 
-
-__all__ = ["as_workload", "infer", "optim_of", "plan", "plan_name", "resolve", "smaller"]

@@ -31,7 +31,7 @@ def tokenizer_of(folder: Path) -> Any:
 def base(folder: Path, settings: Settings, *, device: str = "") -> Any:
     """The frozen model. Embeddings, norms and head stay in the type of the rest: only what is trained needs more. Raises DataError, MissingExtra."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device == "cuda" and (settings.bf16 or settings.load_in_4bit) else torch.bfloat16 if settings.load_in_4bit and settings.bf16 else torch.float32
+    dtype = torch.bfloat16 if settings.bf16 or (device == "cuda" and settings.load_in_4bit) else torch.float32
     more: dict[str, Any] = {"device_map": {"": 0}} if device == "cuda" else {}
     if settings.load_in_4bit and settings.load_in_8bit:
         raise SettingsError("4 and 8 bits are both asked for", why="weights lie in one width", fix="leave --load_in_4bit or --load_in_8bit out")
