@@ -89,7 +89,8 @@ def fit_workload(name: str, values: Mapping[str, Any], *, card: str = "auto", fi
     try:
         changed, made, rungs = ladder.fit(name, settings, held)
     except lm.UnknownFamily as fault:
-        changed, made, rungs = ladder.fit(name, settings, held, lambda s, on, fault=fault: _traced_plan(name, s, on, fault), TRACED_KNOBS)
+        unknown = fault
+        changed, made, rungs = ladder.fit(name, settings, held, lambda s, on: _traced_plan(name, s, on, unknown), TRACED_KNOBS)
     if not made.fits:
         largest = made.largest()
         raise DoesNotFit(f"{name} does not fit on {made.card.name}, whatever is changed", why=f"with every rung taken it needs {gib(made.total_bytes)}; the largest part is {largest.name}, {gib(largest.bytes)}",

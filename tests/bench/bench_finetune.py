@@ -20,7 +20,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 OUT = Path(__file__).parents[2] / "bench-results" / "finetune.json"
-WORDS = "time year people way day man thing woman life child world school state family student group country problem hand part place case week company system program question work".split()
+WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system", "program", "question", "work"]
 
 
 def make(path, n):

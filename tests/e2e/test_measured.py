@@ -3,30 +3,12 @@
 import pytest
 
 torch = pytest.importorskip("torch", reason="installed by make test")
+from allocator import held_bytes, peak_bytes  # noqa: E402
+
 from onecard.memory import lm, speech, trace_nets, train, vision, vlm  # noqa: E402
 from onecard.memory.nets import detr  # noqa: E402
 from onecard.memory.nets import diffusion as nets  # noqa: E402
 from onecard.memory.tape import Tape  # noqa: E402
-
-
-def peak_bytes(step):
-    """The most that torch's allocator held above its level before `step`, from the profiler's allocation events."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        step()
-    now = peak = 0
-    for event in sorted((e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
-
-
-def held_bytes(*modules, optimizer=None):
-    tensors = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for m in modules for t in [*m.parameters(), *m.buffers()]}
-    for state in (optimizer.state.values() if optimizer else ()):
-        for value in state.values():
-            if isinstance(value, torch.Tensor):
-                tensors[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-    return sum(tensors.values())
 
 
 def run(model, loss_of, optimizer):

@@ -16,6 +16,7 @@ from typing import Any
 from onecard import places
 from onecard.errors import DataError, MissingExtra, NotFound
 from onecard.models import fetch, resolve
+from onecard.runs import store
 from onecard.screen import Screen
 
 PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -27,8 +28,8 @@ def folder(name: str, screen: Screen) -> Path:
     if path.is_dir():
         return _whole(path)
     if name.startswith("run:"):
-        merged = resolve.store.find(name[4:]).folder / "artifacts" / "merged"
-        return _whole(merged if merged.is_dir() else resolve.store.result_model(name[4:]))
+        merged = store.find(name[4:]).folder / "artifacts" / "merged"
+        return _whole(merged if merged.is_dir() else store.result_model(name[4:]))
     known = resolve.catalog().get(name, {})
     repo = name.removeprefix("hf:") if re.fullmatch(r"(hf:)?[\w.-]+/[\w.-]+", name) else str(known.get("base", ""))
     if repo and not known.get("packages"):

@@ -5,6 +5,7 @@ attention of its own, with the fused kernel. FlashAttention does the same on a c
 """
 
 import importlib.util
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def by_sample(module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, v
         out = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, is_causal=attention_mask is None and query.shape[2] > 1, scale=scaling, enable_gqa=grouped)
     else:
         cuts = cu_seq_lens_q.tolist()
-        parts = [scaled_dot_product_attention(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped) for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = [scaled_dot_product_attention(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped) for a, b in pairwise(cuts)]
         out = torch.cat(parts, dim=2)
     return out.transpose(1, 2).contiguous(), None
 

@@ -37,7 +37,7 @@ class Answers:
 def by_loss(net: Any, held: Sequence[Encoded], general: Sequence[Encoded], settings: Settings, screen: Screen, who: str) -> dict[str, Any]:
     """Loss of each item's answer (nats a token): {"held": {where: loss}, "general": {where: loss}}."""
     with screen.progress(f"scoring {who}", len(held) + len(general)) as bar:
-        found = model.losses(net, [*held, *general], bf16=settings.bf16, step=bar.step)
+        found = model.losses(net, [*held, *general], bf16=settings.bf16, tokens=settings.max_seq_length * settings.per_device_train_batch_size, step=bar.step)
     pairs = list(zip([item.where for item in [*held, *general]], found, strict=True))
     return {"held": {where: loss for where, loss in pairs[: len(held)] if math.isfinite(loss)}, "general": {where.rpartition("/")[2]: loss for where, loss in pairs[len(held) :] if math.isfinite(loss)}}
 

@@ -64,4 +64,4 @@ def answer_loss(model: Any, hidden_TD: torch.Tensor, labels_T: torch.Tensor, ign
     """Sum of -log p of the answers' tokens (nats), each given what stands before it in its row."""
     kept = (labels_T[1:] != ignored).nonzero().flatten()
     cap = float(getattr(model.config.get_text_config(), "final_logit_softcapping", None) or 0)
-    return FrozenHead.apply(hidden_TD[kept], model.get_output_embeddings().weight, labels_T[kept + 1], cap)  # type: ignore[no-any-return,no-untyped-call]
+    return FrozenHead.apply(hidden_TD[kept], model.get_output_embeddings().weight, labels_T[kept + 1], cap)  # type: ignore[no-any-return]

@@ -36,7 +36,7 @@ def as_workload(settings: Settings, card: Card) -> tuple[str, workloads.TuneSett
     format = "nf4-dq" if settings.load_in_4bit else "int8" if settings.load_in_8bit else "bf16" if settings.bf16 else "fp32"
     known = tuple(SHORT[name] for name in settings.target_modules if name in SHORT)
     tuned = workloads.TuneSettings(model=plan_name(settings.model_name), format=format, batch=settings.per_device_train_batch_size, seq=settings.max_seq_length, accumulation=settings.gradient_accumulation_steps,
-                                   lora_r=settings.lora_r, targets=known or workloads.TuneSettings.model_fields["targets"].default, optimizer=OPTIM[optim_of(settings, card.device)],  # type: ignore[arg-type]
+                                   lora_r=settings.lora_r, targets=known or workloads.TuneSettings.model_fields["targets"].default, optimizer=OPTIM[optim_of(settings, card.device)],
                                    checkpointing=settings.gradient_checkpointing, loss="frozen", attention="samples")
     return ("qlora" if settings.load_in_4bit else "lora"), tuned
 

@@ -15,9 +15,7 @@ from onecard.errors import DataError, MissingExtra, SettingsError
 from onecard.kinds.finetune.attention import choose
 from onecard.kinds.finetune.config import Settings
 from onecard.kinds.finetune.encode import IGNORED, Encoded
-
-CHUNK = 512
-"""Tokens whose logits are made at once: 512 x 128k words in fp32 are 250 MiB."""
+from onecard.memory.train import FROZEN_CHUNK
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -57,7 +55,7 @@ def keep_4bit_honest(model: torch.nn.Module) -> None:
     """bitsandbytes repacks 4-bit weights for AVX512-BF16 in the first pass without gradients, after which training silently loses the input gradient (0.50.2)."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
 def lora(settings: Settings, model: Any) -> LoraConfig:
@@ -123,11 +121,11 @@ def backbone(model: Any) -> Any:
 
 
 def answer_nll(model: Any, hidden_TD: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of each token given those before, in fp32; zero where labels are IGNORED. Only answers' logits are made, CHUNK at a time."""
+    """Negative log-likelihood of each token given those before, in fp32; zero where labels are IGNORED. Only answers' logits are made, no more at once than in training."""
     head = model.get_output_embeddings()
     out = torch.zeros(len(labels_T), device=hidden_TD.device)
     places = (labels_T[1:] != IGNORED).nonzero().flatten()
-    for part in places.split(CHUNK):
+    for part in places.split(FROZEN_CHUNK):
         logits = head(hidden_TD[part]).float()
         if cap := getattr(model.config.get_text_config(), "final_logit_softcapping", None):
             logits = cap * torch.tanh(logits / cap)

@@ -89,7 +89,7 @@ class Stop:
                 signal.signal(number, before)
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):
     """Tells the record and the screen; marks checkpoints; stops when asked."""
 
     def __init__(self, run: Run, bar: Progress, stop: Stop, optim: str) -> None:
@@ -127,7 +127,7 @@ def peak_bytes() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-class Answers(SFTTrainer):  # type: ignore[misc]
+class Answers(SFTTrainer):
     """SFTTrainer on rows that are packed before; `watch` counts real tokens. Raises DataError when the loss is no number."""
 
     watch: Watch

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from onecard import places
-from onecard.errors import SettingsError
+from onecard.errors import DataError, SettingsError
 from onecard.evals import stats
 from onecard.kinds.finetune import card, encode, gates, samples
 from onecard.kinds.finetune.config import Settings
@@ -18,6 +18,7 @@ from onecard.kinds.finetune.samples import Broken, Sample
 from onecard.models import dense
 from onecard.runs.record import Run, fingerprint
 from onecard.screen import Answer, Screen
+
 
 @dataclass
 class Data:
@@ -75,7 +76,7 @@ def prepare(settings: Settings, tokenizer: Any, screen: Screen) -> Data:
     if long:
         gate.findings.append(gates.Finding(f"longer than max_seq_length {settings.max_seq_length}", len(long), [], "put aside: --max_seq_length larger, or --overlong cut" if settings.overlong == "drop" else "their ends are cut off"))
     if not train or not held:
-        raise gates.DataError("no sample is left to " + ("train on" if not train else "score with"), why=f"{len(gate.aside)} rows were put aside; most are {'too long' if long else 'broken'}", fix="onecard finetune check shows them; --max_seq_length larger, or --overlong cut")
+        raise DataError("no sample is left to " + ("train on" if not train else "score with"), why=f"{len(gate.aside)} rows were put aside; most are {'too long' if long else 'broken'}", fix="onecard finetune check shows them; --max_seq_length larger, or --overlong cut")
     held_encoded = [encode.cut_to(e, max(settings.max_seq_length, 2048)) for e in held_encoded]
     return Data(train, held, encoded, held_encoded, gate, histogram, len(long))
 

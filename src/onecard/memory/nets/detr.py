@@ -9,7 +9,7 @@ SIZES: dict[str, tuple[int, int, float, int, int]] = {"r18": (18, 3, 0.5, 256, 1
 D, HEADS, LEVELS, POINTS, QUERIES, DENOISING = 256, 8, 3, 4, 300, 200
 
 
-def _cna(t: Tape, x: Tensor, c: int, k: int = 1, s: int = 1, act: Kind | None = None) -> Tensor:
+def cna(t: Tape, x: Tensor, c: int, k: int = 1, s: int = 1, act: Kind | None = None) -> Tensor:
     y = t.norm(t.conv(x, c, k, s))
     return t.act(y, act) if act else y
 
@@ -17,7 +17,7 @@ def _cna(t: Tape, x: Tensor, c: int, k: int = 1, s: int = 1, act: Kind | None = 
 def _backbone(t: Tape, x: Tensor, depth: int) -> Maps:
     """ResNet-vd: three small convolutions at first, and a mean before a shortcut gets smaller."""
     for c, s in ((32, 2), (32, 1), (64, 1)):
-        x = _cna(t, x, c, 3, s, "relu")
+        x = cna(t, x, c, 3, s, "relu")
     x = t.pool(x, 3, 2)
     maps = []
     for i, n in enumerate(RESNET[depth]):
@@ -25,27 +25,27 @@ def _backbone(t: Tape, x: Tensor, depth: int) -> Maps:
         wide = c if depth < 50 else 4 * c
         for j in range(n):
             s = 2 if i and j == 0 else 1
-            y = _cna(t, _cna(t, x, c, 3, s, "relu"), c, 3) if depth < 50 else _cna(t, _cna(t, _cna(t, x, c, act="relu"), c, 3, s, "relu"), wide)
+            y = cna(t, cna(t, x, c, 3, s, "relu"), c, 3) if depth < 50 else cna(t, cna(t, cna(t, x, c, act="relu"), c, 3, s, "relu"), wide)
             side = x
             if s == 2:
-                side = _cna(t, t.pool(x, 2, 2, mean=True), wide)
+                side = cna(t, t.pool(x, 2, 2, mean=True), wide)
             elif x.shape[1] != wide or (depth < 50 and j == 0):
-                side = _cna(t, x, wide)
+                side = cna(t, x, wide)
             x = t.act(t.add(y, side), "relu")
         maps.append(x)
     return maps[1:]
 
 
-def _csp(t: Tape, x: Tensor, c: int, expansion: float) -> Tensor:
+def csp(t: Tape, x: Tensor, c: int, expansion: float, blocks: int = 3) -> Tensor:
     middle = int(c * expansion)
-    a, b = _cna(t, x, middle, act="silu"), _cna(t, x, middle, act="silu")
-    for _ in range(3):
-        a = t.act(t.add(_cna(t, a, middle, 3), _cna(t, a, middle)), "silu")
+    a, b = cna(t, x, middle, act="silu"), cna(t, x, middle, act="silu")
+    for _ in range(blocks):
+        a = t.act(t.add(cna(t, a, middle, 3), cna(t, a, middle)), "silu")
     y = t.add(a, b)
-    return _cna(t, y, c, act="silu") if middle != c else y
+    return cna(t, y, c, act="silu") if middle != c else y
 
 
-def _attend(t: Tape, x: Tensor, d: int, ffn: int, act: Kind) -> Tensor:
+def attend(t: Tape, x: Tensor, d: int, ffn: int, act: Kind) -> Tensor:
     """Self-attention and feed-forward with the norm after each."""
     y = t.attend(t.linear(t.add(x, x), d), t.linear(x, d), t.linear(x, d), HEADS, copies=True)
     x = t.norm(t.add(x, t.linear(t.copy(y), d)), "layer")
@@ -68,19 +68,19 @@ def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -
     """Class scores and boxes of every decoder layer; in training `denoising` queries are added (200 with its loss)."""
     depth, layers, expansion, width, ffn = SIZES[size]
     n = x.shape[0]
-    maps = [_cna(t, m, width) for m in _backbone(t, x, depth)]
+    maps = [cna(t, m, width) for m in _backbone(t, x, depth)]
     top = maps[-1]
     tokens = t.copy(t.view(top, n, top.shape[2] * top.shape[3], width))
-    maps[-1] = t.copy(_attend(t, tokens, width, ffn, "gelu"), *top.shape)
+    maps[-1] = t.copy(attend(t, tokens, width, ffn, "gelu"), *top.shape)
     inner, y = [], maps[-1]
     for lower in reversed(maps[:-1]):
-        y = _cna(t, y, width, act="silu")
+        y = cna(t, y, width, act="silu")
         inner.append(y)
-        y = _csp(t, t.cat([t.up(y), lower]), width, expansion)
+        y = csp(t, t.cat([t.up(y), lower]), width, expansion)
     out = [y]
     for side in reversed(inner):
-        out.append(_csp(t, t.cat([_cna(t, out[-1], width, 3, 2, "silu"), side]), width, expansion))
-    parts = [_cna(t, m, D) for m in out]
+        out.append(csp(t, t.cat([cna(t, out[-1], width, 3, 2, "silu"), side]), width, expansion))
+    parts = [cna(t, m, D) for m in out]
     memory = t.cat([t.copy(t.view(p, n, p.shape[2] * p.shape[3], D)) for p in parts], dim=1)
     del parts, out, inner, maps
     seen = t.norm(t.linear(t.op(memory.shape, [memory], [memory]), D), "layer")
