@@ -1,9 +1,11 @@
 """TRL's trainers with what they lack: rows without padding, a stop that keeps everything, a loss that is no number. Knows no files but checkpoints."""
 
+import ctypes
 import math
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -107,6 +109,7 @@ class Watch(TrainerCallback):
         rate = self.tokens / max(time.monotonic() - self.started, 1e-6)
         left = (state.max_steps - state.global_step) * (time.monotonic() - self.started) / max(state.global_step - self.first, 1)
         self.bar.step(1, note="" if math.isnan(self.loss) else f"loss {self.loss:.3f}, {rate:.0f} tokens/s, {size(peak_bytes())} of {size(self.run.plan.total_bytes)} planned, {left / 60:.0f} min left")
+        give_back()
         if self.stop.asked:
             control.should_save = control.should_training_stop = True
 
@@ -120,6 +123,12 @@ class Watch(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         (folder / "optim.txt").write_text(self.optim)
         (folder / WHOLE).touch()
+
+
+def give_back() -> None:
+    """On a CPU: freed pages between kept blocks go back to the system; without it glibc's heap grew by 0.1 GiB a step, as samples of ever other lengths came by."""
+    if not torch.cuda.is_available() and sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes() -> int:

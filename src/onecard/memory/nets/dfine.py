@@ -98,6 +98,22 @@ def _smaller(t: Tape, x: Tensor) -> Tensor:
     return t.norm(t.conv(x, x.shape[1], 3, 2, groups=x.shape[1]))
 
 
+def _encoded(t: Tape, maps: Maps, size: Size) -> Maps:
+    """Attention within the smallest map, then down and up again. The smallest is replaced in the given list."""
+    n, width, h, w = maps[-1].shape
+    maps[-1] = t.copy(attend(t, t.copy(t.view(maps[-1], n, h * w, width)), width, size.ffn, "gelu"), n, width, h, w)
+    inner, y = [], maps[-1]
+    for lower in reversed(maps[:-1]):
+        y = cna(t, y, width)
+        inner.append(y)
+        upper = t.up(y)
+        y = _elan(t, t.cat([upper, lower]), width, size.expansion, size.blocks)
+    out = [y]
+    for side in reversed(inner):
+        out.append(_elan(t, t.cat([_smaller(t, out[-1]), side]), width, size.expansion, size.blocks))
+    return out
+
+
 def _mlp(t: Tape, x: Tensor, *widths: int) -> Tensor:
     for c in widths[:-1]:
         x = t.act(t.linear(x, c), "relu")
@@ -111,13 +127,14 @@ def _clamped(t: Tape, x: Tensor) -> Tensor:
 def _sampled(t: Tape, q: Tensor, memory: Tensor, points: int) -> Tensor:
     """Deformable attention without projections: the values of several images are laid out by heads anew in every layer, those of one are a view."""
     n, queries, d = q.shape
-    where = t.copy(t.linear(q, HEADS * points * 2))
+    offsets = t.linear(q, HEADS * points * 2)
+    places = t.copy(offsets)
+    where = t.copy(places)
     weights = t.act(t.linear(q, HEADS * points), "softmax")
     value = memory
     if n > 1:
         value, where, weights = t.copy(memory), t.copy(where), t.copy(weights)
     parts = t.op((n * HEADS, d // HEADS, queries, points), [value, where], [value, where])
-    del value, where
     read = t.cat([parts])
     made = t.op((n, d, queries), [read, weights], [read, weights], scratch=read.bytes)
     return t.copy(made, n, queries, d)
@@ -146,20 +163,10 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
     """Class scores, boxes and sides of every decoder layer, scores and boxes of the encoder's choice; in training `denoising` queries are added (200 with its loss)."""
     z = SIZES[size]
     n, d, width = x.shape[0], z.d, z.width
-    features = _hgnet(t, x, z.backbone, z.lab)[-len(z.points):]  # held until the end, as in the class: without gradients it shows
+    mask = t.tensor(n, x.shape[2], x.shape[3], wide=4.0)  # it and the maps are held until the end, as in the class: without gradients it shows
+    features = _hgnet(t, x, z.backbone, z.lab)[-len(z.points):]
     maps = [cna(t, m, width) for m in features]
-    top = maps[-1]
-    maps[-1] = t.copy(attend(t, t.copy(t.view(top, n, top.shape[2] * top.shape[3], width)), width, z.ffn, "gelu"), *top.shape)
-    del top
-    inner, y = [], maps[-1]
-    for lower in reversed(maps[:-1]):
-        y = cna(t, y, width)
-        inner.append(y)
-        upper = t.up(y)
-        y = _elan(t, t.cat([upper, lower]), width, z.expansion, z.blocks)
-    out = [y]
-    for side in reversed(inner):
-        out.append(_elan(t, t.cat([_smaller(t, out[-1]), side]), width, z.expansion, z.blocks))
+    out = _encoded(t, maps, z)
     parts = [cna(t, m, d) for m in out] if width != d else out
     memory = t.cat([t.view(p, n, p.shape[2] * p.shape[3], d) for p in parts], dim=1)
     masked = t.op(memory.shape, [memory])
@@ -192,4 +199,6 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
         if layer == 0:
             scores.append(scores[0])
         scores[-1] = _scores(t, scores[-1], side)
-    return [t.cat(scores, 1), t.cat(found, 1), t.cat(sides, 1), *chosen]
+    made = [t.cat(scores, 1), t.cat(found, 1), t.cat(sides, 1), *chosen]
+    del mask
+    return made
