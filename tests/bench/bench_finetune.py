@@ -1,6 +1,8 @@
 """Training speed and peak memory beside a plain TRL script: the same model, samples, batches and steps, each in a process of its own, in turn.
 
-    python tests/bench/bench_finetune.py [--rounds 3] [--steps 6]
+    python tests/bench/bench_finetune.py [--rounds 3] [--steps 6] [--kbit]
+
+--kbit: nf4 instead, ours beside ours after PEFT's prepare_model_for_kbit_training (embeddings, head and norms in fp32): is the loss equal?
 
 The samples' lengths are uneven (log-normal, as in instruction sets); a row of the peer's batch is padded to its longest. Tokens are the samples' own.
 """
@@ -32,7 +34,7 @@ def make(path, n):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def ours(folder, data, steps, batch, bf16):
+def ours(folder, data, steps, batch, bf16, kbit=""):
     from onecard.kinds.finetune import encode, gates, model, samples, trainer
     from onecard.kinds.finetune.config import Settings
     from onecard.memory import card
@@ -42,10 +44,14 @@ def ours(folder, data, steps, batch, bf16):
     from onecard.screen import Screen
 
     dense.quiet()
-    settings = Settings(max_seq_length=1024, packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=steps, save_steps=10_000, lr_scheduler_type="constant", warmup_ratio=0, bf16=bf16)
+    settings = Settings(max_seq_length=1024, packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=steps, save_steps=10_000, lr_scheduler_type="constant", warmup_ratio=0, bf16=bf16, load_in_4bit=bool(kbit))
     tokenizer = model.tokenizer_of(folder)
     encoded = gates.encode_all(samples.read(data).samples, lambda s: encode.encode(tokenizer, s))[1]
     net = model.base(folder, settings)
+    if kbit == "fp32":
+        from peft import prepare_model_for_kbit_training
+
+        net = prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)
     screen = Screen()
     with tempfile.TemporaryDirectory() as temp, screen.progress("ours", 0) as bar:
         made = trainer.answers(net, tokenizer, model.lora(settings, net), encoded, settings, Path(temp), Run(None, screen, Plan((), card.find("cpu"))), bar, trainer.Stop())
@@ -103,6 +109,7 @@ def main():
     ask.add_argument("--steps", type=int, default=6)
     ask.add_argument("--batch", type=int, default=4)
     ask.add_argument("--fp32", action="store_true")
+    ask.add_argument("--kbit", action="store_true")
     ask.add_argument("--one", default="")
     ask.add_argument("--data", default="")
     given = ask.parse_args()
@@ -111,12 +118,12 @@ def main():
 
     folder = dense.folder("smollm2-135m", Screen())
     if given.one:
-        print("RESULT " + json.dumps({"ours": ours, "peer": peer}[given.one](folder, Path(given.data), given.steps, given.batch, not given.fp32)))
+        print("RESULT " + json.dumps(WHO[given.one](folder, Path(given.data), given.steps, given.batch, not given.fp32)))
         return
     with tempfile.TemporaryDirectory() as temp:
         data = Path(temp) / "data.jsonl"
         make(data, 200)
-        found = {"ours": [], "peer": []}
+        found = {who: [] for who in (("kbit_ours", "kbit_fp32") if given.kbit else ("ours", "peer"))}
         for _ in range(given.rounds):
             for who in found:
                 words = [sys.executable, __file__, "--one", who, "--data", str(data), "--steps", str(given.steps), "--batch", str(given.batch), *(["--fp32"] if given.fp32 else [])]
@@ -127,10 +134,14 @@ def main():
                 found[who].append(json.loads(line[7:]))
                 print(who, line[7:], flush=True)
     middle = {who: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for who, rows in found.items()}
-    ratio = middle["ours"]["tokens_per_s"] / middle["peer"]["tokens_per_s"]
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps({"rounds": found, "median": middle, "ratio": ratio}, indent=2) + "\n")
-    print(json.dumps(middle, indent=2), f"\nours / peer: {ratio:.2f}x tokens/s, {middle['ours']['peak_rss_bytes'] / middle['peer']['peak_rss_bytes']:.2f}x peak memory")
+    mine, theirs = middle.values()
+    out = OUT.with_name("finetune-kbit.json") if given.kbit else OUT
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps({"rounds": found, "median": middle, "ratio": mine["tokens_per_s"] / theirs["tokens_per_s"]}, indent=2) + "\n")
+    print(json.dumps(middle, indent=2), f"\n{' / '.join(found)}: {mine['tokens_per_s'] / theirs['tokens_per_s']:.2f}x tokens/s, {mine['peak_rss_bytes'] / theirs['peak_rss_bytes']:.2f}x peak memory, loss {mine['loss']:.4f} and {theirs['loss']:.4f}")
+
+
+WHO = {"ours": ours, "peer": peer, "kbit_ours": lambda *given: ours(*given, kbit="bf16"), "kbit_fp32": lambda *given: ours(*given, kbit="fp32")}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ from allocator import held_bytes, peak_bytes  # noqa: E402
 
 from onecard import api, places  # noqa: E402
 from onecard.errors import DataError, DoesNotFit, NotFound, SettingsError  # noqa: E402
-from onecard.kinds.finetune import encode, model, trainer, work  # noqa: E402
+from onecard.kinds.finetune import encode, loss, model, trainer, work  # noqa: E402
 from onecard.kinds.finetune.config import Settings  # noqa: E402
-from onecard.kinds.finetune.memory import plan  # noqa: E402
-from onecard.memory import card  # noqa: E402
+from onecard.kinds.finetune.memory import as_workload, plan  # noqa: E402
+from onecard.memory import card, lm, trace, train, workloads  # noqa: E402
 from onecard.memory.plan import Plan  # noqa: E402
 from onecard.memory.trace import Counter  # noqa: E402
 from onecard.models import dense  # noqa: E402
@@ -166,6 +167,21 @@ def test_the_plan_against_the_allocator(base, tmp_path, tokens, more):
     measured = held_bytes(made.model, optimizer=optimizer) + peak_bytes(step)
     planned = sum(term.bytes for term in plan(settings, card.find("cpu")).terms if term.name != "program")
     assert planned == pytest.approx(measured, rel=0.07)
+
+
+@pytest.mark.parametrize(("name", "tokens"), [("llama-3.1-8b", 2048), ("qwen2.5-1.5b", 1024)])
+def test_the_plan_of_a_large_model_against_its_real_class_on_fakes(name, tokens):
+    """The guide's 8B request: under 10 GiB, and the trace of the same step with the same loss agrees within 5 %."""
+    settings = Settings(model_name=name, load_in_4bit=True, bf16=True, gradient_checkpointing=True, max_seq_length=tokens, optim="adamw_torch")
+    recipe = replace(workloads.recipe_of("qlora", as_workload(settings, card.find("4070ti"))[1]), weights="nf4")  # the stand-in for 4-bit layers has plain scales
+
+    def loss_of(net, words):
+        hidden = net.model(input_ids=words, use_cache=False).last_hidden_state
+        return loss.FrozenHead.apply(hidden[0, :-1], net.get_output_embeddings().weight, words[0, 1:], 0.0)
+
+    traced = trace.step(lm.find(name), recipe, loss_of=loss_of)
+    planned = sum(term.bytes for term in train.step(lm.find(name), recipe))
+    assert planned == pytest.approx(traced.peak_bytes, rel=0.05) and planned < 10 * 2**30
 
 
 def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(base):

@@ -65,14 +65,14 @@ class Counter(TorchDispatchMode):
 class _Adapted(torch.nn.Module):
     """A frozen linear layer with LoRA beside it, as PEFT computes it."""
 
-    def __init__(self, base: torch.nn.Module, n_in: int, n_out: int, r: int, dtype: torch.dtype) -> None:
+    def __init__(self, base: torch.nn.Module, n_in: int, n_out: int, r: int, dtype: torch.dtype, casts: bool = True) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.casts = base, casts
         self.down = torch.nn.Parameter(torch.empty(r, n_in, dtype=dtype))
         self.up = torch.nn.Parameter(torch.empty(n_out, r, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        side = torch.nn.functional.linear(torch.nn.functional.linear(x.to(self.down.dtype), self.down), self.up)
+        side = torch.nn.functional.linear(torch.nn.functional.linear(x.to(self.down.dtype) if self.casts else x, self.down), self.up)
         return self.base(x) + side.to(x.dtype)
 
 
@@ -114,8 +114,8 @@ def model_of(lm: LM, attention: str) -> Any:
     return transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager" if attention == "eager" else "sdpa")
 
 
-def step(lm: LM, s: Recipe, progress: Callable[[str], None] = lambda text: None) -> Traced:
-    """One training step after a first one, so that optimizer states lie there. Raises DataError."""
+def step(lm: LM, s: Recipe, progress: Callable[[str], None] = lambda text: None, loss_of: Callable[[Any, torch.Tensor], torch.Tensor] | None = None) -> Traced:
+    """One training step after a first one, so that optimizer states lie there. `loss_of` (model, words_BT) stands in for the model's own loss. Raises DataError."""
     before = torch.get_default_dtype()
     with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter:
         try:
@@ -139,8 +139,8 @@ def step(lm: LM, s: Recipe, progress: Callable[[str], None] = lambda text: None)
             static, counter.peak = counter.now, counter.now
             for _ in range(s.accumulation):
                 with torch.autocast("cpu", torch.bfloat16, enabled=not s.compute_fp32):
-                    out = model(input_ids=words, labels=words)
-                loss = out.loss
+                    out = model(input_ids=words, labels=words) if loss_of is None else None
+                    loss = out.loss if loss_of is None else loss_of(model, words)
                 if not s.keeps_logits:
                     del out
                 loss.backward()
@@ -163,7 +163,7 @@ def _adapt(model: Any, s: Recipe) -> None:
         parent = model.get_submodule(name.rpartition(".")[0])
         leaf = name.rpartition(".")[2]
         base: torch.nn.Module = _FourBit(module.in_features, module.out_features) if s.method == "qlora" else module
-        setattr(parent, leaf, _Adapted(base, module.in_features, module.out_features, s.r, torch.float32 if s.adapter_fp32 else torch.bfloat16) if leaf in wanted else base)
+        setattr(parent, leaf, _Adapted(base, module.in_features, module.out_features, s.r, torch.float32 if s.adapter_fp32 else torch.bfloat16, casts=s.loss != "frozen") if leaf in wanted else base)
 
 
 def of_config(path: Path, method: str, B: int, T: int, bytes_a_weight: float) -> tuple[int, int, int]:

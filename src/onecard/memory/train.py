@@ -136,7 +136,7 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
     if s.loss == "fused":
         return tokens * lm.D * 8 + (lm.V * lm.D * 2 if s.method == "full" else 0)  # Liger: logits in chunks as large as the hidden states, and a trained head's gradient
     if s.loss == "frozen":
-        return min(tokens, FROZEN_CHUNK) * lm.V * 8 + tokens * lm.D * (4 if s.compute_fp32 else 2)  # logits in fp32, for a moment twice, and the hidden states' gradient
+        return min(tokens, FROZEN_CHUNK) * lm.V * (4 if s.compute_fp32 else 6) + tokens * lm.D * (8 if s.compute_fp32 else 4)  # logits in fp32 and in 16 bits, the hidden states picked and their gradient
     copies = FP32_COPIES - (s.compute_fp32 and not s.keeps_logits) if s.rest_fp32 or s.compute_fp32 else PLAIN_COPIES if s.loss == "plain" else UPCAST_COPIES + 0.5 * s.keeps_logits
     share = CHUNKED_SHARE if s.loss == "chunked" else 1.0
     return round(tokens * lm.V * 4 * copies * share)

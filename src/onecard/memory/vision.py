@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onecard.errors import not_found
-from onecard.memory.nets import backbones, detr, yolo
+from onecard.memory.nets import backbones, detr, dfine, yolo
 from onecard.memory.plan import Term
 from onecard.memory.tape import Tape, Tensor
 from onecard.memory.train import OPTIMIZER
@@ -58,7 +58,7 @@ def names() -> list[str]:
     """All that can be planned by name."""
     yolos = [f"{family}{'-' if len(size) > 1 or family in ('rtmdet', 'ppyoloe', 'yolox') else ''}{size}" for family, sizes in yolo.SCALES.items() for size in sizes]
     return [*yolos, *(f"{y}-seg" for y in yolos if y.startswith(("yolov5", "yolov8", "yolo11"))), *(f"resnet{d}" for d in backbones.RESNET), *backbones.VIT, *backbones.CONVNEXT,
-            *(f"faster-rcnn-r{d}" for d in backbones.RESNET), *(f"mask-rcnn-r{d}" for d in (50, 101)), *(f"retinanet-r{d}" for d in backbones.RESNET), *(f"rt-detr-{size}" for size in detr.SIZES), "unet", "deeplabv3-r50", "deeplabv3-r101"]
+            *(f"faster-rcnn-r{d}" for d in backbones.RESNET), *(f"mask-rcnn-r{d}" for d in (50, 101)), *(f"retinanet-r{d}" for d in backbones.RESNET), *(f"rt-detr-{size}" for size in detr.SIZES), *(f"d-fine-{size}" for size in dfine.SIZES), "unet", "deeplabv3-r50", "deeplabv3-r101"]
 
 
 def find(name: str, n_classes: int = 0) -> Net:
@@ -84,6 +84,9 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
     if (found := re.match(r"rtdetr(?:v2)?[a-z]*?(18|34|50|101)(?:vd)?$", plain)) or plain in ("rtdetr", "rtdetrv2"):
         size = f"r{found[1] if found else 50}"
         return Net(name, "detect", lambda t, x: detr.rt_detr(t, x, size, n_classes or 80, detr.DENOISING if t.grad else 0), "queries", n_classes or 80, ema=True)
+    if found := re.match(r"dfine(?:hgnetv2)?([nsmlx])(?:coco|obj365)*$", plain):
+        size = found[1]
+        return Net(name, "detect", lambda t, x: dfine.d_fine(t, x, size, n_classes or 80, detr.DENOISING if t.grad else 0), "queries", n_classes or 80, ema=True)
     many = n_classes or 1000
     if found := re.match(r"resnet(\d+)$", plain):
         depth = _depth(name, found[1])

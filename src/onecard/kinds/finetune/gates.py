@@ -85,10 +85,20 @@ def inspect(samples: Sequence[Sample], broken: Sequence[Broken], preferences: bo
     if sum(ends) > 0.8 * len(ends) and (cut := [s for s, whole in zip(gate.samples, ends, strict=True) if not whole and len(s.answer) > 40]):
         gate.findings.append(Finding("answers that seem cut off", len(cut), [f"{s.where}: ...{s.answer[-30:]!r}" for s in cut[:3]], "kept"))
     for what, pattern in SECRETS.items():
-        hits = [s for s in gate.samples if any(re.search(pattern, m["content"][:200_000]) for m in s.messages)]
+        hits = [s for s in gate.samples if any(what != "a card number" or _luhn(found[0]) for m in s.messages for found in re.finditer(pattern, m["content"][:200_000]))]
         if hits:
             gate.findings.append(Finding(f"{what} in the text", len(hits), [s.where for s in hits[:3]], "kept: the model may learn it"))
     return gate
+
+
+def _luhn(digits: str) -> bool:
+    """Whether the check digit of a card number is right (ISO/IEC 7812).
+
+    >>> _luhn("4539 1488 0343 6467"), _luhn("1234 5678 9012 3456")
+    (True, False)
+    """
+    numbers = [int(d) for d in reversed(re.sub(r"\D", "", digits))]
+    return sum(n if i % 2 == 0 else sum(divmod(2 * n, 10)) for i, n in enumerate(numbers)) % 10 == 0
 
 
 def _contradictions(samples: Sequence[Sample]) -> list[str]:

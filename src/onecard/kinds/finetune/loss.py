@@ -12,7 +12,7 @@ import torch
 from onecard.memory.train import FROZEN_CHUNK
 
 CHUNK = FROZEN_CHUNK
-"""Tokens of a chunk: 256 x 128k words in fp32 are 125 MiB, and twice that for a moment."""
+"""Tokens of a chunk: 256 x 128k words in fp32 are 125 MiB, and half of it once more in 16 bits."""
 SCALED = ("logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 """Names in a config of heads that scale their logits; TRL's own loss serves those."""
 
@@ -43,13 +43,16 @@ class FrozenHead(torch.autograd.Function):
                     bent = torch.tanh(logits / cap)
                     logits, slope = cap * bent, 1 - bent * bent if need else None
                 own = labels_N[start:stop, None]
-                norm = torch.logsumexp(logits, dim=-1, keepdim=True)
-                total += (norm - logits.gather(1, own)).sum()
+                picked, top = logits.gather(1, own), logits.amax(-1, keepdim=True)
+                logits.sub_(top).exp_()  # in place all the way: logsumexp would hold three of these at once
+                sums = logits.sum(-1, keepdim=True)
+                total += (top + sums.log() - picked).sum()
                 if grads is not None:
-                    logits.sub_(norm).exp_().scatter_add_(1, own, torch.full_like(norm, -1.0))
+                    logits.div_(sums).scatter_add_(1, own, torch.full_like(sums, -1.0))
                     if slope is not None:
                         logits.mul_(slope)
                     grads[start:stop] = (logits.to(dtype) @ weight).to(grads.dtype)
+                del logits, slope  # else they lie beside the next chunk's
         if grads is not None:
             ctx.save_for_backward(grads)
         return total

@@ -137,7 +137,7 @@ def train(settings: Settings, run: Run) -> Answer:
         verdicts += exported.verdicts
         run.scores(rubbed | exported.metrics, verdicts=verdicts)
         places.write_text(out / "MODEL_CARD.md", card.write(settings, data, rubbed | exported.metrics, verdicts, exported.files, run))
-    words = "\n".join([*verdicts, *(f"made {path}" for path in exported.files), f"talk to it: onecard chat --model run:{run.id}" if run.id and exported.files else ""]).strip()
+    words = "\n".join([*verdicts, *(f"made {path}" for path in exported.files), f"talk to it: onecard chat --model run:{run.id}" if run.id and any(path.suffix == ".gguf" for path in exported.files) else ""]).strip()
     return Answer({"metrics": rubbed | exported.metrics, "verdicts": verdicts, "output_dir": str(out), "files": [str(path) for path in exported.files]}, words)
 
 

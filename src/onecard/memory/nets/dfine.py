@@ -5,6 +5,7 @@ Sizes: Peterande/D-FINE's configs/dfine and transformers' convert_d_fine_origina
 
 from dataclasses import dataclass
 
+from onecard.memory.nets.backbones import half
 from onecard.memory.nets.detr import HEADS, QUERIES, attend, cna, csp
 from onecard.memory.tape import Tape, Tensor
 
@@ -49,23 +50,26 @@ SIZES = {
 
 
 def _conv(t: Tape, x: Tensor, c: int, k: int, lab: bool, s: int = 1, groups: int = 1, act: bool = True) -> Tensor:
-    y = t.norm(t.conv(x, c, k, s, groups, pad=(k - 1) // 2))
+    y = t.norm(t.conv(half(t, x), c, k, s, groups, pad=(k - 1) // 2))
     if not act:
         return y
     y = t.act(y, "relu")
-    return t.op(y.shape, [y], [y], n_params=2, scratch=y.bytes) if lab else y  # scaled, then shifted; the scale's gradient is a map before it is summed
+    if not lab:
+        return y
+    wide = _full(t)  # autocast leaves the scale in fp32, and so becomes the map
+    return t.op(y.shape, [y], [y], wide=wide, n_params=2, scratch=y.size * wide)  # scaled, then shifted; the scale's gradient is a map before it is summed
 
 
 def _padded(t: Tape, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    return t.op((n, c, h + 1, w + 1), [x])
+    return t.op((n, c, h + 1, w + 1), [x], wide=x.wide)
 
 
 def _hgnet(t: Tape, x: Tensor, name: str, lab: bool) -> Maps:
     middle, first, layers, stages = HGNET[name]
     x = _padded(t, _conv(t, x, middle, 3, lab, 2))
     y = _conv(t, _padded(t, _conv(t, x, middle // 2, 2, lab)), middle, 2, lab)
-    pooled = t.op(y.shape, [x], [x], extra=y.size * 8)
+    pooled = t.op(y.shape, [x], [x], wide=x.wide, extra=y.size * 8)
     x = _conv(t, _conv(t, t.cat([pooled, y]), middle, 3, lab, 2), first, 1, lab)
     del pooled, y
     maps = []
@@ -114,10 +118,23 @@ def _encoded(t: Tape, maps: Maps, size: Size) -> Maps:
     return out
 
 
+def _linear(t: Tape, x: Tensor, c: int) -> Tensor:
+    return t.linear(half(t, x), c)
+
+
 def _mlp(t: Tape, x: Tensor, *widths: int) -> Tensor:
     for c in widths[:-1]:
-        x = t.act(t.linear(x, c), "relu")
-    return t.linear(x, widths[-1])
+        x = t.act(_linear(t, x, c), "relu")
+    return _linear(t, x, widths[-1])
+
+
+def _softmax(t: Tape, x: Tensor) -> Tensor:
+    return t.act(t.to(x, _full(t)), "softmax")
+
+
+def _full(t: Tape) -> float:
+    """Bytes of a value where autocast works in fp32."""
+    return t.weights if t.cast else t.wide
 
 
 def _clamped(t: Tape, x: Tensor) -> Tensor:
@@ -127,26 +144,28 @@ def _clamped(t: Tape, x: Tensor) -> Tensor:
 def _sampled(t: Tape, q: Tensor, memory: Tensor, points: int) -> Tensor:
     """Deformable attention without projections: the values of several images are laid out by heads anew in every layer, those of one are a view."""
     n, queries, d = q.shape
-    offsets = t.linear(q, HEADS * points * 2)
-    places = t.copy(offsets)
+    full = _full(t)
+    offsets = _linear(t, q, HEADS * points * 2)
+    places = t.op(offsets.shape, [offsets], wide=full)
     where = t.copy(places)
-    weights = t.act(t.linear(q, HEADS * points), "softmax")
+    weights = _softmax(t, _linear(t, q, HEADS * points))
     value = memory
     if n > 1:
         value, where, weights = t.copy(memory), t.copy(where), t.copy(weights)
-    parts = t.op((n * HEADS, d // HEADS, queries, points), [value, where], [value, where])
+    value = t.to(value, full)
+    parts = t.op((n * HEADS, d // HEADS, queries, points), [value, where], [value, where], wide=full)
     read = t.cat([parts])
-    made = t.op((n, d, queries), [read, weights], [read, weights], scratch=read.bytes)
+    made = t.op((n, d, queries), [read, weights], [read, weights], wide=full, scratch=read.bytes)
     return t.copy(made, n, queries, d)
 
 
 def _layer(t: Tape, q: Tensor, where: Tensor, memory: Tensor, size: Size) -> Tensor:
     d = size.d
     y = t.add(q, where)
-    y = t.attend(t.linear(y, d), t.linear(y, d), t.linear(q, d), HEADS, copies=True)
+    y = t.attend(_linear(t, y, d), _linear(t, y, d), _linear(t, q, d), HEADS, copies=True)
     q = t.norm(t.add(q, t.linear(t.copy(y), d)), "layer")
     y = _sampled(t, t.add(q, where), memory, sum(size.points))
-    gates = t.chunk(t.act(t.linear(t.cat([q, y], 2), 2 * d), "sigmoid"), 2, 2)
+    gates = t.chunk(t.act(_linear(t, t.cat([q, y], 2), 2 * d), "sigmoid"), 2, 2)
     q = t.norm(t.add(t.mul(gates[0], q), t.mul(gates[1], y)), "layer")
     return t.norm(_clamped(t, t.add(q, _mlp(t, q, size.decoder_ffn, d))), "layer")
 
@@ -154,7 +173,7 @@ def _layer(t: Tape, q: Tensor, where: Tensor, memory: Tensor, size: Size) -> Ten
 def _scores(t: Tape, scores: Tensor, sides: Tensor) -> Tensor:
     """The class scores and how sure the sides are."""
     n, queries, _ = scores.shape
-    sure = t.act(sides, "softmax")
+    sure = _softmax(t, sides)
     sure = t.op((n, queries, 4 * (TOP + 1)), [sure], extra=n * queries * 4 * TOP * 8)
     return t.add(scores, _mlp(t, sure, 64, 1))
 
@@ -165,13 +184,13 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
     n, d, width = x.shape[0], z.d, z.width
     mask = t.tensor(n, x.shape[2], x.shape[3], wide=4.0)  # it and the maps are held until the end, as in the class: without gradients it shows
     features = _hgnet(t, x, z.backbone, z.lab)[-len(z.points):]
-    maps = [cna(t, m, width) for m in features]
+    maps = [cna(t, half(t, m), width) for m in features]
     out = _encoded(t, maps, z)
     parts = [cna(t, m, d) for m in out] if width != d else out
     memory = t.cat([t.view(p, n, p.shape[2] * p.shape[3], d) for p in parts], dim=1)
     masked = t.op(memory.shape, [memory])
     seen = t.norm(t.linear(masked, d), "layer")
-    classes, boxes = t.linear(seen, n_classes), _mlp(t, seen, d, d, 4)
+    classes, boxes = _linear(t, seen, n_classes), _mlp(t, seen, d, d, 4)
     chosen = [t.op((n, QUERIES, of.shape[2]), [of], [of], extra=n * QUERIES * of.shape[2] * 8) for of in (classes, boxes)]
     chosen[1] = t.act(chosen[1], "sigmoid")
     queries = QUERIES + denoising
@@ -191,11 +210,11 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
         q = _layer(t, q, where, memory, z)
         if layer == 0:
             found.append(t.act(_mlp(t, q, d, d, 4), "sigmoid"))
-        side = _mlp(t, t.add(q, q), d, d, 4 * BINS)
+        side = _mlp(t, t.op(q.shape, [q], wide=q.wide, passes=True), d, d, 4 * BINS)  # the layer before is added without its gradient
         side = t.add(side, sides[-1]) if sides else side
         sides.append(side)
-        found.append(t.op((n, queries, 4), [t.act(side, "softmax")], extra=n * queries * 4 * 4))
-        scores.append(t.linear(q, n_classes))
+        found.append(t.op((n, queries, 4), [_softmax(t, side)], extra=n * queries * 4 * 4))
+        scores.append(_linear(t, q, n_classes))
         if layer == 0:
             scores.append(scores[0])
         scores[-1] = _scores(t, scores[-1], side)
