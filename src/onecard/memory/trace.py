@@ -139,10 +139,10 @@ def step(lm: LM, s: Recipe, progress: Callable[[str], None] = lambda text: None,
             static, counter.peak = counter.now, counter.now
             for _ in range(s.accumulation):
                 with torch.autocast("cpu", torch.bfloat16, enabled=not s.compute_fp32):
-                    out = model(input_ids=words, labels=words) if loss_of is None else None
+                    out: Any = model(input_ids=words, labels=words) if loss_of is None else None
                     loss = out.loss if loss_of is None else loss_of(model, words)
                 if not s.keeps_logits:
-                    del out
+                    out = None
                 loss.backward()
                 out = loss = None
             optimizer.step()
