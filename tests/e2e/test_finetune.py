@@ -87,25 +87,11 @@ def test_the_whole_loop(onecard, home, tmp_path):
     assert json.loads((run / "scores.json").read_text())["metrics"]["tuned_loss"]["value"] < 1
     answer = onecard("chat", "ask", "Which metal is mined at Elm 9?", "--model", f"run:{run.name}", "--system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "--json")
     assert "says the ledger" in answer.data["answer"], answer.out
-    assert {"loss", "tokens_per_s"} <= set(wandb_steps(out)[0])
+    kept = next(out.rglob("*.wandb")).read_bytes()  # W&B's own file, written offline: protobuf with the values as JSON
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert b"tokens_per_s" in kept and all(json.dumps(row["loss"]).encode() in kept for row in events)
     again = onecard("finetune", "evaluate", run.name, "--generate_items", 2, "--json")
     assert again.code == 0 and again.data["verdicts"][0].startswith("held-out answers, loss: better"), again.err
-
-
-def wandb_steps(folder):
-    """What W&B's own file holds, read back."""
-    from wandb.proto import wandb_internal_pb2 as pb
-    from wandb.sdk.internal.datastore import DataStore
-
-    store = DataStore()
-    store.open_for_scan(str(next(folder.rglob("*.wandb"))))
-    rows = []
-    while data := store.scan_data():
-        record = pb.Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            rows.append({item.key or ".".join(item.nested_key): item.value_json for item in record.history.item})
-    return rows
 
 
 def test_samples_in_one_row_do_not_see_each_other(base):
