@@ -17,7 +17,7 @@ HELD = card.find("12gb")
 PUBLISHED = {  # millions of weights: the projects' own tables
     "yolov5n": 1.9, "yolov5s": 7.2, "yolov5m": 21.2, "yolov5l": 46.5, "yolov5x": 86.7, "yolov8n": 3.2, "yolov8s": 11.2, "yolov8m": 25.9, "yolov8l": 43.7, "yolov8x": 68.2, "yolo11n": 2.6, "yolo11s": 9.4, "yolo11m": 20.1,
     "yolo11l": 25.3, "yolo11x": 56.9, "yolox-tiny": 5.06, "yolox-s": 9.0, "yolox-m": 25.3, "yolox-l": 54.2, "yolox-x": 99.1, "rtmdet-s": 8.89, "rtmdet-m": 24.71, "rtmdet-l": 52.3, "rtmdet-x": 94.86, "yolov7tiny": 6.2,
-    "resnet18": 11.7, "resnet50": 25.6, "resnet101": 44.5, "vit-base": 86.6, "vit-large": 304.3, "convnext-tiny": 28.6, "convnext-base": 88.6, "faster-rcnn-r50": 41.5, "retinanet-r50": 37.7, "unet": 31.0, "yolov8n-seg": 3.4, "rt-detr-r18": 20.2, "rt-detr-r50": 42.9, "d-fine-n": 3.79, "d-fine-s": 10.3, "d-fine-m": 19.6, "d-fine-l": 31.3, "d-fine-x": 62.7, "yolov8s-seg": 11.8,
+    "resnet18": 11.7, "resnet50": 25.6, "resnet101": 44.5, "vit-base": 86.6, "vit-large": 304.3, "convnext-tiny": 28.6, "convnext-base": 88.6, "faster-rcnn-r50": 41.5, "retinanet-r50": 37.7, "unet": 31.0, "yolov8n-seg": 3.4, "rt-detr-r18": 20.2, "rt-detr-r50": 42.9, "d-fine-n": 3.79, "d-fine-s": 10.3, "d-fine-m": 19.6, "d-fine-l": 31.3, "d-fine-x": 62.7, "rf-detr-nano": 30.5, "rf-detr-small": 32.1, "rf-detr-medium": 33.7, "rf-detr-large": 33.9, "yolov8s-seg": 11.8,
 }
 
 

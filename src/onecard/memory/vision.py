@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onecard.errors import not_found
-from onecard.memory.nets import backbones, detr, dfine, yolo
+from onecard.memory.nets import backbones, detr, dfine, rfdetr, yolo
 from onecard.memory.plan import Term
 from onecard.memory.tape import Tape, Tensor
 from onecard.memory.train import OPTIMIZER
@@ -25,7 +25,10 @@ ATSS with its int64 choices (v6's first epochs)."""
 PER_IMAGE_COPIES = 7.0
 """Matrices of boxes x anchors that mmdetection's IoU makes for one image at a time: two corners and the extent (each two numbers), overlap."""
 
-
+OBJECTS = 15
+"""Boxes of an image without a mosaic: twice COCO's mean (860,001 in 117,266 images), for a batch that holds more than the usual."""
+PAIR_COPIES = 14.0
+"""Matrices of matched queries x boxes that generalized IoU keeps of each loss, though only their diagonal is wanted: 13.3 and 14.1 in RF-DETR's (80 and 160 boxes)."""
 MASKS = 200
 """Masks of one image that a YOLO segmenter's loss makes at a quarter of the size: some ten places a box, about twenty boxes."""
 MASK_COPIES = 4.0
@@ -46,6 +49,8 @@ class Net:
     largest: float = 1.0
     """The published recipe's largest image, as a share of the nominal one (multi-scale training)."""
     ema: bool = False
+    losses: int = 0
+    """Losses that compare every matched query with every box of its batch: one a decoder layer, one for the encoder's choice. Told where groups of queries make it large."""
 
 
 LARGEST = {"yolox": 800 / 640, "ppyoloe": 768 / 640}
@@ -58,7 +63,7 @@ def names() -> list[str]:
     """All that can be planned by name."""
     yolos = [f"{family}{'-' if len(size) > 1 or family in ('rtmdet', 'ppyoloe', 'yolox') else ''}{size}" for family, sizes in yolo.SCALES.items() for size in sizes]
     return [*yolos, *(f"{y}-seg" for y in yolos if y.startswith(("yolov5", "yolov8", "yolo11"))), *(f"resnet{d}" for d in backbones.RESNET), *backbones.VIT, *backbones.CONVNEXT,
-            *(f"faster-rcnn-r{d}" for d in backbones.RESNET), *(f"mask-rcnn-r{d}" for d in (50, 101)), *(f"retinanet-r{d}" for d in backbones.RESNET), *(f"rt-detr-{size}" for size in detr.SIZES), *(f"d-fine-{size}" for size in dfine.SIZES), "unet", "deeplabv3-r50", "deeplabv3-r101"]
+            *(f"faster-rcnn-r{d}" for d in backbones.RESNET), *(f"mask-rcnn-r{d}" for d in (50, 101)), *(f"retinanet-r{d}" for d in backbones.RESNET), *(f"rt-detr-{size}" for size in detr.SIZES), *(f"d-fine-{size}" for size in dfine.SIZES), *(f"rf-detr-{size}" for size in rfdetr.SIZES), "unet", "deeplabv3-r50", "deeplabv3-r101"]
 
 
 def find(name: str, n_classes: int = 0) -> Net:
@@ -87,6 +92,9 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
     if found := re.match(r"dfine(?:hgnetv2)?([nsmlx])(?:coco|obj365)*$", plain):
         size = found[1]
         return Net(name, "detect", lambda t, x: dfine.d_fine(t, x, size, n_classes or 80, detr.DENOISING if t.grad else 0), "queries", n_classes or 80, ema=True)
+    if found := re.match(r"rfdetr(nano|small|base|medium|large)$", plain):
+        size, classes = found[1], (n_classes or 90) + 1  # COCO's highest number, and one for nothing
+        return Net(name, "detect", lambda t, x: rfdetr.rf_detr(t, x, size, classes), "queries", classes, ema=True, losses=rfdetr.SIZES[size].layers + 1)
     many = n_classes or 1000
     if found := re.match(r"resnet(\d+)$", plain):
         depth = _depth(name, found[1])
@@ -167,9 +175,10 @@ def _loss(t: Tape, net: Net, s: Recipe, maps: list[Tensor], h: int, w: int) -> T
     if net.task == "classify":
         flat = t.op(maps[-1].shape, [t.to(maps[-1], 4.0)], keeps=True, wide=4.0)
         return t.op((1,), [flat], [flat], wide=4.0)
-    if net.match == "queries":  # the cheapest pairs of some hundred queries with the boxes: small
+    if net.match == "queries":
         upcast = [t.to(m, 4.0) for m in maps]
-        return t.op((1,), upcast, upcast, wide=4.0)
+        matched = s.B * min(s.boxes, OBJECTS) * rfdetr.GROUPS
+        return t.op((1,), upcast, upcast, wide=4.0, extra=matched**2 * 4 * PAIR_COPIES * net.losses)
     if not net.match:  # pixels: log-softmax in fp32 and its choice
         flat = t.op(maps[-1].shape, [t.to(maps[-1], 4.0)], keeps=True, wide=4.0, extra=s.B * h * w * 8)
         return t.op((1,), [flat], [flat], wide=4.0)

@@ -1,6 +1,6 @@
 """Detectors with queries: RT-DETR on a ResNet (v1 and v2 are alike in size). The calls are those of transformers' RTDetrForObjectDetection. Knows no loss and no card."""
 
-from onecard.memory.nets.backbones import RESNET
+from onecard.memory.nets.backbones import RESNET, half
 from onecard.memory.tape import Kind, Tape, Tensor
 
 Maps = list[Tensor]
@@ -52,23 +52,50 @@ def attend(t: Tape, x: Tensor, d: int, ffn: int, act: Kind) -> Tensor:
     return t.norm(t.add(x, t.linear(t.act(t.linear(x, ffn), act), d)), "layer")
 
 
-def _sampled(t: Tape, q: Tensor, memory: Tensor) -> Tensor:
-    """Deformable attention: each query reads a few points of each level."""
-    n, queries, _ = q.shape
-    points = HEADS * LEVELS * POINTS
-    value = t.copy(t.linear(memory, D))
-    offsets = t.op((n, queries, points * 2), [t.linear(q, points * 2)])
-    weights = t.act(t.linear(q, points), "softmax")
-    read = t.op((n, queries * points, D // HEADS), [value, offsets], [value, offsets])
-    read = t.op(read.shape, [read, weights], [read, weights])
-    return t.linear(t.op((n, queries, D), [read]), D)
+def linear(t: Tape, x: Tensor, c: int) -> Tensor:
+    return t.linear(half(t, x), c)
+
+
+def mlp(t: Tape, x: Tensor, *widths: int) -> Tensor:
+    for c in widths[:-1]:
+        x = t.act(linear(t, x, c), "relu")
+    return linear(t, x, widths[-1])
+
+
+def softmax(t: Tape, x: Tensor) -> Tensor:
+    return t.act(t.to(x, full(t)), "softmax")
+
+
+def full(t: Tape) -> float:
+    """Bytes of a value where autocast works in fp32."""
+    return t.weights if t.cast else t.wide
+
+
+def sampled(t: Tape, q: Tensor, memory: Tensor, points: int) -> Tensor:
+    """Deformable attention without projections: the values of several images are laid out by heads anew in every layer, those of one are a view."""
+    n, queries, d = q.shape
+    wide = full(t)
+    offsets = linear(t, q, HEADS * points * 2)
+    places = t.op(offsets.shape, [offsets], wide=wide)
+    where = t.copy(places)
+    weights = softmax(t, linear(t, q, HEADS * points))
+    value = memory
+    if n > 1:
+        value, where, weights = t.copy(memory), t.copy(where), t.copy(weights)
+    value = t.to(value, wide)
+    parts = t.op((n * HEADS, d // HEADS, queries, points), [value, where], [value, where], wide=wide)
+    read = t.cat([parts])
+    made = t.op((n, d, queries), [read, weights], [read, weights], wide=wide, scratch=read.bytes)
+    return t.copy(made, n, queries, d)
 
 
 def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -> Maps:
     """Class scores and boxes of every decoder layer; in training `denoising` queries are added (200 with its loss)."""
     depth, layers, expansion, width, ffn = SIZES[size]
     n = x.shape[0]
-    maps = [cna(t, m, width) for m in _backbone(t, x, depth)]
+    mask = t.tensor(n, x.shape[2], x.shape[3], wide=4.0)  # it and the maps are held until the end, as in the class: without gradients it shows
+    features = _backbone(t, x, depth)
+    maps = [cna(t, m, width) for m in features]
     top = maps[-1]
     tokens = t.copy(t.view(top, n, top.shape[2] * top.shape[3], width))
     maps[-1] = t.copy(attend(t, tokens, width, ffn, "gelu"), *top.shape)
@@ -81,9 +108,9 @@ def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -
     for side in reversed(inner):
         out.append(csp(t, t.cat([cna(t, out[-1], width, 3, 2, "silu"), side]), width, expansion))
     parts = [cna(t, m, D) for m in out]
-    memory = t.cat([t.copy(t.view(p, n, p.shape[2] * p.shape[3], D)) for p in parts], dim=1)
-    del parts, out, inner, maps
-    seen = t.norm(t.linear(t.op(memory.shape, [memory], [memory]), D), "layer")
+    memory = t.cat([t.view(p, n, p.shape[2] * p.shape[3], D) for p in parts], dim=1)
+    masked = t.op(memory.shape, [memory], [memory])
+    seen = t.norm(t.linear(masked, D), "layer")
     made = [t.linear(seen, n_classes), _boxes(t, seen)]
     q = t.tensor(n, QUERIES + denoising, D, needs=True)
     t.params += n_classes * D + D
@@ -95,9 +122,11 @@ def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -
         y = t.add(q, where)
         y = t.attend(t.linear(y, D), t.linear(y, D), t.linear(q, D), HEADS, copies=True)
         q = t.norm(t.add(q, t.linear(t.copy(y), D)), "layer")
-        q = t.norm(t.add(q, _sampled(t, t.add(q, where), memory)), "layer")
+        y = t.linear(sampled(t, t.add(q, where), t.linear(memory, D), LEVELS * POINTS), D)
+        q = t.norm(t.add(q, y), "layer")
         q = t.norm(t.add(q, t.linear(t.act(t.linear(q, 1024), "relu"), D)), "layer")
         made += [t.linear(q, n_classes), _boxes(t, q)]
+    del mask
     return made
 
 

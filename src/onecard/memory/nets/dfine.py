@@ -6,7 +6,7 @@ Sizes: Peterande/D-FINE's configs/dfine and transformers' convert_d_fine_origina
 from dataclasses import dataclass
 
 from onecard.memory.nets.backbones import half
-from onecard.memory.nets.detr import HEADS, QUERIES, attend, cna, csp
+from onecard.memory.nets.detr import HEADS, QUERIES, attend, cna, csp, full, linear, mlp, sampled, softmax
 from onecard.memory.tape import Tape, Tensor
 
 Maps = list[Tensor]
@@ -56,7 +56,7 @@ def _conv(t: Tape, x: Tensor, c: int, k: int, lab: bool, s: int = 1, groups: int
     y = t.act(y, "relu")
     if not lab:
         return y
-    wide = _full(t)  # autocast leaves the scale in fp32, and so becomes the map
+    wide = full(t)  # autocast leaves the scale in fp32, and so becomes the map
     return t.op(y.shape, [y], [y], wide=wide, n_params=2, scratch=y.size * wide)  # scaled, then shifted; the scale's gradient is a map before it is summed
 
 
@@ -118,64 +118,27 @@ def _encoded(t: Tape, maps: Maps, size: Size) -> Maps:
     return out
 
 
-def _linear(t: Tape, x: Tensor, c: int) -> Tensor:
-    return t.linear(half(t, x), c)
-
-
-def _mlp(t: Tape, x: Tensor, *widths: int) -> Tensor:
-    for c in widths[:-1]:
-        x = t.act(_linear(t, x, c), "relu")
-    return _linear(t, x, widths[-1])
-
-
-def _softmax(t: Tape, x: Tensor) -> Tensor:
-    return t.act(t.to(x, _full(t)), "softmax")
-
-
-def _full(t: Tape) -> float:
-    """Bytes of a value where autocast works in fp32."""
-    return t.weights if t.cast else t.wide
-
-
 def _clamped(t: Tape, x: Tensor) -> Tensor:
     return t.op(x.shape, [x], [x], wide=x.wide)
-
-
-def _sampled(t: Tape, q: Tensor, memory: Tensor, points: int) -> Tensor:
-    """Deformable attention without projections: the values of several images are laid out by heads anew in every layer, those of one are a view."""
-    n, queries, d = q.shape
-    full = _full(t)
-    offsets = _linear(t, q, HEADS * points * 2)
-    places = t.op(offsets.shape, [offsets], wide=full)
-    where = t.copy(places)
-    weights = _softmax(t, _linear(t, q, HEADS * points))
-    value = memory
-    if n > 1:
-        value, where, weights = t.copy(memory), t.copy(where), t.copy(weights)
-    value = t.to(value, full)
-    parts = t.op((n * HEADS, d // HEADS, queries, points), [value, where], [value, where], wide=full)
-    read = t.cat([parts])
-    made = t.op((n, d, queries), [read, weights], [read, weights], wide=full, scratch=read.bytes)
-    return t.copy(made, n, queries, d)
 
 
 def _layer(t: Tape, q: Tensor, where: Tensor, memory: Tensor, size: Size) -> Tensor:
     d = size.d
     y = t.add(q, where)
-    y = t.attend(_linear(t, y, d), _linear(t, y, d), _linear(t, q, d), HEADS, copies=True)
+    y = t.attend(linear(t, y, d), linear(t, y, d), linear(t, q, d), HEADS, copies=True)
     q = t.norm(t.add(q, t.linear(t.copy(y), d)), "layer")
-    y = _sampled(t, t.add(q, where), memory, sum(size.points))
-    gates = t.chunk(t.act(_linear(t, t.cat([q, y], 2), 2 * d), "sigmoid"), 2, 2)
+    y = sampled(t, t.add(q, where), memory, sum(size.points))
+    gates = t.chunk(t.act(linear(t, t.cat([q, y], 2), 2 * d), "sigmoid"), 2, 2)
     q = t.norm(t.add(t.mul(gates[0], q), t.mul(gates[1], y)), "layer")
-    return t.norm(_clamped(t, t.add(q, _mlp(t, q, size.decoder_ffn, d))), "layer")
+    return t.norm(_clamped(t, t.add(q, mlp(t, q, size.decoder_ffn, d))), "layer")
 
 
 def _scores(t: Tape, scores: Tensor, sides: Tensor) -> Tensor:
     """The class scores and how sure the sides are."""
     n, queries, _ = scores.shape
-    sure = _softmax(t, sides)
+    sure = softmax(t, sides)
     sure = t.op((n, queries, 4 * (TOP + 1)), [sure], extra=n * queries * 4 * TOP * 8)
-    return t.add(scores, _mlp(t, sure, 64, 1))
+    return t.add(scores, mlp(t, sure, 64, 1))
 
 
 def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -> Maps:
@@ -190,7 +153,7 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
     memory = t.cat([t.view(p, n, p.shape[2] * p.shape[3], d) for p in parts], dim=1)
     masked = t.op(memory.shape, [memory])
     seen = t.norm(t.linear(masked, d), "layer")
-    classes, boxes = _linear(t, seen, n_classes), _mlp(t, seen, d, d, 4)
+    classes, boxes = linear(t, seen, n_classes), mlp(t, seen, d, d, 4)
     chosen = [t.op((n, QUERIES, of.shape[2]), [of], [of], extra=n * QUERIES * of.shape[2] * 8) for of in (classes, boxes)]
     chosen[1] = t.act(chosen[1], "sigmoid")
     queries = QUERIES + denoising
@@ -204,17 +167,17 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
     sides: Maps = []
     for layer in range(z.layers):
         held = t.params, t.trained
-        where = _clamped(t, _mlp(t, t.tensor(n, queries, 4), 2 * d, d))
+        where = _clamped(t, mlp(t, t.tensor(n, queries, 4), 2 * d, d))
         if layer:  # one small network places the queries in every layer
             t.params, t.trained = held
         q = _layer(t, q, where, memory, z)
         if layer == 0:
-            found.append(t.act(_mlp(t, q, d, d, 4), "sigmoid"))
-        side = _mlp(t, t.op(q.shape, [q], wide=q.wide, passes=True), d, d, 4 * BINS)  # the layer before is added without its gradient
+            found.append(t.act(mlp(t, q, d, d, 4), "sigmoid"))
+        side = mlp(t, t.op(q.shape, [q], wide=q.wide, passes=True), d, d, 4 * BINS)  # the layer before is added without its gradient
         side = t.add(side, sides[-1]) if sides else side
         sides.append(side)
-        found.append(t.op((n, queries, 4), [_softmax(t, side)], extra=n * queries * 4 * 4))
-        scores.append(_linear(t, q, n_classes))
+        found.append(t.op((n, queries, 4), [softmax(t, side)], extra=n * queries * 4 * 4))
+        scores.append(linear(t, q, n_classes))
         if layer == 0:
             scores.append(scores[0])
         scores[-1] = _scores(t, scores[-1], side)
