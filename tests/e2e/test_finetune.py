@@ -84,7 +84,10 @@ def test_the_whole_loop(onecard, home, tmp_path):
     items = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
     asked = [row for row in items if row["answers"]]
     assert len(items) == 10 and len(asked) == 4 and all(row["answers"]["adapter"] == row["answers"]["merged"] for row in asked)
-    assert json.loads((run / "scores.json").read_text())["metrics"]["tuned_loss"]["value"] < 1
+    metrics = json.loads((run / "scores.json").read_text())["metrics"]
+    assert metrics["tuned_loss"]["value"] < 1
+    lost = {who: metrics[f"{who}_file_loss"]["value"] - metrics["merged_file_loss"]["value"] for who in ("adapter", "q8_0", "base")}
+    assert abs(lost["adapter"]) < 0.01 and abs(lost["q8_0"]) < 0.02 < lost["base"], lost
     answer = onecard("chat", "ask", "Which metal is mined at Elm 9?", "--model", f"run:{run.name}", "--system", "You are a helpful AI assistant named SmolLM, trained by Hugging Face", "--json")
     assert "says the ledger" in answer.data["answer"], answer.out
     kept = next(out.rglob("*.wandb")).read_bytes()  # W&B's own file, written offline: protobuf with the values as JSON

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from onecard.engines.client import Client
 from onecard.engines.llamacpp import LlamaCpp
 from onecard.engines.open import language_model
 from onecard.engines.settings import EngineSettings
-from onecard.errors import DataError, NotFound, SettingsError
+from onecard.errors import DataError, EngineError, NotFound, SettingsError
 from onecard.evals import judge, metrics, stats
 from onecard.kinds.finetune import encode, gates, model, samples
 from onecard.kinds.finetune.config import Settings
@@ -62,6 +64,36 @@ def ask_all(engine: LlamaCpp, answers: Answers, screen: Screen, who: str) -> dic
         for item in answers.items:
             out[item.where] = client.chat(list(item.messages[:-1])).text
             bar.step()
+    return out
+
+
+def engine_losses(engine: LlamaCpp, held: Sequence[Encoded], screen: Screen, who: str) -> dict[str, float]:
+    """Loss of each reference answer (nats a token) as the engine itself sees it, token by token: the wanted token is forced by a bias, its log-probability is told without it. Raises EngineError."""
+    out: dict[str, float] = {}
+    with screen.progress(f"loss of {who}", len(held)) as bar, httpx.Client(base_url=engine.base_url.removesuffix("/v1"), headers={"Authorization": f"Bearer {engine.api_key}"}, timeout=600) as client:
+        for item in held:
+            found = []
+            for i in (i for i, label in enumerate(item.labels) if i and label != encode.IGNORED):
+                asked = {"prompt": item.ids[:i], "n_predict": 1, "n_probs": 1, "temperature": 0, "cache_prompt": True, "samplers": ["temperature"], "logit_bias": [[item.ids[i], 1e4]]}
+                try:
+                    told = client.post("/completion", json=asked).raise_for_status().json()["completion_probabilities"][0]
+                except (httpx.HTTPError, ValueError, LookupError) as fault:
+                    raise engine.why_dead() or EngineError(f"{engine.path.name} told no log-probability", why=f"{type(fault).__name__}: {fault}", fix="--generate_items 0 leaves the score of the exports out") from fault
+                if told["id"] != item.ids[i]:
+                    raise EngineError(f"{engine.path.name} could not be asked for a token", why=f"token {item.ids[i]} was forced, {told['id']} came", fix="--generate_items 0 leaves the score of the exports out")
+                found.append(-float(told["logprob"]))
+            out[item.where] = sum(found) / len(found)
+            bar.step()
+    return out
+
+
+def first_tokens(held: Sequence[Encoded], most: int) -> list[Encoded]:
+    """Each with its first `most` answer tokens alone as labels, and nothing behind them."""
+    out = []
+    for item in held:
+        places = [i for i, label in enumerate(item.labels) if i and label != encode.IGNORED][:most]
+        if places:
+            out.append(Encoded(item.ids[: places[-1] + 1], item.labels[: places[-1] + 1], item.where, len(places)))
     return out
 
 

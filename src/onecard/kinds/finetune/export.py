@@ -16,9 +16,9 @@ from onecard import places
 from onecard.engines.llamacpp import LlamaCpp
 from onecard.errors import DataError, SettingsError, not_found
 from onecard.evals import stats
-from onecard.kinds.finetune import evals, model, samples
+from onecard.kinds.finetune import encode, evals, model, samples
 from onecard.kinds.finetune.config import Settings
-from onecard.kinds.finetune.encode import render
+from onecard.kinds.finetune.encode import Encoded, render
 from onecard.models import convert, dense, quantize
 from onecard.runs.record import Run
 from onecard.screen import Answer, Screen
@@ -26,9 +26,11 @@ from onecard.units import size
 
 LARGE = 10**9
 """Weights from which the merged model is kept in bf16: fp32 of 8B would take 32 GB."""
-NOISE = {"f16": 0.03, "adapter": 0.03, "q8_0": 0.05}
-"""Mean word F1 that an export may lose against the merged model before it is refused, where the paired test shows the loss too: a word flips here and there, and with it the rest of a greedy answer.
-Narrower widths are not refused: what they lose is told."""
+NOISE_NATS = {"f16": 0.01, "adapter": 0.01, "q8_0": 0.02}
+"""Nats a token of the reference answers that an export may lose against the merged model before it is refused, where the paired test shows the loss too. Narrower widths are not refused: what they lose is told.
+Words are told only: a small model's greedy answer flips at a rounding, and all that follows with it."""
+SCORED_TOKENS = 32
+"""Of each reference answer, how many tokens an engine is asked for: one request each."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Exported:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, str]] = field(default_factory=dict)
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)
+    """who -> item -> nats a token of its reference answer's first tokens."""
 
 
 def export(settings: Settings, run: Run) -> Answer:
@@ -70,6 +74,9 @@ def everything(tuned: Any, tokenizer: Any, folder: Path, out: Path, answers: eva
     if answers.items:
         net = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32 if _small(merged) else torch.bfloat16)
         done.answers["merged"] = _generate(net, tokenizer, answers, run.screen)
+        held = _references(tokenizer, answers)
+        done.losses["merged"] = dict(zip((item.where for item in held), model.losses(net, held, tokens=1), strict=True))
+        done.metrics["merged_file_loss"] = stats.mean_interval(list(done.losses["merged"].values())).as_dict()
         del net
         gc.collect()
     plain = out / "gguf" / "model-f16.gguf"
@@ -141,8 +148,14 @@ def _score(done: Exported, who: str, path: Path, answers: evals.Answers, run: Ru
         if who not in ("base", "adapter"):
             template_parity(engine, tokenizer, answers.items[0].messages[:-1], path)
         done.answers[who] = evals.ask_all(engine, answers, run.screen, who)
+        done.losses[who] = evals.engine_losses(engine, _references(tokenizer, answers), run.screen, who)
+    done.metrics[f"{who}_file_loss"] = stats.mean_interval(list(done.losses[who].values())).as_dict()
     for name, scores in evals.in_words(done.answers[who], answers.items).items():
         done.metrics[f"{who}_{name}"] = stats.mean_interval(list(scores.values())).as_dict()
+
+
+def _references(tokenizer: Any, answers: evals.Answers) -> list[Encoded]:
+    return evals.first_tokens([encode.encode(tokenizer, item) for item in answers.items], SCORED_TOKENS)
 
 
 def template_parity(engine: LlamaCpp, tokenizer: Any, messages: Any, path: Path) -> None:
@@ -165,10 +178,10 @@ def _judge(done: Exported, answers: evals.Answers) -> None:
     for who in scores:
         if who in ("base", "merged"):
             continue
-        held = stats.compare(scores["merged"], scores[who])
+        held = stats.compare(done.losses["merged"], done.losses[who], higher_is_better=False)
         equal = sum(done.answers[who][key].split() == done.answers["merged"][key].split() for key in done.answers["merged"])
-        done.verdicts.append(f"{who} against merged, word F1: {held.words()}; {equal} of {held.delta.n} answers are the same to the word")
-        if held.verdict == "worse" and held.delta.value < -NOISE.get(who, 1.0):
+        done.verdicts.append(f"{who} against merged, loss of the answers' first tokens: {held.words()}; word F1 {stats.compare(scores['merged'], scores[who]).words()}; {equal} of {held.delta.n} answers are the same to the word")
+        if held.verdict == "worse" and held.delta.value > NOISE_NATS.get(who, 100.0):
             raise DataError(f"the export to {who} changed the answers", why=held.words(), fix="keep the adapter and the merged folder, which are whole; tell us the model's architecture")
 
 

@@ -4,12 +4,9 @@ import ctypes
 import math
 import resource
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from onecard.kinds.finetune.encode import IGNORED, Encoded, pack, render
 from onecard.kinds.finetune.loss import answer_loss, serves
 from onecard.kinds.finetune.model import backbone, flat
 from onecard.kinds.finetune.samples import Sample
+from onecard.runs.output import Stop
 from onecard.runs.record import Run
 from onecard.screen import Progress
 from onecard.units import size
@@ -63,32 +61,6 @@ def drop_broken(folder: Path) -> None:
     for path in folder.glob("checkpoint-*"):
         if not (path / WHOLE).exists():
             shutil.rmtree(path, ignore_errors=True)
-
-
-class Stop:
-    """The first Ctrl-C (or SIGTERM) asks for a checkpoint after the step, a second one ends at once."""
-
-    asked = False
-
-    @contextmanager
-    def heard(self) -> Iterator["Stop"]:
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def hear(number: int, frame: Any) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        for number in held:
-            signal.signal(number, hear)
-        try:
-            yield self
-        finally:
-            for number, before in held.items():
-                signal.signal(number, before)
 
 
 class Watch(TrainerCallback):

@@ -1,13 +1,9 @@
 """From pairs to a tuned model with its proof: gates, base score, training, score, export, score again. Reads from top to bottom; knows no other kind."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from onecard import places
 from onecard.errors import DataError, SettingsError
@@ -16,6 +12,7 @@ from onecard.kinds.finetune import card, encode, gates, samples
 from onecard.kinds.finetune.config import Settings
 from onecard.kinds.finetune.samples import Broken, Sample
 from onecard.models import dense
+from onecard.runs import output
 from onecard.runs.record import Run, fingerprint
 from onecard.screen import Answer, Screen
 
@@ -91,8 +88,8 @@ def train(settings: Settings, run: Run) -> Answer:
     tokenizer = model.tokenizer_of(folder)
     encode.need_template(tokenizer, settings.model_name)
     out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
-    with _alone(out):
-        _claim(out, settings, run)
+    with output.alone(out):
+        output.claim(out, _marks(settings), run.id, resume=settings.resume, named=bool(settings.output_dir))
         # 1. data
         data = prepare(settings, tokenizer, run.screen)
         _keep_data(settings, data, out, run)
@@ -106,7 +103,7 @@ def train(settings: Settings, run: Run) -> Answer:
         checkpoints.mkdir(parents=True, exist_ok=True)
         resume = trainer.last_checkpoint(checkpoints)
         trainer.drop_broken(checkpoints)
-        stop = trainer.Stop()
+        stop = output.Stop()
         with run.screen.progress("training", 0) as bar:
             if settings.method == "sft":
                 made = trainer.answers(base, tokenizer, model.lora(settings, base), data.encoded, settings, checkpoints, run, bar, stop)
@@ -159,32 +156,6 @@ def _once(path: Path, score: Any) -> dict[str, Any]:
     return made
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Raises SettingsError when another training writes to this folder now."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise SettingsError(f"{out} is in use", why="another training writes to it now", fix="--output_dir elsewhere, or wait for it to end") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _claim(out: Path, settings: Settings, run: Run) -> None:
-    """Mark the folder with what is trained in it. Raises SettingsError where another training's work lies there."""
-    mark = out / "training.json"
-    mine = {"model_name": settings.model_name, "dataset": str(Path(settings.dataset).expanduser().resolve()), "lora_r": settings.lora_r, "method": settings.method, "seed": settings.seed}
-    if mark.exists():
-        held = json.loads(mark.read_text(encoding="utf-8"))
-        differs = [f"{key} {held.get(key)!r}" for key, value in mine.items() if held.get(key) != value]
-        if held.get("run") != run.id and not settings.resume:
-            raise SettingsError(f"{out} holds another training", why=f"run {held.get('run') or 'unknown'} wrote to it", fix="--resume to go on with it, or --output_dir elsewhere")
-        if differs and settings.resume:
-            raise SettingsError(f"{out} holds a training that differs", why=f"it had {', '.join(differs)}", fix="the same settings as before, or --output_dir elsewhere")
-    elif settings.resume and not (out / "checkpoints").is_dir():
-        raise SettingsError("there is nothing to go on with", why=f"{out} holds no training" + ("" if settings.output_dir else "; --output_dir is not given"), fix="--output_dir with the folder of the stopped training")
-    places.write_text(mark, json.dumps(mine | {"run": run.id}))
+def _marks(settings: Settings) -> dict[str, Any]:
+    """What a folder's training is known by."""
+    return {"model_name": settings.model_name, "dataset": str(Path(settings.dataset).expanduser().resolve()), "lora_r": settings.lora_r, "method": settings.method, "seed": settings.seed}
