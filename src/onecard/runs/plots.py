@@ -73,14 +73,16 @@ def memory(terms: Sequence[dict[str, Any]], peak_bytes: int) -> str:
     return _svg(figure)
 
 
-def lines(series: dict[str, Sequence[tuple[float, float]]], x: str, y: str, log_x: bool = False) -> str:
-    """Named curves in one figure: the growth of a measure, an ablation."""
+def lines(series: dict[str, Sequence[tuple[float, float]]], x: str, y: str, log_x: bool = False, zoom: bool = False) -> str:
+    """Named curves in one figure: the growth of a measure, an ablation. `zoom` lets the axis begin where the curves do, not at 0."""
     figure, axis = plt.subplots(figsize=(7, 3.2))
     for name, points in series.items():
         axis.plot(*zip(*points, strict=True), marker="o", ms=4, label=name)
     if log_x:
         axis.set_xscale("log")
-    axis.set(xlabel=x, ylabel=y, ylim=(0, None))
+    axis.set(xlabel=x, ylabel=y)
+    if not zoom:
+        axis.set_ylim(0, None)
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)

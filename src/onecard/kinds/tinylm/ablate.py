@@ -1,0 +1,106 @@
+"""Which position code is best here: the same training with each of them and several seeds, equal weights and equal compute, one table. Knows no way to train but the kind's own."""
+
+import json
+from typing import Any
+
+import torch
+
+from onecard.errors import not_found
+from onecard.evals import stats
+from onecard.kinds.tinylm import corpus as texts
+from onecard.kinds.tinylm import evals, shape, trainer
+from onecard.kinds.tinylm.config import POSITIONS, Settings
+from onecard.kinds.tinylm.corpus import Corpus
+from onecard.kinds.tinylm.model import TinyLM
+from onecard.kinds.tinylm.shape import Made
+from onecard.runs import plots
+from onecard.runs.output import Stop
+from onecard.runs.record import Run
+from onecard.screen import Answer, Progress, table
+
+
+def ablate(settings: Settings, run: Run) -> Answer:
+    """Train every code with every seed and score each over the whole held-out text, at 1, 2 and 4 training lengths. What is done is kept: a stopped ablation goes on. Raises SettingsError, DataError, NotFound."""
+    if wrong := [name for name in settings.positions if name not in POSITIONS]:
+        raise not_found("position code", wrong[0], POSITIONS)
+    corpus = texts.prepare(settings, run.screen)
+    made = {code: equal(settings, code, corpus) for code in settings.positions}
+    texts.need_blocks(corpus, next(iter(made.values())).shape.block_size)
+    run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
+    run.screen.line("\n".join(f"{code:10} {m.shape.n_params:,} weights (d_ff {m.shape.d_ff}), {m.steps} steps of {m.tokens_a_step:,} tokens" for code, m in made.items()))
+    rows: list[dict[str, Any]] = []
+    with run.screen.progress("ablation", len(made) * settings.seeds * next(iter(made.values())).steps) as bar:
+        for seed in range(settings.seed, settings.seed + settings.seeds):  # seed by seed, so that a slow hour hits all codes alike
+            for code, m in made.items():
+                rows.append(one(settings.model_copy(update={"seed": seed, "position": code}), m, corpus, run, bar))
+                run.artifact("ablation.json", json.dumps(rows))
+    found = summary(rows, list(made))
+    metrics = {f"{code}_{key}": found[code][key].as_dict() for code in found for key in found[code]}
+    run.scores(metrics, verdicts=verdicts(rows, list(made)))
+    lengths = [times * next(iter(made.values())).shape.block_size for times in (1, 2, 4)]
+    series: dict[str, Any] = {code: [(length, found[code][f"loss_{times}x"].value) for length, times in zip(lengths, (1, 2, 4), strict=True) if f"loss_{times}x" in found[code]] for code in found}
+    run.artifact("ablation.svg", plots.lines(series, "tokens of a window", "loss (nats a token)", zoom=True))
+    run.artifact("curves.svg", plots.lines({code: next(row["curve"] for row in rows if row["position"] == code) for code in made}, "step", "held-out loss (nats a token)", zoom=True))
+    words = shown(found, made, rows)
+    run.artifact("ablation.md", words)
+    return Answer({"rows": rows, "metrics": metrics, "verdicts": verdicts(rows, list(made))}, words)
+
+
+def equal(settings: Settings, code: str, corpus: Corpus) -> Made:
+    """The shape with this code: where learned positions add weights, the MLP of all is made so wide that the counts meet as nearly as they can (within one column)."""
+    vocab = corpus.tokenizer.get_vocab_size()
+    plain = shape.of(settings.model_copy(update={"position": "rope"}), vocab, len(corpus.train))
+    made = shape.of(settings.model_copy(update={"position": code}), vocab, len(corpus.train))
+    matrices = 3 if settings.mlp == "swiglu" else 2
+    less = round((made.shape.n_params - plain.shape.n_params) / (made.shape.n_layer * matrices * made.shape.n_embd))
+    return shape.of(settings.model_copy(update={"position": code, "d_ff": made.shape.d_ff - less}), vocab, len(corpus.train)) if less else made
+
+
+def one(settings: Settings, made: Made, corpus: Corpus, run: Run, bar: Progress) -> dict[str, Any]:
+    """One training and its scores. The last weights are scored: choosing the best ones on the held-out text would favour noisy curves."""
+    torch.manual_seed(settings.seed)
+    net = TinyLM(made.shape).to(trainer.device())
+    t = trainer.Trainer(net, corpus, settings, made, trainer.Choice(bf16=settings.bf16 == "on" or (settings.bf16 == "auto" and trainer.device().type == "cuda"), steps=made.steps))
+    curve, looks = [], max(1, made.steps // 10)
+    stop = Stop()
+    with stop.heard():
+        while t.state.step < made.steps:
+            loss, _ = t.step()
+            bar.step(1, f"{settings.position}, seed {settings.seed}, loss {loss:.3f}")
+            if t.state.step % looks == 0:
+                with t.averaged() as held:
+                    curve.append((t.state.step, trainer.guide_loss(held, corpus, made.shape.block_size, t.choice.bf16)))
+            if stop.asked:
+                raise KeyboardInterrupt
+    with t.averaged() as held:
+        far = evals.extrapolation(held, corpus, run.screen)
+    return {"position": settings.position, "seed": settings.seed, "n_params": made.shape.n_params, "curve": curve, "losses": {f"{row['times']}x": row["loss"]["value"] for row in far if row["loss"]},
+            "last_quarter": {f"{row['times']}x": row["last_quarter"]["value"] for row in far if row["loss"]}}
+
+
+def summary(rows: list[dict[str, Any]], codes: list[str]) -> dict[str, dict[str, stats.Interval]]:
+    """Mean over seeds with its 95 % t interval, at each length."""
+    out: dict[str, dict[str, stats.Interval]] = {}
+    for code in codes:
+        mine = [row for row in rows if row["position"] == code]
+        out[code] = {f"loss_{times}": stats.t_interval([row["losses"][times] for row in mine]) for times in ("1x", "2x", "4x") if all(times in row["losses"] for row in mine)}
+    return out
+
+
+def verdicts(rows: list[dict[str, Any]], codes: list[str]) -> list[str]:
+    """Each code against the first one, paired by seed, at the training length."""
+    by = {(row["position"], row["seed"]): row["losses"]["1x"] for row in rows}
+    seeds = sorted({row["seed"] for row in rows})
+    out = []
+    for code in codes[1:]:
+        delta = stats.t_interval([by[code, seed] - by[codes[0], seed] for seed in seeds])
+        said = "not shown" if not (delta.low > 0 or delta.high < 0) else "better" if delta.value < 0 else "worse"
+        out.append(f"{code} against {codes[0]}: {said}, {delta.value:+.4f} [{delta.low:+.4f}, {delta.high:+.4f}] nats a token over {len(seeds)} seeds")
+    return out
+
+
+def shown(found: dict[str, dict[str, stats.Interval]], made: dict[str, Made], rows: list[dict[str, Any]]) -> str:
+    cells = [[code, f"{made[code].shape.n_params:,}", *(found[code][f"loss_{times}"].words(4) if f"loss_{times}" in found[code] else "ends at 1x" for times in ("1x", "2x", "4x"))] for code in found]
+    first = next(iter(made.values()))
+    head = f"{len({row['seed'] for row in rows})} seeds each, {first.steps} steps of {first.tokens_a_step:,} tokens, trained on windows of {first.shape.block_size}; loss in nats a token over the whole held-out text, 95 % t interval over seeds"
+    return "\n".join([head, table(cells, ["positions", "weights", "1x", "2x", "4x"]), *verdicts(rows, list(made))])

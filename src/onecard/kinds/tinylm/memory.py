@@ -1,0 +1,44 @@
+"""What training a tiny language model from scratch will need. Pure arithmetic."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from onecard.kinds.tinylm import shape
+from onecard.kinds.tinylm.config import Settings
+from onecard.memory import calibrate, lm, train
+from onecard.memory import workloads_nets as nets
+from onecard.memory.card import Card
+from onecard.memory.plan import Plan, Term
+from onecard.units import GIB
+
+VOCAB = 66
+"""Characters of an English text, before the text is read."""
+CPU_PROGRAM_BYTES = round(0.55 * GIB)
+"""Python with torch, and what heap and oneDNN hold beyond the tensors: measured resident memory less the tensors."""
+
+
+def plan(settings: Settings, card: Card) -> Plan:
+    """Weights, gradients, optimizer and activations of one step. Raises SettingsError for sizes that do not divide."""
+    vocab = VOCAB if settings.tokenizer == "char" else settings.vocab_size
+    made = shape.of(settings, vocab, 0)
+    s = made.shape
+    model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff, s.n_layer, s.n_head, s.n_kv_head, s.head_width, tied=True, gated=s.mlp == "swiglu", qk_norm=s.qk_norm)
+    narrow = settings.bf16 == "on" or (settings.bf16 == "auto" and card.device != "cpu")
+    recipe = train.Recipe("full", "bf16" if narrow else "fp32", made.batch, s.block_size, optimizer=settings.optim, checkpointing=False, mixed=narrow, compute_fp32=not narrow, keeps_logits=False, accumulation=made.accumulation)
+    parts = train.step(model, recipe)
+    if settings.ema_decay:
+        parts.append(Term("averaged weights", 4 * s.n_params, f"{s.n_params / 1e6:.2f}e6 x 4 B"))
+    parts += [Term("program", CPU_PROGRAM_BYTES, "Python with torch, heap and oneDNN")] if card.device == "cpu" else [train.fragments(model, recipe), *nets.context(card)]
+    notes = ("the vocabulary is not known before the text is read: 66 characters are assumed",) if settings.tokenizer == "char" else ()
+    return Plan(tuple(parts), card, {"weights": f"{s.n_params / 1e6:.2f}e6", "layers x width": f"{s.n_layer} x {s.n_embd}", "tokens a step": made.tokens_a_step}, notes, calibrate.band(card, "tinylm", nets.BAND["tinylm"]))
+
+
+def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
+    """The ladder: the same mathematics with smaller micro-batches, down to one sample."""
+    made = shape.of(settings, VOCAB, 0)
+    batch, whole = made.batch, made.batch * made.accumulation
+    while batch > 1:
+        batch //= 2
+        yield {"per_device_train_batch_size": batch, "gradient_accumulation_steps": -(-whole // batch)}, "the same mathematics: the effective batch stays; somewhat slower"
+    if settings.bf16 != "on":
+        yield {"bf16": "on"}, "equal within noise in published runs"
