@@ -11,9 +11,9 @@ import pytest
 
 SRC = Path(__file__).parents[2] / "src" / "onecard"
 FILES = sorted(path for path in SRC.rglob("*.py") if not path.name.startswith("test_"))
-HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "datasketch", "diffusers", "ultralytics", "ctranslate2", "faster_whisper", "faiss", "gradio", "sentence_transformers", "qdrant_client",
+HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "bitsandbytes", "datasketch", "diffusers", "ultralytics", "ctranslate2", "faster_whisper", "soxr", "av", "scipy", "faiss", "gradio", "sentence_transformers", "qdrant_client",
          "onnxruntime", "onnx", "openai", "matplotlib", "xllamacpp", "uvicorn", "starlette", "gguf", "prompt_toolkit"}
-HEAVY_ROOMS = re.compile(r"kinds/\w+/(work|index|export|serve|evals|talk|retrieve|vectors|questions|answer|adapters|tools|model|trainer|attention|loss|gates|optim|generate|ablate)\.py|engines/(?!settings|__init__)\w+\.py|"
+HEAVY_ROOMS = re.compile(r"kinds/\w+/(work|index|export|serve|evals|talk|retrieve|vectors|questions|answer|adapters|tools|model|trainer|attention|loss|gates|optim|generate|ablate|convert|train|voice|diarize|editor|live|audio)\.py|engines/(?!settings|__init__)\w+\.py|"
                          r"memory/(trace|trace_nets|probe)\.py|web/.*|runs/(plots|report)\.py|evals/.*|models/quantize\.py")
 GROUND = {"data", "models", "engines", "memory", "runs", "evals", "config", "units", "errors", "screen", "places", "flags", "checkup"}
 

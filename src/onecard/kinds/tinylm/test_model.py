@@ -135,7 +135,7 @@ def test_what_has_no_layout_is_refused_with_the_reason():
 def test_generation_is_the_same_with_and_without_the_cache(position):
     net = net_of(position=position)
     start = torch.randint(0, 50, (2, 5), generator=torch.Generator().manual_seed(2))
-    cached, plain = ([new for new in generate.tokens(net, start, 50, temperature=0, cached=on)] for on in (True, False))
+    cached, plain = (list(generate.tokens(net, start, 50, temperature=0, cached=on)) for on in (True, False))
     assert torch.equal(torch.cat(cached, 1), torch.cat(plain, 1))
     assert len(list(generate.tokens(net, start, 200, seed=3))) == 200, "beyond the window it goes on"
 

@@ -1,0 +1,173 @@
+"""The careful editor: a language model puts in punctuation, capitals and the names of a list, and can change nothing else.
+
+Two locks. The model writes within a grammar in which each word is the one that was said (or a name of the list that sounds like it); and what comes back is aligned with what was said, word by word: a difference that is not on the list
+is thrown away there. So a model that misbehaves changes nothing either.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import jiwer
+
+from onecard.engines.client import Client
+from onecard.engines.open import language_model
+from onecard.engines.settings import EngineSettings
+from onecard.kinds.asr.config import Settings
+from onecard.kinds.asr.words import Segment
+from onecard.runs.record import Run
+
+MARKS = ",.?!;:"
+CHUNK_WORDS = 40
+"""Words that the model is given at once."""
+ALIKE = 0.6
+"""Likeness of letters from which on a word may be a misheard name (difflib's ratio: schmitt and Schmidt have 0.77)."""
+PROMPT = ("Write the transcript again with correct punctuation and capital letters. Keep every word as it is, in the same order.{names}\n\nTranscript: how are you i am fine thanks\nCorrected: How are you? I am fine, thanks.\n\n"
+          "Transcript: on monday we met doctor lee in paris it rained\nCorrected: On Monday we met Doctor Lee in Paris. It rained.\n\nTranscript: {words}\nCorrected:")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What came of one piece of text."""
+
+    text: str
+    refused: int
+    """Words of the model that were thrown away."""
+    changed: tuple[tuple[str, str], ...]
+    """(said, name of the list) where a name was mended."""
+
+
+def bare(word: str) -> str:
+    """Letters and digits alone, folded: what a word is apart from how it is dressed.
+
+    >>> bare("Don't,"), bare("“Zürich!”")
+    ("don't", 'zürich')
+    """
+    return re.sub(r"[^\w'’-]", "", word).strip("'’-").casefold().replace("’", "'")
+
+
+def likely_names(words: Sequence[str], names: Sequence[str]) -> dict[int, list[tuple[int, str]]]:
+    """Where a name of the list may have been meant: place -> (number of words, name)."""
+    out: dict[int, list[tuple[int, str]]] = {}
+    for name in names:
+        wide = len(name.split())
+        for size in {max(1, wide - 1), wide, wide + 1}:
+            for i in range(len(words) - size + 1):
+                said = "".join(bare(word) for word in words[i : i + size])
+                meant = "".join(bare(part) for part in name.split())
+                if said and meant and (said[0] == meant[0] or said == meant) and difflib.SequenceMatcher(None, said, meant).ratio() >= (ALIKE if size == wide else 0.75):
+                    out.setdefault(i, []).append((size, name))
+    return out
+
+
+def grammar(words: Sequence[str], names: Sequence[str]) -> str:
+    """GBNF: each word as said, small or with a capital, and at most one mark behind it; or a name of the list in its place."""
+    meant = likely_names(words, names)
+    rules = []
+    for i, word in enumerate(words):
+        core = word.strip(MARKS + "\"“”()…") or word
+        forms = list(dict.fromkeys([core, core[:1].upper() + core[1:], core.lower(), *([core.upper()] if core.lower() in ("i", "ok", "tv", "usa", "uk") else [])]))
+        ways = [f'({" | ".join(json.dumps(form, ensure_ascii=False) for form in forms)}) m w{i + 1}']
+        ways += [f"{json.dumps(name, ensure_ascii=False)} m w{i + size}" for size, name in meant.get(i, ())]
+        rules.append(f'w{i} ::= {chr(34) + " " + chr(34) + " " if i else ""}({" | ".join(ways)})')
+    return "\n".join(["root ::= w0", *rules, f'w{len(words)} ::= ""', 'm ::= "" | "," | "." | "?" | "!" | ";" | ":"'])
+
+
+def merge(words: Sequence[str], written: str, names: Sequence[str]) -> Edit:
+    """What was said, dressed as the model wrote it. Words that do not pair with a said one are thrown away; said ones never are."""
+    made = written.split()
+    mine, theirs = [bare(word) for word in words], [bare(word) for word in made]
+    allowed = {tuple(bare(part) for part in name.split()): name for name in names}
+    out: list[str] = []
+    refused = 0
+    changed: list[tuple[str, str]] = []
+    meant = likely_names(words, names)
+    for tag, a, b, c, d in difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
+        if tag == "equal":
+            out += [dressed(words[a + i], made[c + i]) for i in range(b - a)]
+            continue
+        while a < b or c < d:
+            size, name = next(((size, name) for size, name in meant.get(a, ()) if a + size <= b and tuple(theirs[c : c + len(name.split())]) in allowed and allowed[tuple(theirs[c : c + len(name.split())])] == name), (0, ""))
+            if size:
+                tail = re.search(rf"[{MARKS}]*$", made[c + len(name.split()) - 1])
+                out.append(name + (tail[0][:1] if tail else ""))
+                changed.append((" ".join(words[a : a + size]), name))
+                a, c = a + size, c + len(name.split())
+            elif a < b:
+                out.append(words[a])
+                a, refused = a + 1, refused + (c < d)
+                c = min(c + 1, d)
+            else:
+                refused += d - c
+                c = d
+    return Edit(" ".join(out), refused, tuple(changed))
+
+
+def dressed(said: str, written: str) -> str:
+    """The said word with the capitals of the written one and one mark behind it."""
+    core, form = said.strip(MARKS), written.strip(MARKS + "\"“”()")
+    core = form if bare(form) == bare(core) and len(form) == len(core) else core
+    tail = re.search(rf"[{MARKS}]+$", written)
+    return core + (tail[0][:1] if tail else "")
+
+
+def edit(words: Sequence[str], names: Sequence[str], ask: Callable[[str, str], str]) -> Edit:
+    """Words edited in pieces. `ask(prompt, grammar)` is the language model. What it breaks stays as it was said."""
+    texts: list[str] = []
+    refused = 0
+    changed: list[tuple[str, str]] = []
+    for start in range(0, len(words), CHUNK_WORDS):
+        piece = list(words[start : start + CHUNK_WORDS])
+        hint = f" These names may occur: {', '.join(names)}." if names else ""
+        done = merge(piece, ask(PROMPT.format(names=hint, words=" ".join(piece)), grammar(piece, names)), names)
+        texts.append(done.text)
+        refused += done.refused
+        changed += done.changed
+    return Edit(" ".join(texts), refused, tuple(changed))
+
+
+def asker(client: Client) -> Callable[[str, str], str]:
+    """A request to the engine: greedy, within the grammar where the engine knows one (llama.cpp), free where not."""
+    def ask(prompt: str, rules: str) -> str:
+        with client._faults():
+            done = client.openai.completions.create(model=client.model, prompt=prompt, max_tokens=6 * CHUNK_WORDS, temperature=0, stop=["\n"], extra_body={"grammar": rules, "cache_prompt": True})
+        return str(done.choices[0].text).strip()
+
+    return ask
+
+
+def edited(segments: Sequence[Segment], settings: Settings, run: Run) -> list[Segment]:
+    """The segments with their texts edited; words keep their times. Raises EngineError, NotFound."""
+    engine = EngineSettings(model=settings.editor_model, n_ctx=2048, n_threads=settings.threads)
+    out, refused, mended = [], 0, 0
+    with language_model(engine, run.plan, run.screen) as client, run.screen.progress("editing", len(segments)) as bar:
+        ask = asker(client)
+        for segment in segments:
+            done = edit(segment.text.split(), settings.names, ask)
+            refused, mended = refused + done.refused, mended + len(done.changed)
+            parts = done.text.split()
+            words = tuple(replace(word, text=f" {part}") for word, part in zip(segment.words, parts, strict=True)) if len(parts) == len(segment.words) else segment.words
+            out.append(replace(segment, text=" " + done.text, words=words))
+            bar.step()
+    run.screen.line(f"edited: {mended} names mended, {refused} words of the model thrown away")
+    return out
+
+
+def unlisted(before: Sequence[str], after: Sequence[str], names: Sequence[str]) -> int:
+    """Words altered, added or dropped that are no name of the list: what must be 0. An alignment of its own, not the editor's."""
+    mine, theirs = [bare(word) for word in before if bare(word)], [bare(word) for word in after if bare(word)]
+    parts = {bare(part) for name in names for part in name.split()}
+    done = jiwer.process_words(" ".join(mine) or "x", " ".join(theirs) or "x")
+    chunks = done.alignments[0]
+    wrong = 0
+    for i, chunk in enumerate(chunks):
+        added = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type in ("insert", "substitute"):
+            wrong += sum(word not in parts for word in added)
+        elif chunk.type == "delete":  # two words that became one name leave a gap beside the name
+            beside = [other for other in chunks[max(0, i - 1) : i + 2] if other.type == "substitute"]
+            named = any(theirs[at] in parts for other in beside for at in range(other.hyp_start_idx, other.hyp_end_idx))
+            wrong += 0 if named else chunk.ref_end_idx - chunk.ref_start_idx
+    return wrong

@@ -1,0 +1,143 @@
+"""How well it hears: word and character errors with intervals, speaker errors, speed and latency. Knows no training."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+from onecard.errors import DataError, SettingsError
+from onecard.evals import stats
+from onecard.kinds.asr import diarize, samples, work
+from onecard.kinds.asr.audio import RATE_HZ, Facts
+from onecard.kinds.asr.config import Settings
+from onecard.kinds.asr.model import Ear, shifted
+from onecard.kinds.asr.samples import Pair
+from onecard.kinds.asr.words import Transcript, Turn
+from onecard.runs.record import Run, fingerprint
+from onecard.screen import Answer, Screen, table
+from onecard.units import duration
+
+COLLAR_S = 0.5
+"""Of which half lies on each side of a border of the reference: nobody agrees on borders more closely."""
+
+
+@cache
+def _normalizer(language: str) -> Any:
+    return EnglishTextNormalizer({}) if language in ("en", "") else BasicTextNormalizer()
+
+
+def normal(text: str, language: str = "en") -> str:
+    """As Whisper's paper scores: case, marks, fillers and spelled numbers are equal (Radford et al. 2022, appendix C); other languages lose case and marks."""
+    return str(_normalizer(language)(text)).strip()
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Counts of one item."""
+
+    word_errors: int
+    words: int
+    char_errors: int
+    chars: int
+
+
+def errors(heard: str, reference: str, language: str = "en") -> Errors:
+    got, want = normal(heard, language), normal(reference, language)
+    if not want:
+        return Errors(len(got.split()), 0, len(got.replace(" ", "")), 0)
+    by_word = jiwer.process_words(want, got)
+    by_char = jiwer.process_characters(want.replace(" ", ""), got.replace(" ", ""))
+    return Errors(by_word.substitutions + by_word.deletions + by_word.insertions, len(want.split()), by_char.substitutions + by_char.deletions + by_char.insertions, len(want.replace(" ", "")))
+
+
+def rates(rows: Sequence[Errors], prefix: str = "") -> dict[str, stats.Interval]:
+    """WER and CER over all items, with intervals over items."""
+    return {f"{prefix}wer": stats.ratio_interval([r.word_errors for r in rows], np.array([r.words for r in rows])), f"{prefix}cer": stats.ratio_interval([r.char_errors for r in rows], np.array([r.chars for r in rows]))}
+
+
+def hear_all(ear: Ear, pairs: Sequence[Pair], settings: Settings, screen: Screen, what: str = "hearing") -> dict[str, tuple[Transcript, float]]:
+    """id -> (transcript, seconds it took)."""
+    out = {}
+    with screen.progress(what, len(pairs)) as bar:
+        for pair in pairs:
+            started = time.perf_counter()
+            facts, made = Facts(), Transcript(language="" if settings.language == "auto" else settings.language)
+            voices = diarize.open_voices(settings, pair.path) if settings.diarize else None
+            for start_s, sound, regions in work.stretches(ear, pair.path, facts):
+                segments, dropped, language, sure = ear.hear(sound, made.language, regions)
+                made.segments += [shifted(segment, start_s) for segment in segments]
+                made.dropped += dropped
+                if language and not made.language_probability:
+                    made.language, made.language_probability = language, sure
+                if voices is not None:
+                    voices.add(sound, regions, start_s)
+            made.seconds = facts.seconds
+            if voices is not None:
+                made.turns = voices.turns()
+            out[pair.id] = made, time.perf_counter() - started
+            bar.step(1, made.text[-40:])
+    return out
+
+
+def der(turns: Sequence[Turn], reference: Sequence[Turn], seconds: float, collar_s: float = COLLAR_S) -> dict[str, float]:
+    """Diarization error and its parts in seconds: missed, false alarm, confusion, total (pyannote.metrics; overlapped speech counts)."""
+    from pyannote.core import Annotation, Timeline
+    from pyannote.core import Segment as Span
+    from pyannote.metrics.diarization import DiarizationErrorRate
+
+    def annotation(rows: Sequence[Turn]) -> Any:
+        made = Annotation()
+        for i, turn in enumerate(rows):
+            if turn.end > turn.start:
+                made[Span(turn.start, turn.end), i] = turn.speaker
+        return made
+
+    found = DiarizationErrorRate(collar=collar_s, skip_overlap=False)(annotation(reference), annotation(turns), uem=Timeline([Span(0, seconds)]), detailed=True)
+    return {"der": float(found["diarization error rate"]), "missed_s": float(found["missed detection"]), "false_alarm_s": float(found["false alarm"]), "confusion_s": float(found["confusion"]), "total_s": float(found["total"])}
+
+
+def read_rttm(path: Path) -> list[Turn]:
+    """Raises DataError with file:line."""
+    out = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        parts = line.split()
+        if not parts or parts[0] != "SPEAKER":
+            continue
+        try:
+            out.append(Turn(float(parts[3]), float(parts[3]) + float(parts[4]), parts[7]))
+        except (IndexError, ValueError):
+            raise DataError(f"{path}:{number} is no line of RTTM", why=line[:80], fix="SPEAKER file 1 start length <NA> <NA> name <NA> <NA>") from None
+    return out
+
+
+def evaluate(settings: Settings, run: Run) -> Answer:
+    """Hear a folder that has references and say how well. Raises SettingsError, NotFound, DataError."""
+    settings = work.with_names(settings)
+    if not settings.dataset:
+        raise SettingsError("there is nothing to score on", why="no folder with references was named", fix="onecard asr evaluate FOLDER, with talk.txt (or talk.rttm) beside talk.wav")
+    pairs = samples.read(settings.dataset)
+    run.data("questions", rows=len(pairs), sha256="".join(sorted(fingerprint(pair.path)[:8] for pair in pairs if pair.path.exists()))[:64])
+    speaks = settings.diarize or any(pair.rttm for pair in pairs)
+    ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+    ear.regions(np.zeros(RATE_HZ, dtype=np.float32))  # loads Silero before the clock runs
+    heard = hear_all(ear, pairs, settings.model_copy(update={"diarize": speaks}), run.screen)
+    found = {pair.id: errors(heard[pair.id][0].text, pair.text, heard[pair.id][0].language) for pair in pairs if pair.text}
+    metrics = rates(list(found.values())) if found else {}
+    speakers = {pair.id: der(heard[pair.id][0].turns, read_rttm(pair.rttm), heard[pair.id][0].seconds) for pair in pairs if pair.rttm}
+    if speakers:
+        metrics["der"] = stats.ratio_interval([row["der"] * row["total_s"] for row in speakers.values()], np.array([row["total_s"] for row in speakers.values()]))
+    spent, length = [heard[pair.id][1] for pair in pairs], [heard[pair.id][0].seconds for pair in pairs]
+    metrics |= {"real_time_factor": stats.ratio_interval(spent, np.array(length)), "latency_s": stats.mean_interval(spent)}
+    run.items([{"id": key, "scores": {"wer": row.word_errors / max(row.words, 1)}, "heard": heard[key][0].text, "reference": next(p.text for p in pairs if p.id == key)} for key, row in found.items()])
+    run.scores({name: value.as_dict() for name, value in metrics.items()})
+    worst = sorted(found, key=lambda key: -found[key].word_errors)[:5]
+    cells = [[Path(key).name, f"{found[key].word_errors}/{found[key].words}", heard[key][0].text[:60], next(p.text for p in pairs if p.id == key)[:60]] for key in worst if found[key].word_errors]
+    words_ = [f"{len(pairs)} recordings, {duration(sum(length))}", *(f"{name:17} {value.words(4)}" for name, value in metrics.items()), table(cells, ["worst", "errors", "heard", "reference"]) if cells else ""]
+    data = {"metrics": {name: value.as_dict() for name, value in metrics.items()}, "speakers": speakers, "items": {key: {"heard": heard[key][0].text, "language": heard[key][0].language, "errors": found[key].word_errors, "words": found[key].words} for key in found}}
+    return Answer(data, "\n".join(line for line in words_ if line))

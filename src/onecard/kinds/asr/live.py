@@ -1,0 +1,94 @@
+"""What is said now, written down as it is said: sound comes in from the microphone or standard input, a passage is heard when a pause ends it. Knows no files."""
+
+import queue
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+
+from onecard import places
+from onecard.errors import MissingExtra
+from onecard.kinds.asr import words
+from onecard.kinds.asr.audio import RATE_HZ
+from onecard.kinds.asr.config import Settings
+from onecard.kinds.asr.model import Ear, shifted
+from onecard.kinds.asr.words import Transcript
+from onecard.runs.record import Run
+from onecard.screen import Answer
+
+PIECE_S = 0.5
+PAUSE_S = 0.7
+"""A pause of this length ends a passage."""
+LONGEST_S = 25.0
+"""Somebody who makes no pause is written down after this time."""
+
+
+def listen(settings: Settings, run: Run) -> Answer:
+    """Until the sound ends or Ctrl-C; all that was said is kept in the run's folder."""
+    ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+    made = Transcript(language="" if settings.language == "auto" else settings.language)
+    held, start = np.zeros(0, dtype=np.float32), 0.0
+    out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
+    try:
+        with _source(settings.live) as pieces:
+            for piece in pieces:
+                held = np.concatenate([held, piece])
+                made.seconds = start + len(held) / RATE_HZ
+                regions = ear.regions(held)
+                last = regions[-1]["end"] / RATE_HZ if regions else 0.0
+                quiet = len(held) / RATE_HZ - last + 0.4  # the voice activity adds 0.4 s behind the last word
+                if not regions and len(held) > 5 * RATE_HZ:
+                    start, held = start + (len(held) - RATE_HZ) / RATE_HZ, held[-RATE_HZ:]
+                elif regions and (quiet > PAUSE_S + 0.4 or len(held) > LONGEST_S * RATE_HZ):
+                    _passage(ear, held, start, made, run)
+                    start, held = start + len(held) / RATE_HZ, np.zeros(0, dtype=np.float32)
+        if len(held):
+            _passage(ear, held, start, made, run)
+    except KeyboardInterrupt:
+        if len(held):
+            _passage(ear, held, start, made, run)
+    for form in settings.formats:
+        places.write_text(out / f"live.{form}", words.write(made, form, "live"))
+    return Answer({"text": made.text, "seconds": made.seconds, "language": made.language, "dropped": made.dropped}, f"\nwritten to {out}")
+
+
+def _passage(ear: Ear, sound: np.ndarray, start: float, made: Transcript, run: Run) -> None:
+    segments, dropped, language, sure = ear.hear(sound, made.language)
+    if language and not made.language:
+        made.language, made.language_probability = language, sure
+    made.dropped += [{**row, "start": row["start"] + start, "end": row["end"] + start} for row in dropped]
+    for segment in segments:
+        made.segments.append(shifted(segment, start))
+        run.screen.stream(f"[{words.clock(made.segments[-1].start)[:8]}] {segment.text.strip()}\n")
+
+
+@contextmanager
+def _source(live: str) -> Iterator[Iterator[np.ndarray]]:
+    """Pieces of half a second. Raises MissingExtra where there is no way to the microphone."""
+    if live == "stdin":
+        yield _raw(sys.stdin.buffer)
+        return
+    try:
+        import sounddevice
+    except (ModuleNotFoundError, OSError):
+        if not which("arecord"):
+            raise MissingExtra("the microphone cannot be opened", why="neither the package sounddevice nor the program arecord is here", fix="pip install sounddevice; or: ... | onecard asr transcribe --live stdin") from None
+        child = subprocess.Popen(["arecord", "-q", "-f", "S16_LE", "-r", str(RATE_HZ), "-c", "1", "-t", "raw"], stdout=subprocess.PIPE)
+        try:
+            yield _raw(child.stdout)
+        finally:
+            child.terminate()
+        return
+    heard: queue.Queue[np.ndarray] = queue.Queue()
+    with sounddevice.InputStream(samplerate=RATE_HZ, channels=1, dtype="float32", blocksize=int(PIECE_S * RATE_HZ), callback=lambda data, *_: heard.put(data[:, 0].copy())):
+        yield iter(heard.get, None)
+
+
+def _raw(stream: object) -> Iterator[np.ndarray]:
+    """Little-endian 16-bit samples."""
+    while data := stream.read(int(PIECE_S * RATE_HZ) * 2):  # type: ignore[attr-defined]
+        yield np.frombuffer(data[: len(data) // 2 * 2], dtype="<i2").astype(np.float32) / 32768
