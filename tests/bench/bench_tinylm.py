@@ -174,7 +174,7 @@ def next_bar():
 def cache(args):
     rows = {}
     for name, more in (("0.8 M", {}), ("2.7 M", {"n_layer": 6, "n_head": 6, "n_embd": 192}), ("10 M", {"n_layer": 6, "n_head": 6, "n_embd": 384})):
-        s, c, m = data(**(more | {"block_size": 512}))
+        _s, _c, m = data(**(more | {"block_size": 512}))
         net = model.TinyLM(m.shape).eval()
         rows[name] = evals.pace(net, repeats=5)
         print(name)

@@ -16,6 +16,8 @@ import pytest
 import voices
 
 pytest.importorskip("faster_whisper", reason="installed by make test")
+import itertools
+
 import httpx
 
 from onecard import api
@@ -46,7 +48,7 @@ def test_a_file_becomes_words_in_every_format(onecard, talk, tmp_path):
     assert {path.suffix for path in (tmp_path / "out").glob("talk.*")} == {".txt", ".srt", ".vtt", ".tsv", ".json", ".rttm"}
     held = json.loads((tmp_path / "out" / "talk.json").read_text())
     spoken = [word for segment in held["segments"] for word in segment["words"]]
-    assert len(spoken) >= 12 and all(0 <= a["start"] <= a["end"] <= b["end"] <= held["seconds"] + 0.5 for a, b in zip(spoken, spoken[1:], strict=False))
+    assert len(spoken) >= 12 and all(0 <= a["start"] <= a["end"] <= b["end"] <= held["seconds"] + 0.5 for a, b in itertools.pairwise(spoken))
 
 
 def test_a_folder_is_done_in_bulk_and_gone_on_with(onecard, talk, tmp_path):
@@ -121,7 +123,7 @@ def test_what_is_no_sound_is_told(onecard, tmp_path, name, content, said):
 
 def test_0_seconds_and_a_picture_are_told(tmp_path):
     voices.write(tmp_path / "nothing.wav", np.zeros(0, np.float32))
-    with pytest.raises(DataError, match="0 seconds|cannot be decoded|is empty"):
+    with pytest.raises(DataError, match=r"0 seconds|cannot be decoded|is empty"):
         audio.load(tmp_path / "nothing.wav")
     import av
 
@@ -131,7 +133,7 @@ def test_0_seconds_and_a_picture_are_told(tmp_path):
         for _ in range(5):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")))
         out.mux(stream.encode(None))
-    with pytest.raises(DataError, match="no audio stream"):
+    with pytest.raises(DataError, match=r"no audio stream"):
         audio.load(tmp_path / "film.mp4")
 
 
@@ -160,7 +162,7 @@ def test_a_long_recording_is_heard_a_stretch_at_a_time(talk, tmp_path, monkeypat
         starts.append(start)
         heard += [model.shifted(segment, start) for segment in ear.hear(part, "en", regions)[0]]
     text = " ".join(segment.text for segment in heard).lower()
-    assert len(starts) >= 3 and text.count("station") == 12 and all(a.end <= b.start + 0.6 for a, b in zip(heard, heard[1:], strict=False)) and heard[-1].end <= facts.seconds + 0.5
+    assert len(starts) >= 3 and text.count("station") == 12 and all(a.end <= b.start + 0.6 for a, b in itertools.pairwise(heard)) and heard[-1].end <= facts.seconds + 0.5
 
 
 def test_a_stopped_file_goes_on_where_it_was(home, talk, tmp_path):

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from onecard.kinds.tinylm import shape
 from onecard.kinds.tinylm.config import Settings
+from onecard.kinds.tinylm.shape import of
 from onecard.memory import calibrate, lm, train
 from onecard.memory import workloads_nets as nets
 from onecard.memory.card import Card
@@ -20,7 +20,7 @@ CPU_PROGRAM_BYTES = round(0.55 * GIB)
 def plan(settings: Settings, card: Card) -> Plan:
     """Weights, gradients, optimizer and activations of one step. Raises SettingsError for sizes that do not divide."""
     vocab = VOCAB if settings.tokenizer == "char" else settings.vocab_size
-    made = shape.of(settings, vocab, 0)
+    made = of(settings, vocab, 0)
     s = made.shape
     model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff, s.n_layer, s.n_head, s.n_kv_head, s.head_width, tied=True, gated=s.mlp == "swiglu", qk_norm=s.qk_norm)
     narrow = settings.bf16 == "on" or (settings.bf16 == "auto" and card.device != "cpu")
@@ -35,7 +35,7 @@ def plan(settings: Settings, card: Card) -> Plan:
 
 def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
     """The ladder: the same mathematics with smaller micro-batches, down to one sample."""
-    made = shape.of(settings, VOCAB, 0)
+    made = of(settings, VOCAB, 0)
     batch, whole = made.batch, made.batch * made.accumulation
     while batch > 1:
         batch //= 2
