@@ -205,6 +205,25 @@ def test_two_voices_are_told_apart_and_known_by_name(onecard, tmp_path, home, mo
     assert onecard("asr", "enroll", "../evil", tmp_path / "clip.wav").code == 5
 
 
+def test_a_folder_with_references_is_scored(onecard, talk, tmp_path):
+    """Word, speaker and name errors, before and after the editor; a missing file is told and left out."""
+    folder = tmp_path / "refs"
+    folder.mkdir()
+    shutil.copy(talk, folder / "talk.wav")
+    (folder / "talk.txt").write_text("Tomorrow we will meet at the Station. The train leaves at half past seven.")
+    sound, rttm = voices.conversation(voices.ANYWHERE, folder)
+    sound.with_suffix(".txt").write_text(" ".join(voices.LINES))
+    done = onecard("asr", "evaluate", folder, "--language", "en", "--edit", "--names", "Station", "--names", "Peter", "--json")
+    assert done.code == 0, done.err
+    metrics = done.data["metrics"]
+    assert metrics["wer"]["value"] < 0.25 and metrics["cer"]["value"] < 0.2 and metrics["der"]["value"] < 0.1 and metrics["real_time_factor"]["value"] > 0
+    assert metrics["editor_unlisted_changes"]["value"] == 0 and metrics["edited_name_error"]["value"] <= metrics["name_error"]["value"] and metrics["edited_wer"]["value"] <= metrics["wer"]["value"] + 0.01
+    table = tmp_path / "table.csv"
+    table.write_text(f"audio,text\n{talk},{SAID}\nmissing.wav,gone\n")
+    again = onecard("asr", "evaluate", table, "--language", "en", "--json")
+    assert again.code == 0 and "missing.wav" in again.err and len(again.data["items"]) == 1
+
+
 def test_the_server_answers_as_openais(serving, talk, tmp_path):
     address = serving("asr", "serve", "--language", "en")
     sent = lambda **fields: httpx.post(f"{address}/v1/audio/transcriptions", files={"file": ("talk.wav", talk.read_bytes())}, data={"model": "whisper-1", **fields}, timeout=120)  # noqa: E731

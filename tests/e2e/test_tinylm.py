@@ -94,7 +94,7 @@ def test_chat_and_transformers_open_the_run(onecard, trained):
 
 
 def small(pages, **more):
-    return Settings(**{"dataset": str(pages), "n_layer": 2, "n_embd": 64, "block_size": 32, "per_device_train_batch_size": 8, "compile": "off", "bf16": "off", "max_steps": 40, "save_steps": 10, "eval_steps": 20, "logging_steps": 1, "sample_tokens": 0, "quants": ("none",), "dropout": 0.1, **more})
+    return Settings(**{"dataset": str(pages), "n_layer": 2, "n_embd": 64, "block_size": 32, "per_device_train_batch_size": 8, "compile": "off", "bf16": "off", "max_steps": 40, "save_steps": 10, "eval_steps": 20, "logging_steps": 1, "sample_tokens": 0, "quants": ("none",), "dropout": 0.1, "threads": 1, **more})
 
 
 def curve(run):

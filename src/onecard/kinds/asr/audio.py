@@ -36,7 +36,11 @@ class Facts:
     """Share of samples at full scale."""
     peak: float = 0.0
     dead_channel: bool = False
+    lived: np.ndarray | None = None
+    """Which channels had sound somewhere."""
     cut_short: bool = False
+    damaged: int = 0
+    """Packets that could not be decoded."""
 
     def warnings(self) -> list[str]:
         out = []
@@ -46,6 +50,8 @@ class Facts:
             out.append("one channel is silent: the other one is heard alone")
         if self.cut_short:
             out.append(f"the file is damaged after {self.seconds:.1f} s: what came before is used")
+        if self.damaged:
+            out.append(f"{self.damaged} damaged places were passed over")
         if 0 < self.peak < 0.003:
             out.append(f"it is very quiet (peak {self.peak:.4f})")
         return out
@@ -84,7 +90,10 @@ def blocks(path: Path, facts: Facts | None = None, seconds: float = BLOCK_S) -> 
 
 def load(path: Path, facts: Facts | None = None) -> np.ndarray:
     """The whole file; for clips and tests. Raises DataError."""
-    return np.concatenate(list(blocks(path, facts)))
+    found = list(blocks(path, facts))
+    if not found:
+        raise DataError(f"{path} is too short", why="it holds a few samples", fix="record it again")
+    return np.concatenate(found)
 
 
 def duration_s(path: Path) -> float:
@@ -129,7 +138,8 @@ def _mono(path: Path, facts: Facts) -> Iterator[np.ndarray]:
         facts.rate_hz = stream.rate or 0
         if facts.rate_hz <= 0:
             raise DataError(f"{path} has no sample rate", why="its head says 0", fix="convert it: ffmpeg -i FILE out.wav")
-        turn = av.AudioResampler(format="fltp")  # floats, one row a channel; rate and channels stay
+        turn = av.AudioResampler(format="fltp", rate=facts.rate_hz)  # floats, one row a channel; channels stay
+        shape: tuple[int, str] = (0, "")
         held: list[np.ndarray] = []
         total = 0
 
@@ -146,18 +156,30 @@ def _mono(path: Path, facts: Facts) -> Iterator[np.ndarray]:
             return np.clip(mono, -1.0, 1.0)
 
         try:
-            for frame in container.decode(stream):
-                for turned in turn.resample(frame):
-                    rows = turned.to_ndarray()
-                    facts.channels = rows.shape[0]
-                    held.append(rows)
-                    total += rows.shape[1]
+            for packet in container.demux(stream):
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:  # a damaged frame: what comes after it is heard
+                    facts.damaged += 1
+                    continue
+                for frame in frames:
+                    if (frame.sample_rate, frame.layout.name) != shape:
+                        if held:
+                            yield mixed()
+                        turn, shape = av.AudioResampler(format="fltp", rate=facts.rate_hz), (frame.sample_rate, frame.layout.name)
+                    for turned in turn.resample(frame):
+                        rows = turned.to_ndarray()
+                        facts.channels = rows.shape[0]
+                        held.append(rows)
+                        total += rows.shape[1]
                 if sum(rows.shape[1] for rows in held) >= facts.rate_hz:
                     yield mixed()
         except (av.FFmpegError, ValueError) as fault:
             if not total:
                 raise DataError(f"{path} cannot be decoded", why=str(fault).splitlines()[0][:200], fix="check that it plays; convert it: ffmpeg -i FILE out.wav") from None
             facts.cut_short = True
+        if not total:
+            raise DataError(f"{path} is 0 seconds long" if not facts.damaged else f"{path} cannot be decoded", why="it has a head and no sound" if not facts.damaged else f"all its {facts.damaged} packets are damaged", fix="record it again, or check that it plays")
         if held:
             yield mixed()
 
@@ -168,7 +190,8 @@ def _mix(rows: np.ndarray, facts: Facts) -> np.ndarray:
         return np.ascontiguousarray(rows[0], dtype=np.float32)
     levels = np.sqrt((rows.astype(np.float64) ** 2).mean(axis=1))
     alive = levels > DEAD * levels.max(initial=0.0)
-    if levels.max(initial=0.0) > 1e-5 and not alive.all():
-        facts.dead_channel = True
+    if levels.max(initial=0.0) > 1e-5:
+        facts.lived = facts.lived | alive if facts.lived is not None and len(facts.lived) == len(alive) else alive
+        facts.dead_channel = not facts.lived.all()  # in all of it, not where one of two speakers is silent
         rows = rows[alive]
     return np.ascontiguousarray(rows.mean(axis=0), dtype=np.float32)

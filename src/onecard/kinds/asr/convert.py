@@ -18,7 +18,6 @@ from onecard import places
 from onecard.errors import DataError
 from onecard.kinds.asr import model as models
 from onecard.models import dense, fetch
-from onecard.runs import store
 from onecard.screen import Screen
 
 TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
@@ -31,7 +30,7 @@ def dense_folder(name: str, screen: Screen) -> Path:
     if path.is_dir() and (path / "config.json").exists() and list(path.glob("*.safetensors")):
         return path
     if name.startswith("run:"):
-        return dense._whole(store.find(name[4:]).folder / "artifacts" / "merged")
+        return dense._whole(models.of_run(name[4:]).parent / "merged")
     plain = name.removeprefix("openai/").removeprefix("whisper-")
     if plain != models.EMBEDDED or path.is_dir():
         return dense.folder(name if "/" in name else f"openai/whisper-{plain}", screen)
@@ -99,7 +98,9 @@ def to_transformers(source: Path, target: Path) -> None:
                                              task_to_id={"translate": 50358, "transcribe": 50359}, no_timestamps_token_id=50363, suppress_tokens=about.get("suppress_ids"), begin_suppress_tokens=about.get("suppress_ids_begin"),
                                              alignment_heads=about["alignment_heads"], max_initial_timestamp_index=50, prev_sot_token_id=50361, return_timestamps=False, forced_decoder_ids=None)
     net.save_pretrained(target)
-    WhisperProcessor(feature_extractor=WhisperFeatureExtractor(feature_size=config.num_mel_bins), tokenizer=tokenizer).save_pretrained(target)
+    hears = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    WhisperProcessor(feature_extractor=hears, tokenizer=tokenizer).save_pretrained(target)
+    hears.save_pretrained(target)
 
 
 def _state(held: dict[str, np.ndarray], layers: dict[str, int], width: int) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from onecard import places
@@ -191,6 +192,10 @@ class Pyannote:
             self.pipeline: Any = Pipeline.from_pretrained("pyannote/speaker-diarization-3.1")
         except Exception as fault:  # gated, offline or a wrong token: each raises another class
             raise NotFound("pyannote's models cannot be had", why=str(fault).splitlines()[0][:200], fix="accept the licence on the page of pyannote/speaker-diarization-3.1, then: hf auth login") from None
+        if self.pipeline is None:  # so it says that the licence was not accepted
+            raise NotFound("pyannote's models cannot be had", why="they are gated", fix="accept the licence on the page of pyannote/speaker-diarization-3.1, then: hf auth login")
+        if torch.cuda.is_available():
+            self.pipeline.to(torch.device("cuda"))
         self.path, self.number = path, settings.num_speakers
 
     def add(self, sound: np.ndarray, regions: Sequence[dict[str, int]], start_s: float) -> None: ...

@@ -16,7 +16,7 @@ from onecard.engines.client import Client
 from onecard.engines.open import language_model
 from onecard.engines.settings import EngineSettings
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.words import Segment
+from onecard.kinds.asr.words import Segment, Word
 from onecard.runs.record import Run
 
 MARKS = ",.?!;:"
@@ -37,6 +37,8 @@ class Edit:
     """Words of the model that were thrown away."""
     changed: tuple[tuple[str, str], ...]
     """(said, name of the list) where a name was mended."""
+    pieces: tuple[tuple[int, str], ...] = ()
+    """(number of said words, what stands for them now): where each written word was said."""
 
 
 def bare(word: str) -> str:
@@ -80,29 +82,29 @@ def merge(words: Sequence[str], written: str, names: Sequence[str]) -> Edit:
     made = written.split()
     mine, theirs = [bare(word) for word in words], [bare(word) for word in made]
     allowed = {tuple(bare(part) for part in name.split()): name for name in names}
-    out: list[str] = []
+    out: list[tuple[int, str]] = []
     refused = 0
     changed: list[tuple[str, str]] = []
     meant = likely_names(words, names)
     for tag, a, b, c, d in difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes():
         if tag == "equal":
-            out += [dressed(words[a + i], made[c + i]) for i in range(b - a)]
+            out += [(1, dressed(words[a + i], made[c + i])) for i in range(b - a)]
             continue
         while a < b or c < d:
             size, name = next(((size, name) for size, name in meant.get(a, ()) if a + size <= b and tuple(theirs[c : c + len(name.split())]) in allowed and allowed[tuple(theirs[c : c + len(name.split())])] == name), (0, ""))
             if size:
                 tail = re.search(rf"[{MARKS}]*$", made[c + len(name.split()) - 1])
-                out.append(name + (tail[0][:1] if tail else ""))
+                out.append((size, name + (tail[0][:1] if tail else "")))
                 changed.append((" ".join(words[a : a + size]), name))
                 a, c = a + size, c + len(name.split())
             elif a < b:
-                out.append(words[a])
+                out.append((1, words[a]))
                 a, refused = a + 1, refused + (c < d)
                 c = min(c + 1, d)
             else:
                 refused += d - c
                 c = d
-    return Edit(" ".join(out), refused, tuple(changed))
+    return Edit(" ".join(text for _, text in out), refused, tuple(changed), tuple(out))
 
 
 def dressed(said: str, written: str) -> str:
@@ -115,17 +117,18 @@ def dressed(said: str, written: str) -> str:
 
 def edit(words: Sequence[str], names: Sequence[str], ask: Callable[[str, str], str]) -> Edit:
     """Words edited in pieces. `ask(prompt, grammar)` is the language model. What it breaks stays as it was said."""
-    texts: list[str] = []
+    pieces: list[tuple[int, str]] = []
     refused = 0
     changed: list[tuple[str, str]] = []
     for start in range(0, len(words), CHUNK_WORDS):
         piece = list(words[start : start + CHUNK_WORDS])
-        hint = f" These names may occur: {', '.join(names)}." if names else ""
+        near = sorted({name for found in likely_names(piece, names).values() for _, name in found})[:20]  # a list of hundreds would fill the model's context
+        hint = f" These names may occur: {', '.join(near)}." if near else ""
         done = merge(piece, ask(PROMPT.format(names=hint, words=" ".join(piece)), grammar(piece, names)), names)
-        texts.append(done.text)
+        pieces += done.pieces
         refused += done.refused
         changed += done.changed
-    return Edit(" ".join(texts), refused, tuple(changed))
+    return Edit(" ".join(text for _, text in pieces), refused, tuple(changed), tuple(pieces))
 
 
 def asker(client: Client) -> Callable[[str, str], str]:
@@ -147,12 +150,27 @@ def edited(segments: Sequence[Segment], settings: Settings, run: Run) -> list[Se
         for segment in segments:
             done = edit(segment.text.split(), settings.names, ask)
             refused, mended = refused + done.refused, mended + len(done.changed)
-            parts = done.text.split()
-            words = tuple(replace(word, text=f" {part}") for word, part in zip(segment.words, parts, strict=True)) if len(parts) == len(segment.words) else segment.words
-            out.append(replace(segment, text=" " + done.text, words=words))
+            out.append(replace(segment, text=" " + done.text, words=timed(segment.words, done.pieces)))
             bar.step()
     run.screen.line(f"edited: {mended} names mended, {refused} words of the model thrown away")
     return out
+
+
+def timed(words: Sequence[Word], pieces: Sequence[tuple[int, str]]) -> tuple[Word, ...]:
+    """The edited words with the times of the said ones. Whisper cuts some words in two (well-known): what has no space before it belongs to the word before."""
+    tokens: list[list[Word]] = []
+    for word in words:
+        if word.text.startswith(" ") or not tokens:
+            tokens.append([])
+        tokens[-1].append(word)
+    if sum(size for size, _ in pieces) != len(tokens):
+        return tuple(words)
+    out, at = [], 0
+    for size, text in pieces:
+        held = [word for token in tokens[at : at + size] for word in token]
+        out.append(replace(held[0], end=held[-1].end, text=f" {text}", probability=min(word.probability for word in held)))
+        at += size
+    return tuple(out)
 
 
 def unlisted(before: Sequence[str], after: Sequence[str], names: Sequence[str]) -> int:

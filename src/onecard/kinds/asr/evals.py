@@ -1,5 +1,6 @@
 """How well it hears: word and character errors with intervals, speaker errors, speed and latency. Knows no training."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer, 
 
 from onecard.errors import DataError, SettingsError
 from onecard.evals import stats
-from onecard.kinds.asr import diarize, samples, work
-from onecard.kinds.asr.audio import RATE_HZ, Facts
+from onecard.kinds.asr import samples, work
+from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear, shifted
+from onecard.kinds.asr.model import Ear
 from onecard.kinds.asr.samples import Pair
 from onecard.kinds.asr.words import Transcript, Turn
 from onecard.runs.record import Run, fingerprint
@@ -62,27 +63,28 @@ def rates(rows: Sequence[Errors], prefix: str = "") -> dict[str, stats.Interval]
 
 
 def hear_all(ear: Ear, pairs: Sequence[Pair], settings: Settings, screen: Screen, what: str = "hearing") -> dict[str, tuple[Transcript, float]]:
-    """id -> (transcript, seconds it took)."""
+    """id -> (transcript, seconds it took); what cannot be heard is told and left out."""
     out = {}
     with screen.progress(what, len(pairs)) as bar:
         for pair in pairs:
             started = time.perf_counter()
-            facts, made = Facts(), Transcript(language="" if settings.language == "auto" else settings.language)
-            voices = diarize.open_voices(settings, pair.path) if settings.diarize else None
-            for start_s, sound, regions in work.stretches(ear, pair.path, facts):
-                segments, dropped, language, sure = ear.hear(sound, made.language, regions)
-                made.segments += [shifted(segment, start_s) for segment in segments]
-                made.dropped += dropped
-                if language and not made.language_probability:
-                    made.language, made.language_probability = language, sure
-                if voices is not None:
-                    voices.add(sound, regions, start_s)
-            made.seconds = facts.seconds
-            if voices is not None:
-                made.turns = voices.turns()
-            out[pair.id] = made, time.perf_counter() - started
-            bar.step(1, made.text[-40:])
+            try:
+                if not pair.path.is_file():
+                    raise DataError(f"there is no {pair.path}", why="nothing lies at that path", fix="check the table of references")
+                out[pair.id] = work.heard(ear, pair.path, settings), time.perf_counter() - started
+            except DataError as fault:
+                screen.warn(f"{fault.what}: {fault.why}")
+            bar.step(1, out[pair.id][0].text[-40:] if pair.id in out else "")
     return out
+
+
+def names_missed(text: str, reference: str, names: Sequence[str]) -> tuple[int, int]:
+    """(names of the list that the reference has and the text has not, names that the reference has), each as often as it stands there."""
+    def count(name: str, where: str) -> int:
+        return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", where))
+
+    want = {name: count(name, reference) for name in names}
+    return sum(max(0, n - count(name, text)) for name, n in want.items()), sum(want.values())
 
 
 def der(turns: Sequence[Turn], reference: Sequence[Turn], seconds: float, collar_s: float = COLLAR_S) -> dict[str, float]:
@@ -102,10 +104,30 @@ def der(turns: Sequence[Turn], reference: Sequence[Turn], seconds: float, collar
     return {"der": float(found["diarization error rate"]), "missed_s": float(found["missed detection"]), "false_alarm_s": float(found["false alarm"]), "confusion_s": float(found["confusion"]), "total_s": float(found["total"])}
 
 
+def _edited(heard: dict[str, tuple[Transcript, float]], pairs: Sequence[Pair], settings: Settings, run: Run) -> dict[str, stats.Interval]:
+    """Errors before and after the editor, names of the list missed before and after, and words changed that are on no list (must be 0)."""
+    from onecard.kinds.asr import editor  # asks a language model
+
+    after: list[Errors] = []
+    missed: list[tuple[int, int, int]] = []
+    unlisted = 0
+    for pair in pairs:
+        made = heard[pair.id][0]
+        text = " ".join(segment.text.strip() for segment in editor.edited(made.segments, settings, run))
+        after.append(errors(text, pair.text, made.language))
+        missed.append((*names_missed(made.text, pair.text, settings.names), names_missed(text, pair.text, settings.names)[0]))
+        unlisted += editor.unlisted(made.text.split(), text.split(), settings.names)
+    out = {"edited_wer": rates(after)["wer"], "editor_unlisted_changes": stats.Interval(unlisted, unlisted, unlisted, len(pairs))}
+    if sum(row[1] for row in missed):
+        wholes = np.array([row[1] for row in missed])
+        out |= {"name_error": stats.ratio_interval([row[0] for row in missed], wholes), "edited_name_error": stats.ratio_interval([row[2] for row in missed], wholes)}
+    return out
+
+
 def read_rttm(path: Path) -> list[Turn]:
     """Raises DataError with file:line."""
     out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         parts = line.split()
         if not parts or parts[0] != "SPEAKER":
             continue
@@ -119,16 +141,22 @@ def read_rttm(path: Path) -> list[Turn]:
 def evaluate(settings: Settings, run: Run) -> Answer:
     """Hear a folder that has references and say how well. Raises SettingsError, NotFound, DataError."""
     settings = work.with_names(settings)
-    if not settings.dataset:
+    if not settings.references:
         raise SettingsError("there is nothing to score on", why="no folder with references was named", fix="onecard asr evaluate FOLDER, with talk.txt (or talk.rttm) beside talk.wav")
-    pairs = samples.read(settings.dataset)
+    pairs = samples.read(settings.references)
     run.data("questions", rows=len(pairs), sha256="".join(sorted(fingerprint(pair.path)[:8] for pair in pairs if pair.path.exists()))[:64])
     speaks = settings.diarize or any(pair.rttm for pair in pairs)
     ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+    _ = work._voices(settings, pairs[0].path) if speaks and settings.diarizer == "embedded" else None  # loads the voice encoder before the clock runs
     ear.regions(np.zeros(RATE_HZ, dtype=np.float32))  # loads Silero before the clock runs
     heard = hear_all(ear, pairs, settings.model_copy(update={"diarize": speaks}), run.screen)
+    pairs = [pair for pair in pairs if pair.id in heard]
+    if not pairs:
+        raise DataError("nothing could be heard", why="each recording is missing or no sound", fix="see the warnings above")
     found = {pair.id: errors(heard[pair.id][0].text, pair.text, heard[pair.id][0].language) for pair in pairs if pair.text}
     metrics = rates(list(found.values())) if found else {}
+    if settings.edit and found:
+        metrics |= _edited(heard, pairs, settings, run)
     speakers = {pair.id: der(heard[pair.id][0].turns, read_rttm(pair.rttm), heard[pair.id][0].seconds) for pair in pairs if pair.rttm}
     if speakers:
         metrics["der"] = stats.ratio_interval([row["der"] * row["total_s"] for row in speakers.values()], np.array([row["total_s"] for row in speakers.values()]))

@@ -11,7 +11,7 @@ from shutil import which
 import numpy as np
 
 from onecard import places
-from onecard.errors import MissingExtra
+from onecard.errors import DataError, MissingExtra, SettingsError
 from onecard.kinds.asr import words
 from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
@@ -28,7 +28,10 @@ LONGEST_S = 25.0
 
 
 def listen(settings: Settings, run: Run) -> Answer:
-    """Until the sound ends or Ctrl-C; all that was said is kept in the run's folder."""
+    """Until the sound ends or Ctrl-C; all that was said is on the disk after each passage. Raises SettingsError, DataError, MissingExtra."""
+    if settings.diarize or settings.edit:
+        raise SettingsError("who speaks and the editor need the whole recording", why="--live writes down each passage as it ends", fix="record it, then onecard asr transcribe FILE --diarize --edit")
+    run.data("live", rows=0, sha256="")
     ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
     made = Transcript(language="" if settings.language == "auto" else settings.language)
     held, start = np.zeros(0, dtype=np.float32), 0.0
@@ -40,23 +43,22 @@ def listen(settings: Settings, run: Run) -> Answer:
                 made.seconds = start + len(held) / RATE_HZ
                 regions = ear.regions(held)
                 last = regions[-1]["end"] / RATE_HZ if regions else 0.0
-                quiet = len(held) / RATE_HZ - last + 0.4  # the voice activity adds 0.4 s behind the last word
+                quiet = len(held) / RATE_HZ - last  # the voice activity adds 0.4 s behind the last word
                 if not regions and len(held) > 5 * RATE_HZ:
                     start, held = start + (len(held) - RATE_HZ) / RATE_HZ, held[-RATE_HZ:]
-                elif regions and (quiet > PAUSE_S + 0.4 or len(held) > LONGEST_S * RATE_HZ):
-                    _passage(ear, held, start, made, run)
+                elif regions and (quiet > PAUSE_S - 0.4 or len(held) > LONGEST_S * RATE_HZ):
+                    _passage(ear, held, start, made, run, out)
                     start, held = start + len(held) / RATE_HZ, np.zeros(0, dtype=np.float32)
         if len(held):
-            _passage(ear, held, start, made, run)
+            _passage(ear, held, start, made, run, out)
     except KeyboardInterrupt:
         if len(held):
-            _passage(ear, held, start, made, run)
-    for form in settings.formats:
-        places.write_text(out / f"live.{form}", words.write(made, form, "live"))
+            _passage(ear, held, start, made, run, out)
     return Answer({"text": made.text, "seconds": made.seconds, "language": made.language, "dropped": made.dropped}, f"\nwritten to {out}")
 
 
-def _passage(ear: Ear, sound: np.ndarray, start: float, made: Transcript, run: Run) -> None:
+def _passage(ear: Ear, sound: np.ndarray, start: float, made: Transcript, run: Run, out: Path) -> None:
+    """Heard, shown, and kept."""
     segments, dropped, language, sure = ear.hear(sound, made.language)
     if language and not made.language:
         made.language, made.language_probability = language, sure
@@ -64,6 +66,8 @@ def _passage(ear: Ear, sound: np.ndarray, start: float, made: Transcript, run: R
     for segment in segments:
         made.segments.append(shifted(segment, start))
         run.screen.stream(f"[{words.clock(made.segments[-1].start)[:8]}] {segment.text.strip()}\n")
+    for form in ear.s.formats:
+        places.write_text(out / f"live.{form}", words.write(made, form, "live"))
 
 
 @contextmanager
@@ -82,10 +86,21 @@ def _source(live: str) -> Iterator[Iterator[np.ndarray]]:
             yield _raw(child.stdout)
         finally:
             child.terminate()
+        if child.wait() > 0:
+            raise DataError("the microphone cannot be opened", why=f"arecord ended with {child.returncode}", fix="plug one in; arecord -l lists what is there") from None
         return
     heard: queue.Queue[np.ndarray] = queue.Queue()
-    with sounddevice.InputStream(samplerate=RATE_HZ, channels=1, dtype="float32", blocksize=int(PIECE_S * RATE_HZ), callback=lambda data, *_: heard.put(data[:, 0].copy())):
-        yield iter(heard.get, None)
+    try:
+        stream = sounddevice.InputStream(samplerate=RATE_HZ, channels=1, dtype="float32", blocksize=int(PIECE_S * RATE_HZ), callback=lambda data, *_: heard.put(data[:, 0].copy()))
+    except sounddevice.PortAudioError as fault:
+        raise DataError("the microphone cannot be opened", why=str(fault), fix="plug one in, or choose it in the system's settings; or: ... | onecard asr transcribe --live stdin") from None
+    with stream:
+        yield _from(heard)
+
+
+def _from(heard: "queue.Queue[np.ndarray]") -> Iterator[np.ndarray]:
+    while True:
+        yield heard.get()
 
 
 def _raw(stream: object) -> Iterator[np.ndarray]:

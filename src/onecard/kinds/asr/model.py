@@ -1,7 +1,8 @@
 """A speech model's name to a folder that CTranslate2 opens, and the ear that hears with it: voice activity, windows, words, guards. Knows no files of sound."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.words import Segment, Word
 from onecard.models import fetch
 from onecard.runs import store
-from onecard.runs.record import fingerprint
+from onecard.runs.record import fingerprint, read_json
 from onecard.screen import Screen
 
 EMBEDDED = "base"
@@ -42,7 +43,7 @@ def folder(name: str, screen: Screen) -> Path:
     if path.is_dir():
         return _whole(path)
     if name.startswith("run:"):
-        return _whole(store.find(name[4:]).folder / "artifacts" / "ct2")
+        return _whole(of_run(name[4:]))
     plain = name.removeprefix("openai/").removeprefix("whisper-")
     target = places.models() / f"whisper-{plain.replace('/', '--')}-ct2"
     if (target / ".whole").exists():
@@ -58,10 +59,20 @@ def folder(name: str, screen: Screen) -> Path:
             raise NotFound(f"the speech model {name} is not on this machine", why="the hub cannot be reached", fix=f"connect once, or --model_name {EMBEDDED}, which is embedded")
         else:
             screen.line(f"downloading Whisper {plain}")
-            download_model(plain, output_dir=str(target))
+            try:
+                download_model(plain, output_dir=str(target))
+            except (OSError, ValueError) as fault:  # the hub's errors are OSErrors
+                raise NotFound(f"the speech model {name} did not download", why=str(fault).splitlines()[0][:200], fix="check the name, and that its repository holds CTranslate2's model.bin; run it again: it resumes") from None
         _whole(target)
         (target / ".whole").touch()
     return target
+
+
+def of_run(name: str) -> Path:
+    """Where a training left its model: in its own folder, or where --output_dir said."""
+    artifacts = store.find(name).folder / "artifacts"
+    told = str(read_json(artifacts / "result.json").get("model", ""))
+    return Path(told) if told else artifacts / "ct2"
 
 
 def _embedded(target: Path, screen: Screen) -> None:
@@ -85,17 +96,30 @@ def _whole(path: Path) -> Path:
     return path
 
 
+@contextmanager
+def _room() -> Iterator[None]:
+    """CTranslate2 tells that memory ran out by a plain RuntimeError; a MemoryError takes the ladder's next rung."""
+    try:
+        yield
+    except RuntimeError as fault:
+        if "out of memory" in str(fault).lower():
+            raise MemoryError(str(fault)) from fault
+        raise
+
+
 class Ear:
     """One model, loaded once."""
 
     def __init__(self, settings: Settings, screen: Screen, *, cuda: bool = False) -> None:
-        self.s, self.screen = settings, screen
+        self.s, self.screen, self.told = settings, screen, False
         form = settings.compute_type if settings.compute_type != "auto" else "float16" if cuda else "int8"
         where = folder(settings.model_name, screen)
         try:
-            self.model = WhisperModel(str(where), device="cuda" if cuda else "cpu", compute_type=form, cpu_threads=settings.threads)
+            with _room():
+                self.model = WhisperModel(str(where), device="cuda" if cuda else "cpu", compute_type=form, cpu_threads=settings.threads)
         except (RuntimeError, ValueError) as fault:
-            raise DataError(f"{where} cannot be opened as a speech model", why=str(fault).splitlines()[0][:200], fix="remove the folder and run it again; or another --compute_type") from None
+            lacks = "library" in str(fault).lower() or "cuda" in str(fault).lower()
+            raise DataError(f"{where} cannot be opened as a speech model", why=str(fault).splitlines()[0][:200], fix="install the CUDA libraries that it names (pip install nvidia-cublas-cu12 nvidia-cudnn-cu12), or --card cpu" if lacks else "remove the folder and run it again; or another --compute_type") from None
         self.pipeline = BatchedInferencePipeline(self.model)
         if settings.language != "auto" and settings.language not in self.model.supported_languages:
             raise SettingsError(f"the language '{settings.language}' is not known here", why=f"{settings.model_name} knows {', '.join(self.model.supported_languages[:12])} ...", fix="--language en, or auto")
@@ -122,9 +146,10 @@ class Ear:
         dropped: list[dict[str, Any]] = []
         rows = np.stack([pad_or_trim(feature) for feature in features])
         for i in range(0, len(rows), self.s.batch_size):
-            heard = self.pipeline.forward(rows[i : i + self.s.batch_size], tokenizer, facts[i : i + self.s.batch_size], options)
+            with _room():
+                heard = self.pipeline.forward(rows[i : i + self.s.batch_size], tokenizer, facts[i : i + self.s.batch_size], options)
             for j, found in enumerate(heard, i):
-                found = self._again(chunks[j], facts[j]["offset"], language) if any(_doubtful(row) for row in found) else [_segment(row) for row in found]
+                found = self._again(chunks[j], facts[j]["offset"], language, tokenizer) if any(_doubtful(row) for row in found) else [_segment(row) for row in found]
                 for segment in found:
                     segment = _placed(segment, clock)
                     why = guards.judge(segment, _spoken_s(segment, regions), _mean([word.probability for word in segment.words])) if self.s.guards else ""
@@ -139,8 +164,13 @@ class Ear:
         tokenizer = Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
         rows = np.stack([pad_or_trim(self.model.feature_extractor(sound)[..., :-1]) for sound in sounds])
         facts = [{"offset": 0.0, "duration": min(len(sound) / RATE_HZ, WINDOW_S), "segments": []} for sound in sounds]
-        heard = self.pipeline.forward(rows, tokenizer, facts, replace(self._options(tokenizer), word_timestamps=False))
+        with _room():
+            heard = self.pipeline.forward(rows, tokenizer, facts, replace(self._options(tokenizer), word_timestamps=False))
         return [" ".join(row["text"].strip() for row in found) for found in heard]
+
+    def language(self, sound: np.ndarray) -> tuple[str, float]:
+        """Which one is spoken, and how sure."""
+        return self._language([self.model.feature_extractor(sound)[..., :-1]])
 
     def _language(self, features: list[np.ndarray]) -> tuple[str, float]:
         if not self.model.model.is_multilingual:
@@ -149,20 +179,28 @@ class Ear:
         found, sure, _ = self.model.detect_language(features=whole, language_detection_segments=2)
         return str(found), float(sure)
 
-    def _options(self, tokenizer: Tokenizer) -> TranscriptionOptions:
+    def _hints(self, tokenizer: Tokenizer) -> str:
+        """Hotwords and names, as many as go into a prompt beside what was said before."""
         hints = ", ".join([*self.s.hotwords, *self.s.names])
-        if len(tokenizer.encode(hints)) > HOTWORD_TOKENS:
-            hints = tokenizer.decode(tokenizer.encode(hints)[:HOTWORD_TOKENS])
-            self.screen.warn(f"hotwords and names are longer than {HOTWORD_TOKENS} tokens: the rest is not told to the model")
+        room = max(0, HOTWORD_TOKENS - len(tokenizer.encode(self.s.initial_prompt)))
+        if len(tokenizer.encode(hints)) <= room:
+            return hints
+        if not self.told:
+            self.screen.warn(f"hotwords and names are longer than {room} tokens: the rest is not told to the model")
+            self.told = True
+        return str(tokenizer.decode(tokenizer.encode(hints)[:room]))
+
+    def _options(self, tokenizer: Tokenizer) -> TranscriptionOptions:
+        hints, before = self._hints(tokenizer), tokenizer.encode(self.s.initial_prompt)[-HOTWORD_TOKENS:]
         return TranscriptionOptions(beam_size=self.s.beam_size, best_of=5, patience=1, length_penalty=1, repetition_penalty=1, no_repeat_ngram_size=0, log_prob_threshold=-1.0, no_speech_threshold=0.6, compression_ratio_threshold=2.4,
-                                    condition_on_previous_text=False, prompt_reset_on_temperature=0.5, temperatures=[0.0], initial_prompt=self.s.initial_prompt or None, prefix=None, suppress_blank=True,
+                                    condition_on_previous_text=False, prompt_reset_on_temperature=0.5, temperatures=[0.0], initial_prompt=tokenizer.decode(before) or None, prefix=None, suppress_blank=True,
                                     suppress_tokens=get_suppressed_tokens(tokenizer, [-1]), without_timestamps=True, max_initial_timestamp=0.0, word_timestamps=self.s.word_timestamps, prepend_punctuations="\"'“¿([{-",
                                     append_punctuations="\"'.。,，!！?？:：”)]}、", multilingual=False, max_new_tokens=None, clip_timestamps=[], hallucination_silence_threshold=None, hotwords=hints or None)
 
-    def _again(self, chunk: np.ndarray, offset: float, language: str) -> list[Segment]:
+    def _again(self, chunk: np.ndarray, offset: float, language: str, tokenizer: Tokenizer) -> list[Segment]:
         """A window that went wrong, with higher temperatures until it is believed."""
         found, _ = self.model.transcribe(chunk, language=language, task=self.s.task, beam_size=self.s.beam_size, temperature=[0.0, *FALLBACK], condition_on_previous_text=False, word_timestamps=self.s.word_timestamps, vad_filter=False,
-                                         initial_prompt=self.s.initial_prompt or None)
+                                         initial_prompt=self.s.initial_prompt or None, hotwords=self._hints(tokenizer) or None, no_speech_threshold=None)
         out = []
         for row in found:
             words = tuple(Word(word.start + offset, word.end + offset, word.word, word.probability) for word in row.words or ())

@@ -36,6 +36,9 @@ class Pair:
     speaker: str = ""
     where: str = ""
     rttm: Path | None = None
+    start_s: float = 0.0
+    end_s: float = 0.0
+    """Of a longer recording; 0 means its end."""
 
     @property
     def id(self) -> str:
@@ -80,7 +83,7 @@ def _table(path: Path, base: Path) -> list[Pair]:
     for i, row in enumerate(rows, 1 if path.suffix.lower().startswith(".json") else 2):
         if not row.get(sound) or row.get(text) is None:
             raise DataError(f"{path}:{i} lacks its sound or text", why=f"{sound}={row.get(sound)!r}, {text}={row.get(text)!r}"[:200], fix="fill in both, or remove the row")
-        held = row[sound]["path"] if isinstance(row[sound], dict) else str(row[sound])
+        held = str(row[sound].get("path", "")) if isinstance(row[sound], dict) else str(row[sound])
         where = Path(held) if Path(held).is_absolute() else base / held
         out.append(Pair(where, str(row[text]).strip(), str(row.get(speaker) or ""), f"{path.name}:{i}"))
     return out
@@ -89,14 +92,20 @@ def _table(path: Path, base: Path) -> list[Pair]:
 def _kaldi(path: Path) -> list[Pair]:
     def table(name: str) -> dict[str, str]:
         file = path / name
-        return dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if len(line.split(maxsplit=1)) == 2) if file.exists() else {}
+        return dict(line.split(maxsplit=1) for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if len(line.split(maxsplit=1)) == 2) if file.exists() else {}
 
-    wavs, texts, speakers = table("wav.scp"), table("text"), table("utt2spk")
+    wavs, texts, speakers, cuts = table("wav.scp"), table("text"), table("utt2spk"), table("segments")
     out = []
+    for key, row in cuts.items():
+        try:
+            recording, start, end = row.split()
+            out.append(Pair(path / wavs[recording].strip(), texts[key].strip(), speakers.get(key, "").strip(), key, None, float(start), float(end)))
+        except (ValueError, KeyError) as fault:
+            raise DataError(f"{path / 'segments'}: {key} does not hold", why=f"{type(fault).__name__}: {row[:60]}", fix="key recording start end, and a line of the recording in wav.scp and of the key in text") from None
     for key, place in wavs.items():
         if place.rstrip().endswith("|"):
             raise DataError(f"{path / 'wav.scp'}: {key} is a command", why="a pipe of Kaldi would be run as a program, which data may not ask for", fix="write the sounds to files first")
-        if key in texts:
+        if key in texts and not cuts:
             out.append(Pair(path / place.strip() if not Path(place.strip()).is_absolute() else Path(place.strip()), texts[key].strip(), speakers.get(key, "").strip(), key))
     if not out:
         raise DataError(f"{path} pairs nothing", why="no name stands in both wav.scp and text", fix="check the first column of both")
@@ -137,15 +146,21 @@ def gates(pairs: Sequence[Pair], screen: Screen) -> Gate:
     return out
 
 
+def sound_of(pair: Pair) -> np.ndarray:
+    """float32, 16 kHz. Raises DataError."""
+    sound = audio.load(pair.path)
+    return sound[int(pair.start_s * RATE_HZ) : int(pair.end_s * RATE_HZ) or len(sound)]
+
+
 def _look(pair: Pair) -> tuple[str, float, str]:
     if not re.search(r"\w", pair.text):
         return "no text", 0.0, ""
     try:
-        sound = audio.load(pair.path) if pair.path.exists() else np.zeros(0, np.float32)
+        if not pair.path.is_file():
+            return "the file is missing", 0.0, ""
+        sound = sound_of(pair)
     except DataError as fault:
         return f"no sound that can be read: {fault.why}", 0.0, ""
-    if not pair.path.exists():
-        return "the file is missing", 0.0, ""
     seconds = len(sound) / RATE_HZ
     if seconds > LONGEST_S:
         return "longer than 30 s", seconds, ""
@@ -187,8 +202,8 @@ def split(pairs: Sequence[Pair], share: float, most: int, seed: int) -> tuple[li
 
 def leaks(train: Sequence[Pair], held: Sequence[Pair]) -> None:
     """Raises DataError where a sound stands on both sides."""
-    mine = {pair.path.resolve() for pair in train}
-    both = [pair.id for pair in held if pair.path.resolve() in mine]
+    mine = {(pair.path.resolve(), pair.start_s) for pair in train}
+    both = [pair.id for pair in held if (pair.path.resolve(), pair.start_s) in mine]
     if both:
         raise DataError(f"{len(both)} clips stand in train and eval", why=f"the first is {both[0]}", fix="take them out of one")
 

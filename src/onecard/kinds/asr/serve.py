@@ -17,9 +17,8 @@ from starlette.routing import Route
 from onecard.engines import http_guard
 from onecard.errors import DataError
 from onecard.kinds.asr import words, work
-from onecard.kinds.asr.audio import Facts
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear, shifted
+from onecard.kinds.asr.model import Ear
 from onecard.kinds.asr.words import Transcript
 from onecard.runs.record import Run
 from onecard.screen import Answer
@@ -82,36 +81,24 @@ class _Front:
             with tempfile.NamedTemporaryFile(suffix=Path(sent.filename or "sound").suffix[:10]) as file:
                 while block := await sent.read(1 << 20):
                     file.write(block)
+                    if file.tell() > http_guard.MAX_BODY_BYTES:  # a body in chunks says no length beforehand
+                        return http_guard.error(413, "the file is larger than 32 MiB; send it as mp3 or opus")
                 file.flush()
                 async with self.busy:
                     made = await run_in_threadpool(self._hear, Path(file.name), asked)
-        return shaped(made, form_name)
+        return shaped(made, form_name, task)
 
     def _hear(self, path: Path, asked: Settings) -> Transcript:
-        facts, made = Facts(), Transcript(language="" if asked.language == "auto" else asked.language)
         held, self.ear.s = self.ear.s, asked
         try:
-            voices: Any = work._voices(asked, path) if asked.diarize else None
-            for start_s, sound, regions in work.stretches(self.ear, path, facts):
-                segments, dropped, language, sure = self.ear.hear(sound, made.language, regions)
-                made.segments += [shifted(segment, start_s) for segment in segments]
-                made.dropped += dropped
-                if language and not made.language_probability:
-                    made.language, made.language_probability = language, sure
-                if voices is not None:
-                    voices.add(sound, regions, start_s)
+            return work.heard(self.ear, path, asked)
         except DataError as fault:  # a server's path tells a client nothing
             raise DataError(fault.what.replace(str(path), "the file"), why=fault.why.replace(str(path), "the file"), fix=fault.fix) from None
         finally:
             self.ear.s = held
-        made.seconds, made.warnings = facts.seconds, facts.warnings()
-        if voices is not None:
-            made.turns = voices.turns()
-            made.segments = words.by_speaker(made.segments, made.turns)
-        return made
 
 
-def shaped(made: Transcript, form: str) -> Response:
+def shaped(made: Transcript, form: str, task: str = "transcribe") -> Response:
     """In the forms of OpenAI's API; who speaks stands beside each segment."""
     if form in ("text", "srt", "vtt"):
         return PlainTextResponse(words.write(made, "txt" if form == "text" else form))
@@ -120,6 +107,6 @@ def shaped(made: Transcript, form: str) -> Response:
         return JSONResponse({"text": made.text, **more})
     segments = [{"id": i, "start": s.start, "end": s.end, "text": s.text, "avg_logprob": s.avg_logprob, "no_speech_prob": s.no_speech_prob, "compression_ratio": s.compression_ratio, **({"speaker": s.speaker} if s.speaker else {})} for i, s in enumerate(made.segments)]
     spoken = [{"word": w.text.strip(), "start": w.start, "end": w.end, **({"speaker": w.speaker} if w.speaker else {})} for s in made.segments for w in s.words]
-    return JSONResponse({"task": "transcribe", "language": made.language, "duration": made.seconds, "text": made.text, "segments": segments, "words": spoken, "diarization": [asdict(turn) for turn in made.turns], "warnings": made.warnings})
+    return JSONResponse({"task": task, "language": made.language, "duration": made.seconds, "text": made.text, "segments": segments, "words": spoken, "diarization": [asdict(turn) for turn in made.turns], "warnings": made.warnings})
 
 

@@ -203,6 +203,22 @@ def test_a_stretch_is_cut_before_the_speech_that_goes_on():
     assert work.pause_before([{"start": 100 * rate, "end": 480 * rate}], 480 * rate) == 480 * rate
 
 
+def test_edited_words_keep_their_times():
+    said = (Word(0, 1, " well", 0.9), Word(1, 2, "-known", 0.5), Word(2, 3, " doctor", 0.9), Word(3, 4, " schmid", 0.9))
+    made = editor.timed(said, editor.merge("well-known doctor schmid".split(), "Well-known doctor Schmidt.", NAMES).pieces)
+    assert [(word.text, word.start, word.end) for word in made] == [(" Well-known", 0, 2), (" doctor", 2, 3), (" Schmidt.", 3, 4)] and made[0].probability == 0.5
+
+
+def test_kaldis_segments_cut_a_longer_recording(tmp_path):
+    (tmp_path / "wav.scp").write_text("rec1 long.wav\n")
+    (tmp_path / "segments").write_text("u1 rec1 1.5 3.0\nu2 rec1 3.0 4.25\n")
+    (tmp_path / "text").write_text("u1 hello there\nu2 good bye\n")
+    assert [(pair.text, pair.start_s, pair.end_s) for pair in samples.read(str(tmp_path))] == [("hello there", 1.5, 3.0), ("good bye", 3.0, 4.25)]
+    (tmp_path / "segments").write_text("u1 other 1.5 3.0\n")
+    with pytest.raises(DataError, match="u1 does not hold"):
+        samples.read(str(tmp_path))
+
+
 def test_settings_of_names(tmp_path):
     (tmp_path / "names.txt").write_text("Anna\nZürich\n\n")
     assert work.with_names(Settings(names=("Anna", "Bo"), names_file=str(tmp_path / "names.txt"))).names == ("Anna", "Bo", "Zürich")

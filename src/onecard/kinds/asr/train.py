@@ -20,7 +20,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from onecard import places
 from onecard.errors import DataError, SettingsError
 from onecard.evals import stats
-from onecard.kinds.asr import audio, convert, evals, samples
+from onecard.kinds.asr import convert, evals, samples
 from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.model import Ear
@@ -56,7 +56,7 @@ def train(settings: Settings, run: Run) -> Answer:
     dense.quiet()
     out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
     with output.alone(out):
-        output.claim(out, {"model_name": settings.model_name, "dataset": str(Path(settings.dataset).expanduser().resolve()), "method": settings.method, "seed": settings.seed, "freeze_encoder": settings.freeze_encoder}, run.id, resume=settings.resume, named=bool(settings.output_dir))
+        output.claim(out, {"model_name": settings.model_name, "dataset": str(Path(settings.dataset).expanduser().resolve()), "method": settings.method, "seed": settings.seed, "freeze_encoder": settings.freeze_encoder, "lora_r": settings.lora_r, "eval_dataset": settings.eval_dataset, "eval_share": settings.eval_share, "eval_items": settings.eval_items, "augment": settings.augment}, run.id, resume=settings.resume, named=bool(settings.output_dir))
         # 1. data
         gate = samples.gates(samples.read(settings.dataset), run.screen)
         if settings.eval_dataset:
@@ -66,8 +66,8 @@ def train(settings: Settings, run: Run) -> Answer:
         samples.leaks(learn, held)
         general = samples.gates(samples.read(settings.general_dataset), run.screen).pairs[: settings.eval_items] if settings.general_dataset else []
         # 2. the base, scored before anything changes
-        language = "en" if settings.language == "auto" else settings.language
         ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+        language = settings.language if settings.language != "auto" else _spoken(ear, learn, run)
         learn = _first_pass(ear, learn, gate, language, settings, run)
         samples.keep(out / "put_aside.jsonl", gate)
         run.data("train", rows=len(learn), sha256=_sha(learn), put_aside=len(gate.aside))
@@ -85,6 +85,7 @@ def train(settings: Settings, run: Run) -> Answer:
             merged: Any = tuned.merge_and_unload(safe_merge=True) if isinstance(tuned, PeftModel) else tuned
         merged.eval().float().save_pretrained(out / "merged")
         processor.save_pretrained(out / "merged")
+        processor.feature_extractor.save_pretrained(out / "merged")  # CTranslate2 wants preprocessor_config.json, which a processor no longer writes
         in_torch = _torch_scores(merged, processor, held, language, run)
         # 5. the form that is heard with, and the same scores once more
         ct2 = convert.to_ct2(out / "merged", out / "ct2")
@@ -94,12 +95,22 @@ def train(settings: Settings, run: Run) -> Answer:
         run.items([{"id": pair.id, "scores": {"wer": _wer(after[pair.id][1]), "base_wer": _wer(before[pair.id][1])}, "reference": pair.text, "base": before[pair.id][0], "tuned": after[pair.id][0]} for pair in held])
         run.scores(metrics, verdicts=verdicts)
         run.artifact("result.json", json.dumps({"model": str(ct2.resolve())}))
+        for name in ("encoded.npy", "encoded.json"):  # 1.5 MB a clip: nobody needs it now
+            (out / name).unlink(missing_ok=True)
     lines = [*verdicts, f"made {out / 'adapter'}" if settings.method == "lora" else "", f"made {out / 'merged'}", f"made {ct2}", f"hear with it: onecard asr transcribe talk.wav --model_name {'run:' + run.id if run.id and not settings.output_dir else ct2}"]
     return Answer({"metrics": metrics, "verdicts": verdicts, "output_dir": str(out)}, "\n".join(line for line in lines if line))
 
 
 def _sha(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256("\n".join(f"{pair.id}\t{pair.text}" for pair in pairs).encode()).hexdigest()
+
+
+def _spoken(ear: Ear, pairs: Sequence[Pair], run: Run) -> str:
+    """The language of a few clips, laid end to end and heard."""
+    sound = np.concatenate([samples.sound_of(pair) for pair in pairs[:: max(1, len(pairs) // 12)][:12]])[: 60 * RATE_HZ]
+    found, sure = ear.language(sound)
+    run.screen.line(f"the clips are in {found} ({sure:.0%} sure): --language says it else")
+    return found
 
 
 def _first_pass(ear: Ear, pairs: list[Pair], gate: Gate, language: str, settings: Settings, run: Run) -> list[Pair]:
@@ -117,7 +128,7 @@ def _scores(ear: Ear, pairs: Sequence[Pair], language: str, run: Run, who: str) 
     with run.screen.progress(f"scoring {who}", len(pairs)) as bar:
         for start in range(0, len(pairs), ear.s.batch_size):
             part = pairs[start : start + ear.s.batch_size]
-            for pair, heard in zip(part, ear.clips([audio.load(pair.path) for pair in part], language), strict=True):
+            for pair, heard in zip(part, ear.clips([samples.sound_of(pair) for pair in part], language), strict=True):
                 out[pair.id] = heard, evals.errors(heard, pair.text, language)
             bar.step(len(part))
     return out
@@ -206,16 +217,19 @@ def _picked(n: int, step: int, settings: Settings) -> Iterator[np.ndarray]:
 def _tokens(processor: Any, text: str, language: str) -> list[int]:
     """<|sot|> <|en|> <|transcribe|> <|notimestamps|> text <|eot|>"""
     tokenizer = processor.tokenizer
-    head = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", f"<|{language}|>", "<|transcribe|>", "<|notimestamps|>"])
+    known = f"<|{language}|>" in tokenizer.get_vocab() and "<|transcribe|>" in tokenizer.get_vocab()  # models of English alone have no heads for language and task
+    head = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", *([f"<|{language}|>", "<|transcribe|>"] if known else []), "<|notimestamps|>"])
     return [*head, *tokenizer(" " + text.strip(), add_special_tokens=False)["input_ids"][:MOST_TOKENS], tokenizer.eos_token_id]
 
 
 def _padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """(ids, labels): the heads, up to the highest special token at the beginning, are given and not learned."""
+    heads = next(i for i, token in enumerate(rows[0]) if token < rows[0][-1])
     longest = max(map(len, rows)) - 1
     ids, labels = torch.full((len(rows), longest), rows[0][-1]), torch.full((len(rows), longest), IGNORED)
     for i, row in enumerate(rows):
         ids[i, : len(row) - 1] = torch.tensor(row[:-1])
-        labels[i, 3 : len(row) - 1] = torch.tensor(row[4:])  # the four heads are given, not learned
+        labels[i, heads - 1 : len(row) - 1] = torch.tensor(row[heads:])
     return ids, labels
 
 
@@ -229,7 +243,7 @@ def _features(processor: Any, pairs: Sequence[Pair], texts: Sequence[list[int]],
     random = np.random.default_rng([settings.seed, step, int(part[0])])
     rows = []
     for i in part:
-        sound = varied(audio.load(pairs[i].path), random)
+        sound = varied(samples.sound_of(pairs[i]), random)
         mel = processor.feature_extractor(sound, sampling_rate=RATE_HZ, return_tensors="np").input_features[0]
         long = max(20, min(mel.shape[1], len(sound) // 160))
         for _ in range(2):
@@ -266,7 +280,7 @@ def _encoded(net: Any, processor: Any, pairs: Sequence[Pair], settings: Settings
         with run.screen.progress("encoding", n) as bar, torch.inference_mode():
             for start in range(0, n, 8):
                 part = range(start, min(n, start + 8))
-                sounds = [audio.load(pairs[i % len(pairs)].path) for i in part]
+                sounds = [samples.sound_of(pairs[i % len(pairs)]) for i in part]
                 sounds = [sound if i < len(pairs) else varied(sound, np.random.default_rng([settings.seed, i])) for i, sound in zip(part, sounds, strict=True)]
                 mel = processor.feature_extractor(sounds, sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
                 held[start : start + len(part)] = net.model.encoder(mel).last_hidden_state.half().cpu().numpy()
@@ -315,8 +329,9 @@ def _torch_scores(net: Any, processor: Any, pairs: Sequence[Pair], language: str
     with run.screen.progress("scoring merged", len(pairs)) as bar, torch.inference_mode():
         for start in range(0, len(pairs), 8):
             part = pairs[start : start + 8]
-            mel = processor.feature_extractor([audio.load(pair.path) for pair in part], sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
-            made = net.generate(mel, language=language, task="transcribe", num_beams=5, max_new_tokens=200, use_cache=True)
+            mel = processor.feature_extractor([samples.sound_of(pair) for pair in part], sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
+            spoken = {"language": language, "task": "transcribe"} if getattr(net.generation_config, "is_multilingual", True) else {}
+            made = net.generate(mel, **spoken, num_beams=5, max_new_tokens=200, use_cache=True)
             for pair, text in zip(part, processor.batch_decode(made, skip_special_tokens=True), strict=True):
                 out[pair.id] = text.strip(), evals.errors(text, pair.text, language)
             bar.step(len(part))

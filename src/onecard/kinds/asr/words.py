@@ -64,9 +64,13 @@ class Transcript:
         return {"text": self.text, **asdict(self)}
 
 
+def segment_of(row: dict[str, Any]) -> Segment:
+    """Back from what asdict made of it."""
+    return Segment(**{**row, "words": tuple(Word(**word) for word in row["words"])})
+
+
 def from_dict(values: dict[str, Any]) -> Transcript:
-    segments = [Segment(**{**row, "words": tuple(Word(**word) for word in row["words"])}) for row in values["segments"]]
-    return Transcript(values["language"], values["language_probability"], values["seconds"], segments, [Turn(**row) for row in values["turns"]], list(values["dropped"]), list(values["warnings"]))
+    return Transcript(values["language"], values["language_probability"], values["seconds"], [segment_of(row) for row in values["segments"]], [Turn(**row) for row in values["turns"]], list(values["dropped"]), list(values["warnings"]))
 
 
 def clock(seconds: float, comma: str = ".") -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,10 @@ def transcribe(settings: Settings, run: Run) -> Answer:
         return live.listen(settings, run)
     if not settings.audio:
         raise SettingsError("there is no sound", why="no file or folder was named", fix="onecard asr transcribe talk.mp3")
+    if settings.resume and not settings.output_dir:
+        raise SettingsError("there is nothing to go on with", why="--resume needs the folder that was written to; without --output_dir each run has its own", fix="--output_dir with that folder")
     files = audio.find(settings.audio)
+    run.data("files", rows=len(files), sha256=hashlib.sha256("".join(marks(path, settings) for path in files).encode()).hexdigest())
     out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
     stems = names_of(files)
     ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
@@ -84,36 +88,51 @@ def with_names(settings: Settings) -> Settings:
 
 def one(ear: Ear, path: Path, target: Path, settings: Settings, run: Run, bar: Progress) -> Transcript:
     """The transcript of a file; stretches that were heard before a stop are taken from beside the target."""
-    facts, made = Facts(), Transcript(language="" if settings.language == "auto" else settings.language)
     part = target.with_name(f".{target.name}.part.jsonl")
-    held = _kept(part, marks(path, settings)) if settings.resume else []
+    held = _kept(part, marks(path, settings)) if settings.resume or not settings.output_dir else []  # a folder of its own holds only what this run heard, before memory ran out
+    lines = [json.dumps({"mark": marks(path, settings)}), *map(json.dumps, held)]
+    done = 0
+
+    def each(row: dict[str, Any], seconds: float) -> None:
+        nonlocal done
+        done += 1
+        if done > len(held):
+            lines.append(json.dumps(row))
+            places.write_text(part, "\n".join(lines) + "\n")
+        bar.step(round(seconds), f"{path.name} {row['segments'][-1]['text'].strip()[-40:] if row['segments'] else ''}")
+
+    made = heard(ear, path, settings, held, each)
+    if settings.edit and made.segments:
+        from onecard.kinds.asr import editor  # asks a language model
+
+        made.segments = editor.edited(made.segments, settings, run)
+    return made
+
+
+def heard(ear: Ear, path: Path, settings: Settings, held: Sequence[dict[str, Any]] = (), each: Callable[[dict[str, Any], float], None] | None = None) -> Transcript:
+    """A file's words and who said them, stretch by stretch. `held`: stretches that are known already; `each` is told of every one. Raises DataError."""
+    facts, made = Facts(), Transcript(language="" if settings.language == "auto" else settings.language)
     voices = _voices(settings, path) if settings.diarize else None
-    lines = [json.dumps({"mark": marks(path, settings)})]
     for number, (start_s, sound, regions) in enumerate(stretches(ear, path, facts)):
         if number < len(held):
             row = held[number]
         else:
             segments, dropped, language, sure = ear.hear(sound, made.language, regions)
             row = {"segments": [asdict(shifted(segment, start_s)) for segment in segments], "dropped": [{**d, "start": d["start"] + start_s, "end": d["end"] + start_s} for d in dropped], "language": language, "sure": sure}
-        made.segments += words.from_dict({"segments": row["segments"], "language": "", "language_probability": 0, "seconds": 0, "turns": [], "dropped": [], "warnings": []}).segments
+        made.segments += [words.segment_of(segment) for segment in row["segments"]]
         made.dropped += row["dropped"]
         if row["language"] and not made.language_probability:
             made.language, made.language_probability = row["language"], row["sure"]
         if voices is not None:
             voices.add(sound, regions, start_s)
-        lines.append(json.dumps(row))
-        places.write_text(part, "\n".join(lines) + "\n")
-        bar.step(round(len(sound) / RATE_HZ), f"{path.name} {made.segments[-1].text.strip()[-40:] if made.segments else ''}")
+        if each:
+            each(row, len(sound) / RATE_HZ)
     made.seconds, made.warnings = facts.seconds, facts.warnings()
     if not made.segments:
         made.warnings.append("nobody speaks" if not made.dropped else "what the model wrote was taken out: nobody said it")
     if voices is not None:
         made.turns = voices.turns()
         made.segments = words.by_speaker(made.segments, made.turns)
-    if settings.edit and made.segments:
-        from onecard.kinds.asr import editor  # asks a language model
-
-        made.segments = editor.edited(made.segments, settings, run)
     return made
 
 
@@ -143,9 +162,10 @@ def names_of(files: list[Path]) -> dict[Path, str]:
     """A name for each file's outputs: its stem; files of one name take their folder or a number too."""
     out: dict[Path, str] = {}
     taken: set[str] = set()
+    stems = Counter(path.stem for path in files)
     for path in files:
-        ways = [path.stem, path.name, f"{path.parent.name}-{path.name}", *(f"{path.name}-{i}" for i in range(2, len(files) + 3))]
-        single = sum(other.stem == path.stem for other in files) == 1
+        ways = [path.stem, path.name, f"{path.parent.name}-{path.name}", *(f"{path.name}-{i}" for i in range(2, 3 + stems[path.stem]))]
+        single = stems[path.stem] == 1
         chosen = next(way for way in (ways if single else ways[1:]) if way not in taken)
         out[path] = chosen
         taken.add(chosen)
@@ -155,8 +175,9 @@ def names_of(files: list[Path]) -> dict[Path, str]:
 def marks(path: Path, settings: Settings) -> str:
     """What a transcript depends on: the file, and how it is heard."""
     facts = path.stat()
-    heard = settings.model_dump(include={"model_name", "language", "task", "compute_type", "beam_size", "hotwords", "names", "initial_prompt", "vad_threshold", "guards", "diarize", "num_speakers", "edit", "editor_model", "word_timestamps"})
-    return hashlib.sha256(json.dumps([str(path.resolve()), facts.st_size, facts.st_mtime_ns, heard]).encode()).hexdigest()
+    people = sorted((places.home() / "voices").glob("*.json")) if settings.diarize else []
+    heard = settings.model_dump(include={"model_name", "language", "task", "compute_type", "beam_size", "hotwords", "names", "initial_prompt", "vad_threshold", "guards", "diarize", "num_speakers", "speaker_threshold", "diarizer", "edit", "editor_model", "word_timestamps"})
+    return hashlib.sha256(json.dumps([str(path.resolve()), facts.st_size, facts.st_mtime_ns, heard, [[voice.name, voice.stat().st_mtime_ns] for voice in people]]).encode()).hexdigest()
 
 
 def _done(target: Path, mark: str, settings: Settings) -> bool:
@@ -201,6 +222,8 @@ def enroll(settings: Settings, run: Run) -> Answer:
     if not settings.audio:
         raise SettingsError("whose voice, and in which file?", why="enroll takes a name and at least one clip", fix="onecard asr enroll anna clip.wav")
     name, clips = (settings.name, settings.audio) if settings.name else (settings.audio[0], settings.audio[1:])
+    if "/" in name or name.startswith("."):
+        raise SettingsError(f"'{name}' cannot be a name", why="it is kept as a file of that name", fix="letters, digits and spaces")
     if not clips:
         raise SettingsError(f"there is no clip of {name}", why="only a name was given", fix=f"onecard asr enroll {name} clip.wav")
     path, seconds = diarize.enroll(name, audio.find(clips), settings, run)

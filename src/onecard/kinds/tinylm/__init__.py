@@ -7,7 +7,7 @@ from onecard.kinds.tinylm.memory import plan, smaller
 NEEDS = ("torch", "tokenizers", "safetensors")
 TRAINING = tuple(name for name in Settings.model_fields if name not in ("run_id", "prompt", "max_new_tokens", "num_samples", "temperature", "top_k", "top_p", "positions", "seeds"))
 
-NOT_ABLATED = ("position", "resume", "output_dir", "profile", "sample", "sample_tokens", "keep_best", "quants", "minutes", "compile", "save_steps")
+NOT_ABLATED = ("position", "profile", "sample", "sample_tokens", "keep_best", "quants", "minutes", "compile", "save_steps", "eval_steps", "logging_steps")
 
 KIND = Kind(
     name="tinylm",

@@ -1,11 +1,13 @@
 """Which position code is best here: the same training with each of them and several seeds, equal weights and equal compute, one table. Knows no way to train but the kind's own."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from onecard.errors import not_found
+from onecard import places
+from onecard.errors import SettingsError, not_found
 from onecard.evals import stats
 from onecard.kinds.tinylm import corpus as texts
 from onecard.kinds.tinylm import evals, shape, trainer
@@ -20,7 +22,7 @@ from onecard.screen import Answer, Progress, table
 
 
 def ablate(settings: Settings, run: Run) -> Answer:
-    """Train every code with every seed and score each over the whole held-out text, at 1, 2 and 4 training lengths. What is done is kept: a stopped ablation goes on. Raises SettingsError, DataError, NotFound."""
+    """Train every code with every seed and score each over the whole held-out text, at 1, 2 and 4 training lengths. What is done is kept: a stopped ablation goes on with --resume. Raises SettingsError, DataError, NotFound."""
     if wrong := [name for name in settings.positions if name not in POSITIONS]:
         raise not_found("position code", wrong[0], POSITIONS)
     corpus = texts.prepare(settings, run.screen)
@@ -28,12 +30,17 @@ def ablate(settings: Settings, run: Run) -> Answer:
     texts.need_blocks(corpus, next(iter(made.values())).shape.block_size)
     run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
     run.screen.line("\n".join(f"{code:10} {m.shape.n_params:,} weights (d_ff {m.shape.d_ff}), {m.steps} steps of {m.tokens_a_step:,} tokens" for code, m in made.items()))
-    rows: list[dict[str, Any]] = []
+    out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
+    marks = {"text": corpus.facts["sha256"], "tokenizer": corpus.facts["tokenizer_sha256"], "shapes": {code: m.shape.as_dict() for code, m in made.items()}, "steps": next(iter(made.values())).steps, "optim": settings.optim, "bf16": settings.bf16}
+    rows = kept(out / "ablation.json", marks, settings)
     with run.screen.progress("ablation", len(made) * settings.seeds * next(iter(made.values())).steps) as bar:
         for seed in range(settings.seed, settings.seed + settings.seeds):  # seed by seed, so that a slow hour hits all codes alike
             for code, m in made.items():
+                if any(row["seed"] == seed and row["position"] == code for row in rows):
+                    bar.step(m.steps)
+                    continue
                 rows.append(one(settings.model_copy(update={"seed": seed, "position": code}), m, corpus, run, bar))
-                run.artifact("ablation.json", json.dumps(rows))
+                places.write_text(out / "ablation.json", json.dumps({"marks": marks, "rows": rows}))
     found = summary(rows, list(made))
     metrics = {f"{code}_{key}": found[code][key].as_dict() for code in found for key in found[code]}
     run.scores(metrics, verdicts=verdicts(rows, list(made)))
@@ -44,6 +51,18 @@ def ablate(settings: Settings, run: Run) -> Answer:
     words = shown(found, made, rows)
     run.artifact("ablation.md", words)
     return Answer({"rows": rows, "metrics": metrics, "verdicts": verdicts(rows, list(made))}, words)
+
+
+def kept(path: Path, marks: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
+    """Trainings of an ablation that was stopped. Raises SettingsError where another's lie there, or none."""
+    if not settings.resume:
+        return []
+    if not path.exists():
+        raise SettingsError("there is nothing to go on with", why=f"{path} is not there", fix="--output_dir with the folder of the stopped ablation")
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if json.loads(json.dumps(marks)) != held["marks"]:
+        raise SettingsError(f"{path.parent} holds another ablation", why="its text, shapes or steps differ", fix="the same settings as before, or --output_dir elsewhere")
+    return [row for row in held["rows"] if row["position"] in settings.positions]
 
 
 def equal(settings: Settings, code: str, corpus: Corpus) -> Made:
@@ -60,7 +79,7 @@ def one(settings: Settings, made: Made, corpus: Corpus, run: Run, bar: Progress)
     """One training and its scores. The last weights are scored: choosing the best ones on the held-out text would favour noisy curves."""
     torch.manual_seed(settings.seed)
     net = TinyLM(made.shape).to(trainer.device())
-    t = trainer.Trainer(net, corpus, settings, made, trainer.Choice(bf16=settings.bf16 == "on" or (settings.bf16 == "auto" and trainer.device().type == "cuda"), steps=made.steps))
+    t = trainer.Trainer(net, corpus, settings, made, trainer.Choice(bf16=settings.bf16 == "on" or (settings.bf16 == "auto" and trainer.device().type == "cuda"), steps=made.steps, threads=settings.threads if trainer.device().type == "cpu" else 0))
     curve, looks = [], max(1, made.steps // 10)
     stop = Stop()
     with stop.heard():

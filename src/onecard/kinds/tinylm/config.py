@@ -73,6 +73,8 @@ class Settings(Base):
     """Compute in bfloat16; auto measures both on the first batch and takes the faster one."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto measures whether it pays within this training."""
+    threads: int = Field(default=0, ge=0, le=1024)
+    """Threads on a CPU; 0 takes all cores, or one where another program wants them (measured on the first batch)."""
     eval_steps: int = Field(default=0, ge=0)
     """Steps between two looks at the validation text; 0 takes a twentieth of the training."""
     save_steps: int = Field(default=0, ge=0)

@@ -14,7 +14,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from onecard import places
-from onecard.data import rows as data_rows
 from onecard.data import text as data_text
 from onecard.data import walk
 from onecard.errors import DataError, NotFound, SettingsError
@@ -52,7 +51,7 @@ def prepare(s: Settings, screen: Screen, tokenizer: Tokenizer | None = None) -> 
     files = _files(s.dataset)
     with screen.progress("reading", sum(file.stat().st_size for file in files)) as bar:
         seen = _survey(files, bar)
-    asked = {"split": s.split, "val_share": s.val_share, "seed": s.seed if s.split == "document" else 0, "text": seen["sha256"]}
+    asked = {"split": s.split, "val_share": s.val_share, "seed": s.seed if s.split != "position" else 0, "names": [file.name for file in files] if s.split == "file" else [], "text": seen["sha256"]}
     asked["tokenizer"] = _digest(tokenizer) if tokenizer else (s.tokenizer if s.tokenizer == "char" else f"{s.tokenizer} {s.vocab_size}" if s.tokenizer in ("bpe", "code") else _digest(_own(s.tokenizer)))
     folder = places.home() / "tokens" / hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:20]
     with fetch.locked(folder, screen):
@@ -88,8 +87,7 @@ def _files(dataset: str) -> list[Path]:
 def _whole(path: Path) -> Iterator[str]:
     """Pieces of a file's text, line ends as \\n; a row of JSONL is a document. Raises DataError with what to do for a binary file."""
     if path.suffix.lower() == ".jsonl":
-        for row in data_rows.jsonl(path, ("text",)):
-            yield str(row["text"]) + ours.END
+        yield from _rows(path)
     elif path.stat().st_size > ODD_BYTES:
         yield from _large(path)
     else:
@@ -99,6 +97,19 @@ def _whole(path: Path) -> Iterator[str]:
         except UnicodeDecodeError:
             text = ""
         yield (text or _odd(path, data)).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
+
+
+def _rows(path: Path) -> Iterator[str]:
+    """Texts of a JSONL file, a line at a time. Raises DataError with file:line."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError) as fault:
+                raise DataError(f"{path}:{number} has no text", why=f"{type(fault).__name__}: {line[:60]!r}", fix='each line must be {"text": "..."}') from None
+            yield str(text) + ours.END
 
 
 def _large(path: Path) -> Iterator[str]:

@@ -81,23 +81,24 @@ def pace(net: TinyLM, batches: Sequence[int] = (1, 8, 32), repeats: int = 3) -> 
         ids = torch.randint(0, net.shape.vocab_size, (batch, length), device=where, generator=torch.Generator(device=where).manual_seed(0))
         plain, cached = [], []
         for _ in range(repeats):
-            plain.append(batch * _rate(lambda ids=ids: net(ids)[:, -1].argmax(-1), 3, where))
+            plain.append(batch * _rate(lambda ids=ids: net(ids)[:, -1].argmax(-1), 3, where, warm=True))
             cache = Cache(net.shape, batch, length, where)
+            n_new = min(16, length - 1)
             with torch.inference_mode():
-                net(ids[:, :-17], cache)
+                net(ids[:, : length - n_new], cache)
 
             def step(ids: torch.Tensor = ids, cache: Cache = cache) -> None:
                 net(ids[:, -1:], cache)[:, -1].argmax(-1)
 
-            cached.append(batch * _rate(step, 16, where))
+            cached.append(batch * _rate(step, n_new, where, warm=False))
         rows.append({"batch": batch, "length": length, "plain_tokens_per_s": float(np.median(plain)), "cached_tokens_per_s": float(np.median(cached)), "cache_bytes": Cache(net.shape, batch, length).k_LBGSK.nbytes * 2})
     return rows
 
 
-def _rate(work: Any, n: int, where: torch.device) -> float:
+def _rate(work: Any, n: int, where: torch.device, *, warm: bool) -> float:
     """Calls a second."""
     with torch.inference_mode():
-        if n <= 3:
+        if warm:
             work()
         started = time.perf_counter()
         for _ in range(n):

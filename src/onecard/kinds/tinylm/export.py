@@ -85,11 +85,20 @@ def layout(shape: Shape) -> str:
     return "qwen3" if shape.qk_norm else "llama"
 
 
-def everything(net: TinyLM, tokenizer: Tokenizer, out: Path, quants: tuple[str, ...]) -> list[Path]:
-    arch = layout(net.shape)
+def need_quants(quants: tuple[str, ...]) -> list[str]:
+    """Raises NotFound for a GGUF type that is not made here."""
     chosen = [quant.lower() for quant in quants if quant.lower() != "none"]
     if unknown := [quant for quant in chosen if quant not in QUANTS]:
         raise not_found("GGUF type", unknown[0], [*QUANTS, "none"])
+    return chosen
+
+
+def everything(net: TinyLM, tokenizer: Tokenizer, out: Path, quants: tuple[str, ...]) -> list[Path]:
+    """Raises SettingsError, NotFound."""
+    chosen = need_quants(quants)
+    arch = layout(net.shape)
+    if wrong := ours.foreign(tokenizer):
+        raise SettingsError("this tokenizer has no form that others open", why=wrong, fix="onecard tinylm generate writes with it; for chat: --tokenizer char, bpe or code")
     made = [to_transformers(net, tokenizer, out / "hf", arch)]
     for quant in chosen:
         if quant == "q8_0" and net.shape.n_embd % 32:

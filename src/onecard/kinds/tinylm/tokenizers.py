@@ -3,6 +3,7 @@
 A character of several bytes is one token too: its bytes are joined by merges that stand nowhere else.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -57,6 +58,18 @@ def _dressed(tokenizer: Tokenizer, *, code: bool) -> Tokenizer:
 
 def is_code(tokenizer: Tokenizer) -> bool:
     return '"Digits"' in tokenizer.to_str()
+
+
+def foreign(tokenizer: Tokenizer) -> str:
+    """Why llama.cpp would cut a text otherwise than this tokenizer; empty for ours and for GPT-2's."""
+    held = json.loads(tokenizer.to_str())
+    if held["model"].get("type") != "BPE":
+        return f"it is {held['model'].get('type')}, not byte-level BPE"
+    before = held.get("pre_tokenizer") or {}
+    parts = [part["type"] for part in (before.get("pretokenizers") or [before])]
+    if parts not in (["ByteLevel"], ["Digits", "ByteLevel"]) or held.get("normalizer"):
+        return f"it cuts texts by {', '.join(map(str, parts))}, which is not GPT-2's or StarCoder's way"
+    return "" if tokenizer.token_to_id(END) is not None else f"it has no {END}"
 
 
 def alphabet(tokenizer: Tokenizer) -> dict[str, int] | None:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from onecard import places
-from onecard.errors import DataError
+from onecard.errors import DataError, SettingsError
 from onecard.kinds.tinylm.config import Settings
 from onecard.kinds.tinylm.corpus import Corpus
 from onecard.kinds.tinylm.model import TinyLM, loss_of
@@ -30,6 +30,8 @@ KEPT = 2
 """Checkpoints on the disk at once."""
 GUIDE_TOKENS = 65_536
 """Of the validation text, what is looked at while training; the last word has the whole of it."""
+CROWDED = 1.5
+"""From this many times the time of one thread on, several are hindered by other programs."""
 COMPILE_S = 90.0
 """What torch.compile takes on two cores before it gains anything, measured 40 to 80 s."""
 
@@ -203,12 +205,18 @@ def choose(net: TinyLM, corpus: Corpus, s: Settings, made: Made, bar: Progress) 
         trial._take(held)
         return float(np.median(times[-3:]))
 
-    best = Choice(s.bf16 == "on", s.compile == "on", made.steps, torch.get_num_threads() if where.type == "cpu" else 0)
-    each = step_s(best)
-    if best.threads > 1:  # small products gain nothing from more threads, and lose a thousandfold where another program wants the same cores
+    best = Choice(s.bf16 == "on", s.compile == "on", made.steps, (s.threads or torch.get_num_threads()) if where.type == "cpu" else 0)
+    try:
+        each = step_s(best)
+    except (torch._dynamo.exc.BackendCompilerFailed, RuntimeError) as fault:
+        if not best.compile or isinstance(fault, torch.OutOfMemoryError):
+            raise
+        raise SettingsError("torch.compile does not work here", why=str(fault).splitlines()[0][:200], fix="install a C++ compiler, or leave --compile out") from None
+    if best.threads > 1 and not s.threads:  # where another program wants the same cores, threads that wait for each other lose a hundredfold; a near tie keeps them all, so that a rerun chooses the same
         alone = step_s(replace(best, threads=1))
-        best.why.append(f"{1 if alone < each else best.threads} threads: a step takes {alone:.3f} s with one and {each:.3f} s with {best.threads}")
-        best.threads, each = (1, alone) if alone < each else (best.threads, each)
+        busy = alone < each / CROWDED
+        best.why.append(f"{1 if busy else best.threads} threads: a step takes {each:.3f} s with {best.threads} and {alone:.3f} s with one" + (": others use the cores" if busy else ""))
+        best.threads, each = (1, alone) if busy else (best.threads, each)
     if s.bf16 == "auto":
         narrow_s = step_s(replace(best, bf16=True))
         best.why.append(f"{'bf16' if narrow_s < 0.95 * each else 'fp32'}: a step takes {narrow_s:.3f} s in bf16 and {each:.3f} s in fp32")

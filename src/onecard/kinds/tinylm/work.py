@@ -33,8 +33,9 @@ def train(settings: Settings, run: Run) -> Answer:
     corpus = texts.prepare(settings, run.screen)
     made = shape.of(settings, corpus.tokenizer.get_vocab_size(), len(corpus.train))
     texts.need_blocks(corpus, made.shape.block_size)
+    export.need_quants(settings.quants)
     with output.alone(out):
-        output.claim(out, _marks(settings, made), run.id, resume=settings.resume, named=bool(settings.output_dir))
+        output.claim(out, _marks(settings, made, corpus), run.id, resume=settings.resume, named=bool(settings.output_dir))
         run.data("train", rows=len(corpus.train), sha256=corpus.facts["sha256"], tokenizer=corpus.facts["tokenizer_sha256"])
         run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
         run.screen.line(f"{corpus.facts['chars']:,} characters: {len(corpus.train):,} tokens to learn from, {len(corpus.val):,} held out ({settings.split}), {made.shape.vocab_size:,} in the vocabulary\n{made.words()}")
@@ -48,6 +49,9 @@ def train(settings: Settings, run: Run) -> Answer:
         last = trainer.last_checkpoint(checkpoints)
         with run.screen.progress("training", 0) as bar:
             choice = trainer.choice_of(last) if last else trainer.choose(net, corpus, settings, made, bar)
+            if last and settings.max_steps and settings.max_steps != choice.steps:
+                choice.steps = settings.max_steps
+                choice.why.append(f"max_steps is {settings.max_steps} now: the learning rate follows the new end")
             made_trainer = trainer.Trainer(net, corpus, settings, made, choice)
             run.screen.line("\n".join(choice.why))
             if last:
@@ -74,9 +78,9 @@ def train(settings: Settings, run: Run) -> Answer:
         metrics = {name: interval.as_dict() for name, interval in found.items()}
         run.scores(metrics)
         run.artifact("samples.txt", "\n\n".join(samples))
+        run.artifact("tinylm.json", json.dumps({"model": str((out / "model").resolve())}))
         # 5. files that others open
         files = _files(best, corpus, settings, out, run)
-        run.artifact("tinylm.json", json.dumps({"model": str((out / "model").resolve())}))
     state = made_trainer.state
     rate = (state.step - before) * made.tokens_a_step / max(spent, 1e-6)
     words = [evals.words(found, len(corpus.val)), f"{made.shape.n_params / 1e6:.2f} M weights, {state.step} steps in {spent / 60:.1f} min, {rate:,.0f} tokens/s" + (f"; kept are the weights of step {state.best_step}, with the lowest loss on a part of the held-out text" if state.best_step != state.step else ""),
@@ -86,9 +90,9 @@ def train(settings: Settings, run: Run) -> Answer:
                   "\n".join(line for line in words if line))
 
 
-def _marks(settings: Settings, made: Made) -> dict[str, Any]:
+def _marks(settings: Settings, made: Made, corpus: Corpus) -> dict[str, Any]:
     """What a folder's training is known by; micro-batches are left out, so that a smaller one can go on."""
-    return {"dataset": str(Path(settings.dataset).expanduser().resolve()), "tokenizer": settings.tokenizer, "shape": made.shape.as_dict(), "optim": settings.optim, "seed": settings.seed, "tokens_a_step": made.tokens_a_step}
+    return {"dataset": str(Path(settings.dataset).expanduser().resolve()), "tokenizer": settings.tokenizer, "shape": made.shape.as_dict(), "optim": settings.optim, "seed": settings.seed, "split": settings.split, "val_share": settings.val_share, "text": corpus.facts["sha256"][:16], "tokenizer_sha256": corpus.facts["tokenizer_sha256"], "tokens_a_step": made.tokens_a_step}
 
 
 def _sample(net: TinyLM, corpus: Corpus, settings: Settings, step: int, samples: list[str], run: Run) -> None:
