@@ -58,7 +58,7 @@ def test_a_folder_is_done_in_bulk_and_gone_on_with(onecard, talk, tmp_path):
         shutil.copy(talk, folder / name)
     (folder / "text.wav").write_text("this is no sound")
     first = onecard("asr", "transcribe", folder, "--output_dir", out, "--language", "en", "--json")
-    assert first.code == 0 and sum("text" in row for row in first.data["files"]) == 3 and "text.wav" in first.err
+    assert first.code == 0 and sum("text" in row for row in first.data["files"]) == 3 and [Path(row["file"]).name for row in first.data["files"] if "error" in row] == ["text.wav"]
     assert len(list(out.glob("*.txt"))) == 3 and (out / "ünï 日本.txt").exists()
     times = {path: path.stat().st_mtime_ns for path in out.glob("*.txt")}
     again = onecard("asr", "transcribe", folder, "--output_dir", out, "--language", "en", "--resume", "--json")
@@ -167,9 +167,10 @@ def test_a_long_recording_is_heard_a_stretch_at_a_time(talk, tmp_path, monkeypat
 
 def test_a_stopped_file_goes_on_where_it_was(home, talk, tmp_path):
     sound = audio.load(talk)
-    long = voices.write(tmp_path / "long.wav", np.tile(np.concatenate([sound, np.zeros(9000, np.float32)]), 100))
+    long = voices.write(tmp_path / "long.wav", np.tile(np.concatenate([sound, np.zeros(9000, np.float32)]), 24))
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "onecard", "asr", "transcribe", str(long), "--output_dir", str(out), "--language", "en", "--beam_size", "1", "--no-word_timestamps", "--batch_size", "4"]
+    code = "import sys; from onecard.kinds.asr import audio, work; work.STRETCH_S, audio.BLOCK_S = 20, 7; from onecard.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "asr", "transcribe", str(long), "--output_dir", str(out), "--language", "en", "--beam_size", "1", "--no-word_timestamps", "--batch_size", "4"]
     child = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 200
     while not list(out.glob(".long.part.jsonl")) and time.monotonic() < deadline and child.poll() is None:
@@ -179,7 +180,7 @@ def test_a_stopped_file_goes_on_where_it_was(home, talk, tmp_path):
     assert (out / ".long.part.jsonl").exists() and not (out / "long.txt").exists()
     done = subprocess.run([*words, "--resume", "--json"], capture_output=True, text=True)
     text = json.loads(done.stdout)["files"][0]["text"].lower()
-    assert done.returncode == 0 and text.count("station") >= 90 and (out / "long.txt").exists() and not (out / ".long.part.jsonl").exists()
+    assert done.returncode == 0 and text.count("station") == 24 and (out / "long.txt").exists() and not (out / ".long.part.jsonl").exists()
 
 
 def test_two_voices_are_told_apart_and_known_by_name(onecard, tmp_path, home, monkeypatch):
@@ -202,7 +203,7 @@ def test_two_voices_are_told_apart_and_known_by_name(onecard, tmp_path, home, mo
         from onecard import places
 
         (places.home() / "voices" / f"{name}.json").unlink()
-    assert onecard("asr", "enroll", "../evil", tmp_path / "clip.wav").code == 5
+    assert onecard("asr", "enroll", "../evil", tmp_path / "clip.wav").code == 2
 
 
 def test_a_folder_with_references_is_scored(onecard, talk, tmp_path):
@@ -211,7 +212,7 @@ def test_a_folder_with_references_is_scored(onecard, talk, tmp_path):
     folder.mkdir()
     shutil.copy(talk, folder / "talk.wav")
     (folder / "talk.txt").write_text("Tomorrow we will meet at the Station. The train leaves at half past seven.")
-    sound, rttm = voices.conversation(voices.ANYWHERE, folder)
+    sound, _ = voices.conversation(voices.ANYWHERE, folder)
     sound.with_suffix(".txt").write_text(" ".join(voices.LINES))
     done = onecard("asr", "evaluate", folder, "--language", "en", "--edit", "--names", "Station", "--names", "Peter", "--json")
     assert done.code == 0, done.err
@@ -221,13 +222,13 @@ def test_a_folder_with_references_is_scored(onecard, talk, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(f"audio,text\n{talk},{SAID}\nmissing.wav,gone\n")
     again = onecard("asr", "evaluate", table, "--language", "en", "--json")
-    assert again.code == 0 and "missing.wav" in again.err and len(again.data["items"]) == 1
+    assert again.code == 0 and again.data["left_out"] == ["table.csv:3"] and len(again.data["items"]) == 1
 
 
 def test_the_server_answers_as_openais(serving, talk, tmp_path):
     address = serving("asr", "serve", "--language", "en")
     sent = lambda **fields: httpx.post(f"{address}/v1/audio/transcriptions", files={"file": ("talk.wav", talk.read_bytes())}, data={"model": "whisper-1", **fields}, timeout=120)  # noqa: E731
-    assert set(sent().json()["text"].lower().replace(".", "").split()) >= {"tomorrow", "station", "train"}
+    assert set(re.findall(r"[a-z]+", sent().json()["text"].lower())) >= {"tomorrow", "station", "train"}
     whole = sent(response_format="verbose_json", diarize="true").json()
     assert whole["segments"][0]["speaker"] == "speaker 1" and whole["words"][0]["word"] and whole["diarization"] and whole["duration"] > 3
     assert sent(response_format="srt").text.startswith("1\n00:00:0") and sent(response_format="loud").status_code == 400 and sent(language="xx").status_code == 400
@@ -299,7 +300,9 @@ def test_a_fine_tune_learns_the_words_of_a_trade(onecard, clips, home, talk, tmp
 def test_a_killed_fine_tune_ends_as_an_unbroken_one(home, clips, tmp_path):
     from safetensors.torch import load_file
 
-    more = {"dataset": str(clips / "clips.jsonl"), "language": "en", "max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 2, "eval_items": 2, "max_first_pass_wer": 99.0}
+    few = clips / "few.jsonl"
+    few.write_text("".join((clips / "clips.jsonl").read_text().splitlines(keepends=True)[:10]))
+    more = {"dataset": str(few), "language": "en", "max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 2, "eval_items": 2, "max_first_pass_wer": 99.0}
     api.run("asr", "train", Settings(**more, output_dir=str(tmp_path / "whole")))
     out = tmp_path / "killed"
     child = subprocess.Popen([sys.executable, "-m", "onecard", "asr", "train", *[str(w) for key, value in more.items() for w in (f"--{key}", value)], "--output_dir", str(out)], stderr=subprocess.DEVNULL)

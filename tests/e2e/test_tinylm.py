@@ -43,7 +43,7 @@ def trained(home, pages):
 
 
 def test_it_learns_and_leaves_everything_behind(trained, pages):
-    data, told = trained
+    data, _ = trained
     letters = len(set(pages.read_text()))
     assert data["metrics"]["val_loss"]["value"] < 2.6 < torch.log(torch.tensor(float(letters))).item()
     low, value, high = (data["metrics"]["bits_per_char"][key] for key in ("low", "value", "high"))
@@ -52,7 +52,7 @@ def test_it_learns_and_leaves_everything_behind(trained, pages):
     names = {path.relative_to(run / "artifacts").as_posix() for path in (run / "artifacts").rglob("*") if path.is_file()}
     assert {"model/model.safetensors", "model/tokenizer.json", "hf/config.json", "gguf/tinylm-f16.gguf", "samples.txt", "trace.json", "profile.txt", "items.jsonl"} <= names
     assert "aten::" in (run / "artifacts" / "profile.txt").read_text() and json.loads((run / "artifacts" / "trace.json").read_text())["traceEvents"]
-    assert "n_head 2: heads of 32" in told and "--- step 300" in (run / "artifacts" / "samples.txt").read_text()
+    assert data["reasons"]["n_head"].startswith("heads of 32") and "--- step 300" in (run / "artifacts" / "samples.txt").read_text()
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in events if "loss" in row]
     assert losses[-1] < losses[0] - 1 and any("val_loss" in row for row in events)
@@ -88,7 +88,7 @@ def test_chat_and_transformers_open_the_run(onecard, trained):
         assert torch.allclose(theirs(ids).logits, net(ids), atol=1e-3)
     assert AutoTokenizer.from_pretrained(run / "artifacts" / "hf")(prompt)["input_ids"] == ids[0].tolist()
     expected = tokenizer.decode(mine[0, ids.shape[1] :].tolist())
-    said = onecard("chat", "ask", prompt, "--model", f"run:{run.name}", "--temperature", 0, "--max_tokens", 12, "--json")
+    said = onecard("chat", "ask", prompt, "--model", f"run:{run.name}", "--system", "", "--temperature", 0, "--max_tokens", 12, "--json")
     assert said.code == 0, said.err
     assert said.data["answer"].strip() == expected.strip()
 
@@ -140,8 +140,12 @@ def test_ctrl_c_keeps_a_checkpoint(home, pages, tmp_path):
     out = tmp_path / "out"
     child = subprocess.Popen([sys.executable, "-m", "onecard", "tinylm", "train", str(pages), *map(str, TINY), "--max_steps", "100000", "--output_dir", str(out)], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    events = lambda: [path for path in Path(os.environ["ONECARD_RUNS"]).glob("*tinylm*/events.jsonl") if path.stat().st_size > 500 and (path.parent / "status").read_text() == "running\n"]  # noqa: E731
-    while not events() and time.monotonic() < deadline:
+    def steps():
+        mark = out / "training.json"
+        events = Path(os.environ["ONECARD_RUNS"]) / json.loads(mark.read_text())["run"] / "events.jsonl" if mark.exists() else mark
+        return events.exists() and events.stat().st_size > 500
+
+    while not steps() and time.monotonic() < deadline:
         time.sleep(0.05)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=60) == 130 and "--resume" in child.stderr.read()
@@ -174,15 +178,20 @@ def test_bad_checkpoints_and_folders_are_told(home, pages, tmp_path):
         export.opened(str(out / "model"))
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(home, pages, tmp_path):
-    out = tmp_path / "out"
-    with pytest.raises(DataError, match="the loss is"):
-        api.run("tinylm", "train", small(pages, output_dir=str(out), optim="adamw", learning_rate=0.9, qk_norm=False, max_grad_norm=1e9, warmup_ratio=0.9, max_steps=4000, save_steps=5))
-    kept = trainer.last_checkpoint(out / "checkpoints")
-    if kept:
-        from safetensors.torch import load_file
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint_before(home, pages, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
 
-        assert all(torch.isfinite(value).all() for value in load_file(kept).values())
+    out = tmp_path / "out"
+    api.run("tinylm", "train", small(pages, output_dir=str(out), max_steps=20))
+    last = trainer.last_checkpoint(out / "checkpoints")
+    with safe_open(last, "pt") as file:
+        held, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    held["net.blocks.0.mlp.up.weight"][3, 5] = float("nan")
+    save_file(held, last, metadata={**about, "state": json.dumps({**json.loads(about["state"]), "step": 12})})
+    with pytest.raises(DataError, match="the loss is nan in step 13"):
+        api.run("tinylm", "train", small(pages, output_dir=str(out), max_steps=20, resume=True))
+    assert sorted(path.stem for path in (out / "checkpoints").glob("*.safetensors")) == ["step-0000010", "step-0000020"]
 
 
 def test_an_ablation_is_at_equal_weights_and_says_what_it_shows(onecard, pages):
@@ -210,4 +219,4 @@ def test_a_step_takes_what_the_plan_says(width, layers, block, batch, vocab, pag
     states = sum(value.numel() * value.element_size() for value in t.optimizer.state().values())
     measured = held_bytes(t.net) + states + peak_bytes(t.step)
     planned = sum(term.bytes for term in plan(settings, card.find("cpu")).terms if term.name != "program")
-    assert planned == pytest.approx(measured, rel=0.1), (planned / measured, planned, measured)
+    assert planned == pytest.approx(measured, rel=0.05), (planned / measured, planned, measured)

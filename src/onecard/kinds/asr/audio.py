@@ -71,10 +71,10 @@ def find(names: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def blocks(path: Path, facts: Facts | None = None, seconds: float = BLOCK_S) -> Iterator[np.ndarray]:
-    """float32 pieces of at most `seconds`, 16 kHz, one channel, in -1..1. Raises DataError for what is no sound."""
+def blocks(path: Path, facts: Facts | None = None, seconds: float = 0) -> Iterator[np.ndarray]:
+    """float32 pieces of at most `seconds` (BLOCK_S when 0), 16 kHz, one channel, in -1..1. Raises DataError for what is no sound."""
     facts = facts if facts is not None else Facts()
-    size, held, n_held = int(seconds * RATE_HZ), [], 0
+    size, held, n_held = int((seconds or BLOCK_S) * RATE_HZ), [], 0
     for piece in _resampled(path, facts):
         held.append(piece)
         n_held += len(piece)

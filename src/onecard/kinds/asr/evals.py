@@ -150,6 +150,7 @@ def evaluate(settings: Settings, run: Run) -> Answer:
     _ = work._voices(settings, pairs[0].path) if speaks and settings.diarizer == "embedded" else None  # loads the voice encoder before the clock runs
     ear.regions(np.zeros(RATE_HZ, dtype=np.float32))  # loads Silero before the clock runs
     heard = hear_all(ear, pairs, settings.model_copy(update={"diarize": speaks}), run.screen)
+    left_out = [pair.id for pair in pairs if pair.id not in heard]
     pairs = [pair for pair in pairs if pair.id in heard]
     if not pairs:
         raise DataError("nothing could be heard", why="each recording is missing or no sound", fix="see the warnings above")
@@ -167,5 +168,5 @@ def evaluate(settings: Settings, run: Run) -> Answer:
     worst = sorted(found, key=lambda key: -found[key].word_errors)[:5]
     cells = [[Path(key).name, f"{found[key].word_errors}/{found[key].words}", heard[key][0].text[:60], next(p.text for p in pairs if p.id == key)[:60]] for key in worst if found[key].word_errors]
     words_ = [f"{len(pairs)} recordings, {duration(sum(length))}", *(f"{name:17} {value.words(4)}" for name, value in metrics.items()), table(cells, ["worst", "errors", "heard", "reference"]) if cells else ""]
-    data = {"metrics": {name: value.as_dict() for name, value in metrics.items()}, "speakers": speakers, "items": {key: {"heard": heard[key][0].text, "language": heard[key][0].language, "errors": found[key].word_errors, "words": found[key].words} for key in found}}
+    data = {"metrics": {name: value.as_dict() for name, value in metrics.items()}, "speakers": speakers, "left_out": left_out, "items": {key: {"heard": heard[key][0].text, "language": heard[key][0].language, "errors": found[key].word_errors, "words": found[key].words} for key in found}}
     return Answer(data, "\n".join(line for line in words_ if line))

@@ -205,7 +205,7 @@ def test_a_stretch_is_cut_before_the_speech_that_goes_on():
 
 def test_edited_words_keep_their_times():
     said = (Word(0, 1, " well", 0.9), Word(1, 2, "-known", 0.5), Word(2, 3, " doctor", 0.9), Word(3, 4, " schmid", 0.9))
-    made = editor.timed(said, editor.merge("well-known doctor schmid".split(), "Well-known doctor Schmidt.", NAMES).pieces)
+    made = editor.timed(said, editor.merge(["well-known", "doctor", "schmid"], "Well-known doctor Schmidt.", NAMES).pieces)
     assert [(word.text, word.start, word.end) for word in made] == [(" Well-known", 0, 2), (" doctor", 2, 3), (" Schmidt.", 3, 4)] and made[0].probability == 0.5
 
 

@@ -26,6 +26,9 @@ def plan(settings: Settings, card: Card) -> Plan:
     narrow = settings.bf16 == "on" or (settings.bf16 == "auto" and card.device != "cpu")
     recipe = train.Recipe("full", "bf16" if narrow else "fp32", made.batch, s.block_size, optimizer=settings.optim, checkpointing=False, mixed=narrow, compute_fp32=not narrow, keeps_logits=False, accumulation=made.accumulation)
     parts = train.step(model, recipe)
+    if s.qk_norm:
+        wide = 2 if narrow else 4
+        parts.append(Term("activations of QK-norm", s.n_layer * made.batch * s.block_size * 2 * (s.n_head + s.n_kv_head) * s.head_width * wide, f"{s.n_layer} layers x {made.batch * s.block_size} tokens x queries and keys, as they came and normed"))
     if settings.ema_decay:
         parts.append(Term("averaged weights", 4 * s.n_params, f"{s.n_params / 1e6:.2f}e6 x 4 B"))
     parts += [Term("program", CPU_PROGRAM_BYTES, "Python with torch, heap and oneDNN")] if card.device == "cpu" else [train.fragments(model, recipe), *nets.context(card)]

@@ -85,8 +85,8 @@ def train(settings: Settings, run: Run) -> Answer:
     rate = (state.step - before) * made.tokens_a_step / max(spent, 1e-6)
     words = [evals.words(found, len(corpus.val)), f"{made.shape.n_params / 1e6:.2f} M weights, {state.step} steps in {spent / 60:.1f} min, {rate:,.0f} tokens/s" + (f"; kept are the weights of step {state.best_step}, with the lowest loss on a part of the held-out text" if state.best_step != state.step else ""),
              f"it writes: {samples[-1].partition(chr(10))[2].strip()[:300]!r}" if samples else "", *(f"made {path}" for path in files),
-             f"try it: onecard tinylm generate {run.id or out / 'model'}" + (f", onecard chat --model run:{run.id}" if run.id and any(path.suffix == ".gguf" for path in files) else "")]
-    return Answer({"metrics": metrics, "n_params": made.shape.n_params, "steps": state.step, "best_step": state.best_step, "tokens_per_s": rate, "wall_s": spent, "choice": choice.why, "files": [str(path) for path in files], "output_dir": str(out)},
+             f"try it: onecard tinylm generate {run.id or out / 'model'}" + (f", onecard chat --system '' --model run:{run.id}" if run.id and any(path.suffix == ".gguf" for path in files) else "")]
+    return Answer({"metrics": metrics, "n_params": made.shape.n_params, "steps": state.step, "best_step": state.best_step, "tokens_per_s": rate, "wall_s": spent, "choice": choice.why, "reasons": made.reasons, "files": [str(path) for path in files], "output_dir": str(out)},
                   "\n".join(line for line in words if line))
 
 
