@@ -19,7 +19,7 @@ KIND = Kind(
     verbs={
         "transcribe": Verb("work:transcribe", "write down sound files, films and folders of them", "audio", needs=HEARS, fields=("audio", *EAR, *SPEAKERS, "edit", "editor_model", "formats", "output_dir", "resume", "live")),
         "enroll": Verb("work:enroll", "know a voice by its name: enroll NAME clip.wav", "audio", needs=(*HEARS, "torch"), records=False, fields=("audio", "name")),
-        "train": Verb("train:train", "fine-tune Whisper on sounds with their texts, scored before and after", "dataset", needs=LEARNS, fields=TRAINING),
+        "train": Verb("work:train", "fine-tune Whisper on sounds with their texts, scored before and after", "dataset", needs=LEARNS, fields=TRAINING),
         "evaluate": Verb("evals:evaluate", "word and speaker errors, speed and latency on a folder with references", "references", needs=(*LEARNS[:-1], "pyannote.metrics"), fields=("references", *EAR, *SPEAKERS, "edit", "editor_model", "report_to")),
         "serve": Verb("serve:serve", "answer OpenAI's /v1/audio/transcriptions", records=False, needs=(*HEARS, "multipart"), fields=("host", "port", "token", *EAR, *SPEAKERS)),
     },

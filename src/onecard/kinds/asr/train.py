@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from transformers.utils import logging
 
 from onecard import places
 from onecard.errors import DataError, SettingsError
@@ -25,7 +26,6 @@ from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.model import Ear
 from onecard.kinds.asr.samples import Gate, Pair
-from onecard.models import dense
 from onecard.runs import output
 from onecard.runs.record import Run
 from onecard.screen import Answer
@@ -53,7 +53,6 @@ def train(settings: Settings, run: Run) -> Answer:
     """Tune, and say whether it hears better. Raises OneCardErrors; an out-of-memory goes up to api.run."""
     if not settings.dataset:
         raise SettingsError("there is no dataset", why="--dataset names no file", fix="onecard asr train clips.csv, with columns audio and text")
-    dense.quiet()
     out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
     with output.alone(out):
         output.claim(out, {"model_name": settings.model_name, "dataset": str(Path(settings.dataset).expanduser().resolve()), "method": settings.method, "seed": settings.seed, "freeze_encoder": settings.freeze_encoder, "lora_r": settings.lora_r, "eval_dataset": settings.eval_dataset, "eval_share": settings.eval_share, "eval_items": settings.eval_items, "augment": settings.augment}, run.id, resume=settings.resume, named=bool(settings.output_dir))
@@ -135,6 +134,7 @@ def _scores(ear: Ear, pairs: Sequence[Pair], language: str, run: Run, who: str) 
 
 
 def _opened(folder: Path, settings: Settings) -> tuple[Any, Any]:
+    logging.disable_progress_bar()
     net: Any = WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     net.to("cuda" if torch.cuda.is_available() else "cpu")
     net.config.use_cache = False

@@ -17,6 +17,7 @@ from onecard.kinds.asr.audio import RATE_HZ, Facts
 from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.model import Ear, shifted
 from onecard.kinds.asr.words import Transcript
+from onecard.models import dense
 from onecard.runs.record import Run
 from onecard.screen import Answer, Progress, table
 from onecard.units import duration
@@ -228,3 +229,11 @@ def enroll(settings: Settings, run: Run) -> Answer:
         raise SettingsError(f"there is no clip of {name}", why="only a name was given", fix=f"onecard asr enroll {name} clip.wav")
     path, seconds = diarize.enroll(name, audio.find(clips), settings, run)
     return Answer({"name": name, "path": str(path), "seconds": seconds}, f"{name}'s voice is known now, from {seconds:.1f} s of speech: {path}")
+
+
+def train(settings: Settings, run: Run) -> Answer:
+    """The room of the training, opened after its libraries were told to be quiet. Raises what it raises."""
+    dense.quiet()
+    from onecard.kinds.asr import train as room
+
+    return room.train(settings, run)
