@@ -38,7 +38,7 @@ $(VENV)/.full: $(VENV)/.light
 	@echo "installing everything (7 GB) into $(VENV)"
 	@$(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1 2>&1 | grep -v '^WARNING: Location' || true
 	@$(BIN)/pip install --quiet -c constraints.txt -e ".[rag,langchain,llamaindex,tracking,finetune,tinylm,asr,detect,diffusion,dev]" 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/python -c "import torch, sentence_transformers, trl, diffusers, ultralytics, pytest, ruff"
+	@$(BIN)/python -c "import torch, sentence_transformers, trl, diffusers, ultralytics, faster_whisper, pyannote.metrics, espeakng_loader, pytest, ruff"
 	@touch $@
 
 clean:

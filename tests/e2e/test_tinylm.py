@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint_before(home, pa
 
 
 def test_an_ablation_is_at_equal_weights_and_says_what_it_shows(onecard, pages):
-    done = onecard("tinylm", "ablate", pages, "--n_layer", 2, "--n_embd", 64, "--block_size", 32, "--per_device_train_batch_size", 8, "--max_steps", 120, "--seeds", 2, "--json", timeout=600)
+    done = onecard("tinylm", "ablate", pages, "--n_layer", 2, "--n_embd", 64, "--block_size", 32, "--per_device_train_batch_size", 8, "--max_steps", 80, "--seeds", 2, "--json", timeout=600)
     assert done.code == 0, done.err
     rows = done.data["rows"]
     assert {(row["position"], row["seed"]) for row in rows} == {(code, seed) for code in ("learned", "sinusoidal", "rope", "alibi") for seed in (0, 1)}
