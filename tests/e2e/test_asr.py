@@ -180,17 +180,6 @@ def test_a_long_recording_is_heard_a_stretch_at_a_time(lecture, monkeypatch, ear
     assert all(a.end <= b.start + 0.6 for a, b in itertools.pairwise(heard)) and heard[-1].end <= facts.seconds + 0.5
 
 
-def test_speech_is_found_as_the_library_finds_it(lecture):
-    from faster_whisper.utils import get_assets_path
-    from faster_whisper.vad import SileroVADModel
-
-    sound = audio.load(lecture[0])
-    sound = sound[: len(sound) // 512 * 512]
-    assert len(sound) > 1000 * 512
-    mine, theirs = (made(sound.copy()) for made in (model._activity(), SileroVADModel(f"{get_assets_path()}/silero_vad_v6.onnx")))
-    assert np.abs(mine - theirs)[:-1].max() < 1e-3
-
-
 def test_a_stopped_file_goes_on_where_it_was(home, lecture, tmp_path):
     path, reference = lecture
     out = tmp_path / "out"

@@ -4,16 +4,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from faster_whisper import BatchedInferencePipeline, WhisperModel, vad
+from faster_whisper import BatchedInferencePipeline, WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_tokens, pad_or_trim
-from faster_whisper.utils import _MODELS, download_model, get_assets_path
-from faster_whisper.vad import SileroVADModel, SpeechTimestampsMap, VadOptions, collect_chunks, get_speech_timestamps
+from faster_whisper.utils import _MODELS, download_model
+from faster_whisper.vad import SpeechTimestampsMap, VadOptions, collect_chunks, get_speech_timestamps
 
 from onecard import places
 from onecard.errors import DataError, NotFound, SettingsError, not_found
@@ -95,28 +94,6 @@ def _whole(path: Path) -> Path:
     if not (path / "model.bin").is_file():
         raise DataError(f"{path} holds no speech model", why="it has no model.bin of CTranslate2", fix="onecard asr train makes one; or name tiny, base, small, medium, large-v3, large-v3-turbo")
     return path
-
-
-class Activity(SileroVADModel):
-    """Silero's chances of speech, a thousand windows of 32 ms at a time: the library's own takes ten thousand at once, and 2 GB for a recording of five minutes and more."""
-
-    def __call__(self, audio: np.ndarray, num_samples: int = 512, context_size_samples: int = 64) -> np.ndarray:
-        rows = audio.reshape(-1, num_samples)
-        before = np.concatenate([np.zeros((1, context_size_samples), np.float32), rows[:-1, -context_size_samples:]])
-        rows = np.concatenate([before, rows], axis=1).astype(np.float32)
-        h, c, out = np.zeros((1, 1, 128), np.float32), np.zeros((1, 1, 128), np.float32), []
-        for start in range(0, len(rows), 1000):
-            found, h, c = self.session.run(None, {"input": rows[start : start + 1000], "h": h, "c": c})
-            out.append(found)
-        return np.concatenate(out)
-
-
-@cache
-def _activity() -> Activity:
-    return Activity(str(Path(get_assets_path()) / "silero_vad_v6.onnx"))
-
-
-vad.get_vad_model = _activity  # what get_speech_timestamps asks for
 
 
 @contextmanager
