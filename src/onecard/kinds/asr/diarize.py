@@ -164,9 +164,9 @@ def known_voices() -> dict[str, np.ndarray]:
 
 def enroll(name: str, clips: Sequence[Path], settings: Settings, run: Run) -> tuple[Path, float]:
     """Keep the mean voice of these clips. Raises DataError where nobody speaks in them."""
-    from onecard.kinds.asr.model import Ear
+    from onecard.kinds.asr.model import open_ear
 
-    ear, encoder = Ear(settings, run.screen), voice.opened()
+    ear, encoder = open_ear(settings, run), voice.opened()
     vectors, lengths = [], []
     for clip in clips:
         sound = audio.load(clip)

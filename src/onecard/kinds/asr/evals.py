@@ -17,7 +17,7 @@ from onecard.evals import stats
 from onecard.kinds.asr import samples, work
 from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear
+from onecard.kinds.asr.model import Ear, open_ear
 from onecard.kinds.asr.samples import Pair
 from onecard.kinds.asr.words import Transcript, Turn
 from onecard.runs.record import Run, fingerprint
@@ -146,7 +146,7 @@ def evaluate(settings: Settings, run: Run) -> Answer:
     pairs = samples.read(settings.references)
     run.data("questions", rows=len(pairs), sha256="".join(sorted(fingerprint(pair.path)[:8] for pair in pairs if pair.path.exists()))[:64])
     speaks = settings.diarize or any(pair.rttm for pair in pairs)
-    ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+    ear = open_ear(settings, run)
     _ = work._voices(settings, pairs[0].path) if speaks and settings.diarizer == "embedded" else None  # loads the voice encoder before the clock runs
     ear.regions(np.zeros(RATE_HZ, dtype=np.float32))  # loads Silero before the clock runs
     heard = hear_all(ear, pairs, settings.model_copy(update={"diarize": speaks}), run.screen)

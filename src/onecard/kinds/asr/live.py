@@ -15,7 +15,7 @@ from onecard.errors import DataError, MissingExtra, SettingsError
 from onecard.kinds.asr import words
 from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear, shifted
+from onecard.kinds.asr.model import Ear, open_ear, shifted
 from onecard.kinds.asr.words import Transcript
 from onecard.runs.record import Run
 from onecard.screen import Answer
@@ -32,7 +32,7 @@ def listen(settings: Settings, run: Run) -> Answer:
     if settings.diarize or settings.edit:
         raise SettingsError("who speaks and the editor need the whole recording", why="--live writes down each passage as it ends", fix="record it, then onecard asr transcribe FILE --diarize --edit")
     run.data("live", rows=0, sha256="")
-    ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+    ear = open_ear(settings, run)
     made = Transcript(language="" if settings.language == "auto" else settings.language)
     held, start = np.zeros(0, dtype=np.float32), 0.0
     out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"

@@ -22,7 +22,7 @@ from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.words import Segment, Word
 from onecard.models import fetch
 from onecard.runs import store
-from onecard.runs.record import fingerprint, read_json
+from onecard.runs.record import Run, fingerprint, read_json
 from onecard.screen import Screen
 
 EMBEDDED = "base"
@@ -105,6 +105,11 @@ def _room() -> Iterator[None]:
         if "out of memory" in str(fault).lower():
             raise MemoryError(str(fault)) from fault
         raise
+
+
+def open_ear(settings: Settings, run: Run) -> "Ear":
+    """On the card that the run was planned for, where it is really there."""
+    return Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
 
 
 class Ear:

@@ -18,7 +18,7 @@ from onecard.engines import http_guard
 from onecard.errors import DataError
 from onecard.kinds.asr import words, work
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear
+from onecard.kinds.asr.model import Ear, open_ear
 from onecard.kinds.asr.words import Transcript
 from onecard.runs.record import Run
 from onecard.screen import Answer
@@ -32,24 +32,24 @@ def serve(settings: Settings, run: Run) -> Answer:
     token = http_guard.token_for(settings.host, settings.token)
     listener = http_guard.bind(settings.host, settings.port)
     with listener:
-        ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
-        app = http_guard.Guard(application(ear, settings, run), settings.host, token)
+        ear = open_ear(settings, run)
+        app = http_guard.Guard(application(ear, settings), settings.host, token)
         address = f"{http_guard.address(listener)}/v1"
         run.screen.line(f"OpenAI API at {address}/audio/transcriptions" + (f"  token: {token}" if token else ""))
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
     return Answer({"address": address})
 
 
-def application(ear: Ear, settings: Settings, run: Run) -> Starlette:
+def application(ear: Ear, settings: Settings) -> Starlette:
     """The routes, without the guard."""
-    front = _Front(ear, settings, run)
+    front = _Front(ear, settings)
     return Starlette(routes=[Route("/v1/audio/transcriptions", front.transcribe, methods=["POST"]), Route("/v1/audio/translations", front.translate, methods=["POST"]), Route("/v1/models", front.models), Route("/health", front.health)],
                      exception_handlers=http_guard.ON_FAULT)
 
 
 class _Front:
-    def __init__(self, ear: Ear, settings: Settings, run: Run) -> None:
-        self.ear, self.s, self.run = ear, settings, run
+    def __init__(self, ear: Ear, settings: Settings) -> None:
+        self.ear, self.s = ear, settings
         self.busy = asyncio.Lock()  # one recording at a time: the second waits and is not slowed down by the first
 
     async def models(self, request: Request) -> Response:

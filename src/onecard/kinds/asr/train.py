@@ -24,7 +24,7 @@ from onecard.evals import stats
 from onecard.kinds.asr import convert, evals, samples
 from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear
+from onecard.kinds.asr.model import Ear, open_ear
 from onecard.kinds.asr.samples import Gate, Pair
 from onecard.runs import output
 from onecard.runs.record import Run
@@ -65,7 +65,7 @@ def train(settings: Settings, run: Run) -> Answer:
         samples.leaks(learn, held)
         general = samples.gates(samples.read(settings.general_dataset), run.screen).pairs[: settings.eval_items] if settings.general_dataset else []
         # 2. the base, scored before anything changes
-        ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+        ear = open_ear(settings, run)
         language = settings.language if settings.language != "auto" else _spoken(ear, learn, run)
         learn = _first_pass(ear, learn, gate, language, settings, run)
         samples.keep(out / "put_aside.jsonl", gate)
@@ -88,7 +88,7 @@ def train(settings: Settings, run: Run) -> Answer:
         in_torch = _torch_scores(merged, processor, held, language, run)
         # 5. the form that is heard with, and the same scores once more
         ct2 = convert.to_ct2(out / "merged", out / "ct2")
-        ear = Ear(settings.model_copy(update={"model_name": str(ct2)}), run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+        ear = open_ear(settings.model_copy(update={"model_name": str(ct2)}), run)
         after, after_general = _scores(ear, held, language, run, "tuned"), _scores(ear, general, language, run, "tuned, everyday")
         metrics, verdicts = _judge(before, after, in_torch, before_general, after_general)
         run.items([{"id": pair.id, "scores": {"wer": _wer(after[pair.id][1]), "base_wer": _wer(before[pair.id][1])}, "reference": pair.text, "base": before[pair.id][0], "tuned": after[pair.id][0]} for pair in held])

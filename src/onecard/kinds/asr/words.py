@@ -69,10 +69,6 @@ def segment_of(row: dict[str, Any]) -> Segment:
     return Segment(**{**row, "words": tuple(Word(**word) for word in row["words"])})
 
 
-def from_dict(values: dict[str, Any]) -> Transcript:
-    return Transcript(values["language"], values["language_probability"], values["seconds"], [segment_of(row) for row in values["segments"]], [Turn(**row) for row in values["turns"]], list(values["dropped"]), list(values["warnings"]))
-
-
 def clock(seconds: float, comma: str = ".") -> str:
     """00:01:02.345
 

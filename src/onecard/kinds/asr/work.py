@@ -15,7 +15,7 @@ from onecard.errors import DataError, SettingsError, not_found
 from onecard.kinds.asr import audio, words
 from onecard.kinds.asr.audio import RATE_HZ, Facts
 from onecard.kinds.asr.config import Settings
-from onecard.kinds.asr.model import Ear, shifted
+from onecard.kinds.asr.model import Ear, open_ear, shifted
 from onecard.kinds.asr.words import Transcript
 from onecard.models import dense
 from onecard.runs.record import Run
@@ -42,22 +42,23 @@ def transcribe(settings: Settings, run: Run) -> Answer:
     if settings.resume and not settings.output_dir:
         raise SettingsError("there is nothing to go on with", why="--resume needs the folder that was written to; without --output_dir each run has its own", fix="--output_dir with that folder")
     files = audio.find(settings.audio)
-    run.data("files", rows=len(files), sha256=hashlib.sha256("".join(marks(path, settings) for path in files).encode()).hexdigest())
+    marked = {path: marks(path, settings) for path in files}
+    run.data("files", rows=len(files), sha256=hashlib.sha256("".join(marked.values()).encode()).hexdigest())
     out = Path(settings.output_dir).expanduser() if settings.output_dir else (run.folder or Path.cwd()) / "artifacts"
     stems = names_of(files)
-    ear = Ear(settings, run.screen, cuda=run.plan.card.device == "cuda" and run.plan.card.real)
+    ear = open_ear(settings, run)
     told: list[dict[str, Any]] = []
-    total = sum(_length(path) for path in files)
-    with run.screen.progress("hearing", round(total)) as bar:
+    lengths = {path: _length(path) for path in files}
+    with run.screen.progress("hearing", round(sum(lengths.values()))) as bar:
         for path in files:
             target = out / stems[path]
-            mark = marks(path, settings)
+            mark = marked[path]
             if settings.resume and _done(target, mark, settings):
-                bar.step(round(_length(path)), f"{path.name} was done")
+                bar.step(round(lengths[path]), f"{path.name} was done")
                 told.append({"file": str(path), "skipped": True})
                 continue
             try:
-                made = one(ear, path, target, settings, run, bar)
+                made = one(ear, path, target, mark, settings, run, bar)
             except DataError as fault:
                 if len(files) == 1:
                     raise
@@ -87,11 +88,11 @@ def with_names(settings: Settings) -> Settings:
     return settings.model_copy(update={"names": tuple(dict.fromkeys([*settings.names, *more])), "names_file": ""})
 
 
-def one(ear: Ear, path: Path, target: Path, settings: Settings, run: Run, bar: Progress) -> Transcript:
+def one(ear: Ear, path: Path, target: Path, mark: str, settings: Settings, run: Run, bar: Progress) -> Transcript:
     """The transcript of a file; stretches that were heard before a stop are taken from beside the target."""
     part = target.with_name(f".{target.name}.part.jsonl")
-    held = _kept(part, marks(path, settings)) if settings.resume or not settings.output_dir else []  # a folder of its own holds only what this run heard, before memory ran out
-    lines = [json.dumps({"mark": marks(path, settings)}), *map(json.dumps, held)]
+    held = _kept(part, mark) if settings.resume or not settings.output_dir else []  # a folder of its own holds only what this run heard, before memory ran out
+    lines = [json.dumps({"mark": mark}), *map(json.dumps, held)]
     done = 0
 
     def each(row: dict[str, Any], seconds: float) -> None:

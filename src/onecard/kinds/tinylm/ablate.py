@@ -43,14 +43,15 @@ def ablate(settings: Settings, run: Run) -> Answer:
                 places.write_text(out / "ablation.json", json.dumps({"marks": marks, "rows": rows}))
     found = summary(rows, list(made))
     metrics = {f"{code}_{key}": found[code][key].as_dict() for code in found for key in found[code]}
-    run.scores(metrics, verdicts=verdicts(rows, list(made)))
+    said = verdicts(rows, list(made))
+    run.scores(metrics, verdicts=said)
     lengths = [times * next(iter(made.values())).shape.block_size for times in (1, 2, 4)]
     series: dict[str, Any] = {code: [(length, found[code][f"loss_{times}x"].value) for length, times in zip(lengths, (1, 2, 4), strict=True) if f"loss_{times}x" in found[code]] for code in found}
     run.artifact("ablation.svg", plots.lines(series, "tokens of a window", "loss (nats a token)", zoom=True))
     run.artifact("curves.svg", plots.lines({code: next(row["curve"] for row in rows if row["position"] == code) for code in made}, "step", "held-out loss (nats a token)", zoom=True))
-    words = shown(found, made, rows)
+    words = shown(found, made, rows, said)
     run.artifact("ablation.md", words)
-    return Answer({"rows": rows, "metrics": metrics, "verdicts": verdicts(rows, list(made))}, words)
+    return Answer({"rows": rows, "metrics": metrics, "verdicts": said}, words)
 
 
 def kept(path: Path, marks: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
@@ -118,8 +119,8 @@ def verdicts(rows: list[dict[str, Any]], codes: list[str]) -> list[str]:
     return out
 
 
-def shown(found: dict[str, dict[str, stats.Interval]], made: dict[str, Made], rows: list[dict[str, Any]]) -> str:
+def shown(found: dict[str, dict[str, stats.Interval]], made: dict[str, Made], rows: list[dict[str, Any]], said: list[str]) -> str:
     cells = [[code, f"{made[code].shape.n_params:,}", *(found[code][f"loss_{times}"].words(4) if f"loss_{times}" in found[code] else "ends at 1x" for times in ("1x", "2x", "4x"))] for code in found]
     first = next(iter(made.values()))
     head = f"{len({row['seed'] for row in rows})} seeds each, {first.steps} steps of {first.tokens_a_step:,} tokens, trained on windows of {first.shape.block_size}; loss in nats a token over the whole held-out text, 95 % t interval over seeds"
-    return "\n".join([head, table(cells, ["positions", "weights", "1x", "2x", "4x"]), *verdicts(rows, list(made))])
+    return "\n".join([head, table(cells, ["positions", "weights", "1x", "2x", "4x"]), *said])

@@ -57,8 +57,8 @@ def held_out(net: TinyLM, corpus: Corpus, screen: Screen) -> tuple[dict[str, sta
     return scores(losses, corpus.val, corpus.tokenizer), losses
 
 
-def extrapolation(net: TinyLM, corpus: Corpus, screen: Screen) -> list[dict[str, Any]]:
-    """Loss over windows of 1, 2 and 4 training lengths, and of their last quarter alone, where the model has read farthest (Press et al. 2022 measure the same). Learned positions end at 1."""
+def extrapolation(net: TinyLM, corpus: Corpus, screen: Screen, known: np.ndarray | None = None) -> list[dict[str, Any]]:
+    """Loss over windows of 1 (`known`, where it was measured before), 2 and 4 training lengths, and of their last quarter alone, where the model has read farthest (Press et al. 2022 measure the same). Learned positions end at 1."""
     rows: list[dict[str, Any]] = []
     for times in (1, 2, 4):
         length = times * net.shape.block_size
@@ -67,7 +67,7 @@ def extrapolation(net: TinyLM, corpus: Corpus, screen: Screen) -> list[dict[str,
         elif len(corpus.val) <= length:
             rows.append({"times": times, "tokens": length, "loss": None, "last_quarter": None, "why": "the held-out text is shorter"})
         else:
-            losses = block_losses(net, corpus.val, length, screen, f"windows of {length} tokens")
+            losses = known if times == 1 and known is not None else block_losses(net, corpus.val, length, screen, f"windows of {length} tokens")
             rows.append({"times": times, "tokens": length, "loss": stats.mean_interval(losses.mean(1).tolist()).as_dict(), "last_quarter": stats.mean_interval(losses[:, -length // 4 :].mean(1).tolist()).as_dict()})
     return rows
 
@@ -118,7 +118,7 @@ def evaluate(settings: Settings, run: Run) -> Answer:
     run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
     found, losses = held_out(net, corpus, run.screen)
     run.items([{"id": f"block {i}", "scores": {"loss": float(value)}} for i, value in enumerate(losses.mean(1))])
-    far = extrapolation(net, corpus, run.screen)
+    far = extrapolation(net, corpus, run.screen, losses)
     run.screen.line("measuring the pace")
     paces = pace(net)
     memory = read_json(folder.parents[1] / "memory.json")

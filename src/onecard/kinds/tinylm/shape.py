@@ -14,7 +14,6 @@ TOKENS_A_WEIGHT = 20
 """Tokens that a weight should see (Hoffmann et al. 2022)."""
 MOST_EPOCHS = 30
 """Beyond some 16 rounds over the same text more rounds gain almost nothing (Muennighoff et al. 2023); with dropout a small text bears a few more."""
-GGUF_POSITIONS = "rope"
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ A character of several bytes is one token too: its bytes are joined by merges th
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 END = "<|endoftext|>"
 """Stands between documents; it is the first token of every vocabulary."""
-GPT2 = Regex(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-"""How GPT-2 cuts a text before merges (Radford et al. 2019); llama.cpp knows it as gpt-2."""
 
 
 def byte_letters() -> list[str]:
@@ -57,7 +56,13 @@ def _dressed(tokenizer: Tokenizer, *, code: bool) -> Tokenizer:
 
 
 def is_code(tokenizer: Tokenizer) -> bool:
-    return '"Digits"' in tokenizer.to_str()
+    return "Digits" in _cutting(json.loads(tokenizer.to_str()))
+
+
+def _cutting(held: dict[str, Any]) -> list[str]:
+    """The kinds of steps by which a text is cut before merges."""
+    before = held.get("pre_tokenizer") or {}
+    return [part.get("type", "") for part in before.get("pretokenizers") or [before]]
 
 
 def foreign(tokenizer: Tokenizer) -> str:
@@ -65,10 +70,9 @@ def foreign(tokenizer: Tokenizer) -> str:
     held = json.loads(tokenizer.to_str())
     if held["model"].get("type") != "BPE":
         return f"it is {held['model'].get('type')}, not byte-level BPE"
-    before = held.get("pre_tokenizer") or {}
-    parts = [part["type"] for part in (before.get("pretokenizers") or [before])]
+    parts = _cutting(held)
     if parts not in (["ByteLevel"], ["Digits", "ByteLevel"]) or held.get("normalizer"):
-        return f"it cuts texts by {', '.join(map(str, parts))}, which is not GPT-2's or StarCoder's way"
+        return f"it cuts texts by {', '.join(parts)}, which is not GPT-2's or StarCoder's way"
     return "" if tokenizer.token_to_id(END) is not None else f"it has no {END}"
 
 

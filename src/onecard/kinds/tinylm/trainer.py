@@ -235,7 +235,6 @@ def choose(net: TinyLM, corpus: Corpus, s: Settings, made: Made, bar: Progress) 
     if s.minutes:
         best.steps = max(20, int(s.minutes * 60 / (each * 1.08)))  # evaluation, samples and checkpoints take some 8 %
         best.why.append(f"max_steps {best.steps}: {s.minutes:g} min at {each:.3f} s a step")
-    torch.set_num_threads(best.threads or torch.get_num_threads())
     return best
 
 

@@ -77,7 +77,6 @@ def train(settings: Settings, run: Run) -> Answer:
         run.items([{"id": f"block {i}", "scores": {"loss": float(value)}} for i, value in enumerate(losses.mean(1))])
         metrics = {name: interval.as_dict() for name, interval in found.items()}
         run.scores(metrics)
-        run.artifact("samples.txt", "\n\n".join(samples))
         run.artifact("tinylm.json", json.dumps({"model": str((out / "model").resolve())}))
         # 5. files that others open
         files = _files(best, corpus, settings, out, run)
