@@ -49,6 +49,15 @@ def test_tokens_give_the_text_back_whatever_the_tokenizer(home, kind):
     assert counts[found.train].sum() + counts[found.val].sum() == len(TEXT) * 40 == found.facts["chars"]
 
 
+def test_code_is_known_by_its_cutting_and_not_by_a_word(home):
+    """A vocabulary may hold the word Digits itself."""
+    book = home / "book.txt"
+    book.write_text("Digits Digits Digits and other words\n" * 60)
+    assert "Digits" in made(book, tokenizer="bpe", vocab_size=300).tokenizer.get_vocab()
+    assert not ours.is_code(made(book, tokenizer="bpe", vocab_size=300).tokenizer) and ours.is_code(made(book, tokenizer="code", vocab_size=300).tokenizer)
+    assert not any(ours.foreign(made(book, tokenizer=kind, vocab_size=300).tokenizer) for kind in ("char", "bpe", "code"))
+
+
 def test_a_text_cut_in_pieces_has_the_same_tokens(monkeypatch, home):
     book = home / "book.txt"
     book.write_text(TEXT * 400, encoding="utf-8")
