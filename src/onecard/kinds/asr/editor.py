@@ -7,7 +7,8 @@ is thrown away there. So a model that misbehaves changes nothing either.
 import difflib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import jiwer
@@ -18,6 +19,7 @@ from onecard.engines.settings import EngineSettings
 from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.words import Segment, Word
 from onecard.runs.record import Run
+from onecard.screen import Screen
 
 MARKS = ",.?!;:"
 CHUNK_WORDS = 40
@@ -141,18 +143,24 @@ def asker(client: Client) -> Callable[[str, str], str]:
     return ask
 
 
-def edited(segments: Sequence[Segment], settings: Settings, run: Run) -> list[Segment]:
-    """The segments with their texts edited; words keep their times. Raises EngineError, NotFound."""
-    engine = EngineSettings(model=settings.editor_model, n_ctx=2048, n_threads=settings.threads)
-    out, refused, mended = [], 0, 0
-    with language_model(engine, run.plan, run.screen) as client, run.screen.progress("editing", len(segments)) as bar:
+@contextmanager
+def opened(settings: Settings, run: Run) -> Iterator[Callable[[Sequence[Segment]], list[Segment]]]:
+    """The editor with its language model, started once for all recordings: segments go in, and come back edited. Raises EngineError, NotFound."""
+    with language_model(EngineSettings(model=settings.editor_model, n_ctx=2048, n_threads=settings.threads), run.plan, run.screen) as client:
         ask = asker(client)
+        yield lambda segments: edited(segments, settings.names, ask, run.screen)
+
+
+def edited(segments: Sequence[Segment], names: Sequence[str], ask: Callable[[str, str], str], screen: Screen) -> list[Segment]:
+    """The segments with their texts edited; words keep their times. Raises EngineError."""
+    out, refused, mended = [], 0, 0
+    with screen.progress("editing", len(segments)) as bar:
         for segment in segments:
-            done = edit(segment.text.split(), settings.names, ask)
+            done = edit(segment.text.split(), names, ask)
             refused, mended = refused + done.refused, mended + len(done.changed)
             out.append(replace(segment, text=" " + done.text, words=timed(segment.words, done.pieces)))
             bar.step()
-    run.screen.line(f"edited: {mended} names mended, {refused} words of the model thrown away")
+    screen.line(f"edited: {mended} names mended, {refused} words of the model thrown away")
     return out
 
 

@@ -111,12 +111,13 @@ def _edited(heard: dict[str, tuple[Transcript, float]], pairs: Sequence[Pair], s
     after: list[Errors] = []
     missed: list[tuple[int, int, int]] = []
     unlisted = 0
-    for pair in pairs:
-        made = heard[pair.id][0]
-        text = " ".join(segment.text.strip() for segment in editor.edited(made.segments, settings, run))
-        after.append(errors(text, pair.text, made.language))
-        missed.append((*names_missed(made.text, pair.text, settings.names), names_missed(text, pair.text, settings.names)[0]))
-        unlisted += editor.unlisted(made.text.split(), text.split(), settings.names)
+    with editor.opened(settings, run) as edit:
+        for pair in pairs:
+            made = heard[pair.id][0]
+            text = " ".join(segment.text.strip() for segment in edit(made.segments))
+            after.append(errors(text, pair.text, made.language))
+            missed.append((*names_missed(made.text, pair.text, settings.names), names_missed(text, pair.text, settings.names)[0]))
+            unlisted += editor.unlisted(made.text.split(), text.split(), settings.names)
     out = {"edited_wer": rates(after)["wer"], "editor_unlisted_changes": stats.Interval(unlisted, unlisted, unlisted, len(pairs))}
     if sum(row[1] for row in missed):
         wholes = np.array([row[1] for row in missed])

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from onecard.kinds.asr import audio, words
 from onecard.kinds.asr.audio import RATE_HZ, Facts
 from onecard.kinds.asr.config import Settings
 from onecard.kinds.asr.model import Ear, open_ear, shifted
-from onecard.kinds.asr.words import Transcript
+from onecard.kinds.asr.words import Segment, Transcript
 from onecard.models import dense
 from onecard.runs.record import Run
 from onecard.screen import Answer, Progress, table
@@ -49,7 +50,7 @@ def transcribe(settings: Settings, run: Run) -> Answer:
     ear = open_ear(settings, run)
     told: list[dict[str, Any]] = []
     lengths = {path: _length(path) for path in files}
-    with run.screen.progress("hearing", round(sum(lengths.values()))) as bar:
+    with _editor(settings, run) as edit, run.screen.progress("hearing", round(sum(lengths.values()))) as bar:
         for path in files:
             target = out / stems[path]
             mark = marked[path]
@@ -58,7 +59,7 @@ def transcribe(settings: Settings, run: Run) -> Answer:
                 told.append({"file": str(path), "skipped": True})
                 continue
             try:
-                made = one(ear, path, target, mark, settings, run, bar)
+                made = one(ear, path, target, mark, settings, bar, edit)
             except DataError as fault:
                 if len(files) == 1:
                     raise
@@ -88,7 +89,7 @@ def with_names(settings: Settings) -> Settings:
     return settings.model_copy(update={"names": tuple(dict.fromkeys([*settings.names, *more])), "names_file": ""})
 
 
-def one(ear: Ear, path: Path, target: Path, mark: str, settings: Settings, run: Run, bar: Progress) -> Transcript:
+def one(ear: Ear, path: Path, target: Path, mark: str, settings: Settings, bar: Progress, edit: Callable[[Sequence[Segment]], list[Segment]] | None) -> Transcript:
     """The transcript of a file; stretches that were heard before a stop are taken from beside the target."""
     part = target.with_name(f".{target.name}.part.jsonl")
     held = _kept(part, mark) if settings.resume or not settings.output_dir else []  # a folder of its own holds only what this run heard, before memory ran out
@@ -104,10 +105,8 @@ def one(ear: Ear, path: Path, target: Path, mark: str, settings: Settings, run: 
         bar.step(round(seconds), f"{path.name} {row['segments'][-1]['text'].strip()[-40:] if row['segments'] else ''}")
 
     made = heard(ear, path, settings, held, each)
-    if settings.edit and made.segments:
-        from onecard.kinds.asr import editor  # asks a language model
-
-        made.segments = editor.edited(made.segments, settings, run)
+    if edit and made.segments:
+        made.segments = edit(made.segments)
     return made
 
 
@@ -206,6 +205,18 @@ def _voices(settings: Settings, path: Path) -> Any:
     from onecard.kinds.asr import diarize  # loads torch for the voice encoder
 
     return diarize.open_voices(settings, path)
+
+
+@contextmanager
+def _editor(settings: Settings, run: Run) -> Iterator[Callable[[Sequence[Segment]], list[Segment]] | None]:
+    """The editor, where it is wanted."""
+    if not settings.edit:
+        yield None
+        return
+    from onecard.kinds.asr import editor  # starts a language model
+
+    with editor.opened(settings, run) as edit:
+        yield edit
 
 
 def _words(told: list[dict[str, Any]], out: Path) -> str:

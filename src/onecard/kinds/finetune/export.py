@@ -41,6 +41,8 @@ class Exported:
     answers: dict[str, dict[str, str]] = field(default_factory=dict)
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
     """who -> item -> nats a token of its reference answer's first tokens."""
+    references: list[Encoded] = field(default_factory=list)
+    """Those first tokens, as labels."""
 
 
 def export(settings: Settings, run: Run) -> Answer:
@@ -74,8 +76,8 @@ def everything(tuned: Any, tokenizer: Any, folder: Path, out: Path, answers: eva
     if answers.items:
         net = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32 if _small(merged) else torch.bfloat16)
         done.answers["merged"] = _generate(net, tokenizer, answers, run.screen)
-        held = _references(tokenizer, answers)
-        done.losses["merged"] = dict(zip((item.where for item in held), model.losses(net, held, tokens=1), strict=True))
+        done.references = evals.first_tokens([encode.encode(tokenizer, item) for item in answers.items], SCORED_TOKENS)
+        done.losses["merged"] = dict(zip((item.where for item in done.references), model.losses(net, done.references, tokens=1), strict=True))
         done.metrics["merged_file_loss"] = stats.mean_interval(list(done.losses["merged"].values())).as_dict()
         del net
         gc.collect()
@@ -148,14 +150,10 @@ def _score(done: Exported, who: str, path: Path, answers: evals.Answers, run: Ru
         if who not in ("base", "adapter"):
             template_parity(engine, tokenizer, answers.items[0].messages[:-1], path)
         done.answers[who] = evals.ask_all(engine, answers, run.screen, who)
-        done.losses[who] = evals.engine_losses(engine, _references(tokenizer, answers), run.screen, who)
+        done.losses[who] = evals.engine_losses(engine, done.references, run.screen, who)
     done.metrics[f"{who}_file_loss"] = stats.mean_interval(list(done.losses[who].values())).as_dict()
     for name, scores in evals.in_words(done.answers[who], answers.items).items():
         done.metrics[f"{who}_{name}"] = stats.mean_interval(list(scores.values())).as_dict()
-
-
-def _references(tokenizer: Any, answers: evals.Answers) -> list[Encoded]:
-    return evals.first_tokens([encode.encode(tokenizer, item) for item in answers.items], SCORED_TOKENS)
 
 
 def template_parity(engine: LlamaCpp, tokenizer: Any, messages: Any, path: Path) -> None:
