@@ -25,9 +25,11 @@ def _svg(figure: Any) -> str:
 
 
 def scores(metrics: dict[str, dict[str, Any]]) -> str:
-    """Scores between 0 and 1 as points with their intervals."""
+    """Scores between 0 and 1 as points with their intervals; nothing where there are none."""
     rows = [(name, row) for name, row in metrics.items() if row.get("value") is not None and 0 <= row["value"] <= 1 and row.get("low") is not None]
-    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.32 * max(len(rows), 1)))
+    if not rows:
+        return ""
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.32 * len(rows)))
     for i, (_, row) in enumerate(reversed(rows)):
         axis.plot([row["low"], row["high"]], [i, i], color=BLUE, lw=3, alpha=0.35, solid_capstyle="round")
         axis.plot(row["value"], i, "o", color=BLUE)

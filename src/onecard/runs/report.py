@@ -87,7 +87,8 @@ def _page(facts: dict[str, Any], run: Past) -> str:
     parts = [f"<h1>{esc(facts['id'])}</h1><p class=sub>{esc(about.get('kind', ''))} {esc(about.get('verb', ''))}, {esc(about.get('started', ''))}: <b>{esc(facts['status'])}</b></p>"]
     if facts["metrics"]:
         parts.append("<h2>Scores</h2>" + _html_table(_score_rows(facts), ["metric", "value", "95 % interval", "items"]))
-        parts.append(f"<figure>{plots.scores(facts['metrics'])}</figure>")
+        if drawn := plots.scores(facts["metrics"]):
+            parts.append(f"<figure>{drawn}</figure>")
     parts += [f"<p>{esc(line)}</p>" for line in facts["verdicts"]]
     curves = plots.curves(run.events())
     parts += ["<h2>Over time</h2>", *(f"<figure>{curve}</figure>" for curve in curves)] if curves else []
