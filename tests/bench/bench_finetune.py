@@ -2,7 +2,7 @@
 
     python tests/bench/bench_finetune.py [--rounds 3] [--steps 6] [--kbit]
 
---kbit: nf4 instead, ours beside ours after PEFT's prepare_model_for_kbit_training (embeddings, head and norms in fp32): is the loss equal?
+--kbit: nf4 instead, ours beside ours after PEFT's prepare_model_for_kbit_training (embeddings, head and norms in fp32): is the loss equal? Each round has a seed of its own: adapters and the order of the samples; the two of a round share it.
 
 The samples' lengths are uneven (log-normal, as in instruction sets); a row of the peer's batch is padded to its longest. Tokens are the samples' own.
 """
@@ -34,7 +34,7 @@ def make(path, n):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def ours(folder, data, steps, batch, bf16, kbit=""):
+def ours(folder, data, steps, batch, bf16, seed, kbit=""):
     from onecard.kinds.finetune import encode, gates, model, samples, trainer
     from onecard.kinds.finetune.config import Settings
     from onecard.memory import card
@@ -44,7 +44,7 @@ def ours(folder, data, steps, batch, bf16, kbit=""):
     from onecard.screen import Screen
 
     dense.quiet()
-    settings = Settings(max_seq_length=1024, packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=steps, save_steps=10_000, lr_scheduler_type="constant", warmup_ratio=0, bf16=bf16, load_in_4bit=bool(kbit))
+    settings = Settings(max_seq_length=1024, packing=False, per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=steps, save_steps=10_000, lr_scheduler_type="constant", warmup_ratio=0, bf16=bf16, seed=seed, load_in_4bit=bool(kbit))
     tokenizer = model.tokenizer_of(folder)
     encoded = gates.encode_all(samples.read(data).samples, lambda s: encode.encode(tokenizer, s))[1]
     net = model.base(folder, settings)
@@ -58,7 +58,7 @@ def ours(folder, data, steps, batch, bf16, kbit=""):
         return run(made)
 
 
-def peer(folder, data, steps, batch, bf16):
+def peer(folder, data, steps, batch, bf16, seed):
     from datasets import load_dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,7 +68,7 @@ def peer(folder, data, steps, batch, bf16):
     rows = load_dataset("json", data_files=str(data), split="train").map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}], "completion": [{"role": "assistant", "content": row["completion"]}]})
     with tempfile.TemporaryDirectory() as temp:
         args = SFTConfig(output_dir=temp, max_length=1024, per_device_train_batch_size=batch, gradient_accumulation_steps=1, max_steps=steps, learning_rate=2e-4, lr_scheduler_type="constant", warmup_steps=0, bf16=bf16, use_cpu=True, gradient_checkpointing=False,
-                         logging_steps=1, save_strategy="no", report_to="none", seed=0, data_seed=0, disable_tqdm=True)
+                         logging_steps=1, save_strategy="no", report_to="none", seed=seed, data_seed=seed, disable_tqdm=True)
         made = SFTTrainer(model=AutoModelForCausalLM.from_pretrained(folder, dtype="float32"), args=args, processing_class=tokenizer, train_dataset=rows, peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
         return run(made)
 
@@ -110,6 +110,7 @@ def main():
     ask.add_argument("--batch", type=int, default=4)
     ask.add_argument("--fp32", action="store_true")
     ask.add_argument("--kbit", action="store_true")
+    ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--one", default="")
     ask.add_argument("--data", default="")
     given = ask.parse_args()
@@ -118,15 +119,15 @@ def main():
 
     folder = dense.folder("smollm2-135m", Screen())
     if given.one:
-        print("RESULT " + json.dumps(WHO[given.one](folder, Path(given.data), given.steps, given.batch, not given.fp32)))
+        print("RESULT " + json.dumps(WHO[given.one](folder, Path(given.data), given.steps, given.batch, not given.fp32, given.seed)))
         return
     with tempfile.TemporaryDirectory() as temp:
         data = Path(temp) / "data.jsonl"
         make(data, 200)
         found = {who: [] for who in (("kbit_ours", "kbit_fp32") if given.kbit else ("ours", "peer"))}
-        for _ in range(given.rounds):
+        for seed in range(given.rounds):
             for who in found:
-                words = [sys.executable, __file__, "--one", who, "--data", str(data), "--steps", str(given.steps), "--batch", str(given.batch), *(["--fp32"] if given.fp32 else [])]
+                words = [sys.executable, __file__, "--one", who, "--data", str(data), "--steps", str(given.steps), "--batch", str(given.batch), "--seed", str(seed), *(["--fp32"] if given.fp32 else [])]
                 done = subprocess.run(words, capture_output=True, text=True)
                 line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
                 if line is None:

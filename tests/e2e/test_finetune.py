@@ -17,13 +17,14 @@ from allocator import held_bytes, peak_bytes  # noqa: E402
 
 from onecard import api, places  # noqa: E402
 from onecard.errors import DataError, DoesNotFit, NotFound, SettingsError  # noqa: E402
-from onecard.kinds.finetune import encode, loss, model, trainer, work  # noqa: E402
+from onecard.kinds.finetune import encode, loss, model, trainer  # noqa: E402
 from onecard.kinds.finetune.config import Settings  # noqa: E402
 from onecard.kinds.finetune.memory import as_workload, plan  # noqa: E402
 from onecard.memory import card, lm, trace, train, workloads  # noqa: E402
 from onecard.memory.plan import Plan  # noqa: E402
 from onecard.memory.trace import Counter  # noqa: E402
 from onecard.models import dense  # noqa: E402
+from onecard.runs import output  # noqa: E402
 from onecard.runs.record import Run  # noqa: E402
 from onecard.screen import Screen  # noqa: E402
 
@@ -309,7 +310,7 @@ def test_bad_input_is_refused(home, tiny, base, tmp_path, monkeypatch):
     ]:
         with pytest.raises(fault, match=words):
             api.run("finetune", "train", settings, card="cpu", screen=Screen())
-    with work._alone(tmp_path / "shared"), pytest.raises(SettingsError, match="in use"):
+    with output.alone(tmp_path / "shared"), pytest.raises(SettingsError, match="in use"):
         api.run("finetune", "train", quick(tiny, good, output_dir=str(tmp_path / "shared")), card="cpu", screen=Screen())
     monkeypatch.setattr(trainer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(DataError, match="no room for a checkpoint"):

@@ -72,20 +72,30 @@ def test_an_unchanged_index_takes_under_a_second_with_all_that_starts(onecard, i
     assert min(times) < 1.2, times  # the bound of 1 s is for an idle machine; two workers share these cores
 
 
+def stored(folder):
+    """Files that a running index has written for good; -1 before it has any table."""
+    try:
+        with closing(sqlite3.connect(f"file:{folder / 'index.sqlite'}?mode=ro", uri=True)) as db:
+            return db.execute("SELECT count(*) FROM files").fetchone()[0]
+    except sqlite3.OperationalError:
+        return -1
+
+
 def test_a_kill_leaves_the_same_index_as_none(onecard, tmp_path, home):
+    """Killed with nothing written, after the first batch and after the second."""
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(300):
+    for i in range(400):
         (folder / f"note{i}.md").write_text(f"# Note {i}\n\nNumber {i} is about topic {i % 17} and thing {i * 31 % 101}.\n")
     words = [sys.executable, "-m", "onecard", "rag", "index", str(folder), "--index", str(tmp_path / "killed")]
-    killed = 0
-    for wait in (1.5, 2.2, 2.8):
+    for written in (0, 1, 129):
         child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(wait)
-        killed += child.poll() is None
+        while child.poll() is None and stored(tmp_path / "killed") < written:
+            time.sleep(0.01)
+        assert child.poll() is None, "it was through before it could be killed"
         child.send_signal(signal.SIGKILL)
         child.wait()
-    assert killed
+        assert written <= stored(tmp_path / "killed") < 400
     assert onecard("rag", "index", folder, "--index", tmp_path / "killed").code == 0
     assert onecard("rag", "index", folder, "--index", tmp_path / "whole").code == 0
     assert Store(tmp_path / "killed").digest() == Store(tmp_path / "whole").digest()

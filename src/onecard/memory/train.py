@@ -177,6 +177,8 @@ def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
     if s.compiled and s.method == "full":
         return wide * (4 * lm.D + 2 * lm.H * lm.K + 2 * lm.G * lm.K + (3 if lm.gated else 2) * lm.F) + 4 * lm.H
     heads = wide * (2 * lm.H * lm.K + 3 * lm.G * lm.K + 2 * lm.H * lm.K * (lm.H > lm.G and s.attention != "samples")) + 4 * lm.H
+    if lm.qk_norm:  # RMSNorm's input in fp32, and for its own weight's gradient the normed
+        heads += (4 + wide * (s.method == "full")) * (lm.H + lm.G) * lm.K
     if s.method == "full":
         norm = 2 * wide if not lm.gated else 4 + 2 * wide  # LayerNorm keeps input and output; RMSNorm its input in fp32, the normed, its output
         return lm.norms * norm * lm.D + heads + wide * (4 if lm.gated else 2) * lm.F

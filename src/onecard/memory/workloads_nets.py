@@ -136,8 +136,16 @@ class TinySettings(Settings):
     """Layers."""
     n_head: int = Field(default=6, ge=1, le=256)
     """Attention heads."""
-    n_embd: int = Field(default=384, ge=8, le=16384)
+    n_kv_head: int = Field(default=0, ge=0, le=256)
+    """Heads of keys and values; 0: one for each query head."""
+    n_embd: int = Field(default=384, ge=1, le=16384)
     """Width."""
+    d_ff: int = Field(default=0, ge=0, le=65536)
+    """Width of the feed-forward; 0: 8/3 of n_embd, in steps of 8."""
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    """Three matrices or two."""
+    qk_norm: bool = True
+    """Queries and keys are normed, as in Qwen3."""
     block_size: int = Field(default=256, ge=1, le=1_000_000)
     """Tokens of a sample."""
     batch: int = Field(default=64, ge=1, le=65536)
@@ -148,6 +156,10 @@ class TinySettings(Settings):
     """16 bits under autocast."""
     optimizer: Literal["adamw", "muon", "lion"] = "adamw"
     """What steps."""
+    ema: bool = False
+    """Keep averaged weights beside the trained ones."""
+    accumulation: int = Field(default=1, ge=1, le=65536)
+    """Micro-batches of a step."""
     checkpointing: bool = False
     """Keep each layer's input only."""
 
@@ -224,9 +236,11 @@ def plan_vlm(s: VlmSettings, card: Card) -> Plan:
 def plan_tiny(s: TinySettings, card: Card) -> Plan:
     if s.n_embd % s.n_head:
         raise SettingsError(f"{s.n_head} heads do not divide a width of {s.n_embd}", why="each head takes an equal share of the width", fix=f"--n_embd {s.n_head * -(-s.n_embd // s.n_head)}")
-    model = lm.LM("tiny", s.vocab_size, s.n_embd, -(-s.n_embd * 8 // 3 // 8) * 8, s.n_layer, s.n_head, s.n_head, s.n_embd // s.n_head, tied=True)
-    recipe = train.Recipe("full", "bf16" if s.amp else "fp32", s.batch, s.block_size, optimizer=s.optimizer, checkpointing=s.checkpointing, mixed=s.amp, compute_fp32=not s.amp, keeps_logits=False)
+    model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff or -(-s.n_embd * 8 // 3 // 8) * 8, s.n_layer, s.n_head, s.n_kv_head or s.n_head, s.n_embd // s.n_head, tied=True, gated=s.mlp == "swiglu", qk_norm=s.qk_norm)
+    recipe = train.Recipe("full", "bf16" if s.amp else "fp32", s.batch, s.block_size, optimizer=s.optimizer, checkpointing=s.checkpointing, mixed=s.amp, compute_fp32=not s.amp, keeps_logits=False, accumulation=s.accumulation)
     parts = train.step(model, recipe)
+    if s.ema:
+        parts.append(Term("averaged weights", 4 * model.n_params, f"{model.n_params / 1e6:.2f}e6 x 4 B"))
     return Plan((*parts, *([] if card.device == "cpu" else [train.fragments(model, recipe)]), *context(card)), card, {"weights": f"{model.n_params / 1e6:.2f}e6"}, (), calibrate.band(card, "tinylm", BAND["tinylm"]))
 
 

@@ -173,6 +173,14 @@ class Ear:
             heard = self.pipeline.forward(rows, tokenizer, facts, replace(self._options(tokenizer), word_timestamps=False))
         return [" ".join(row["text"].strip() for row in found) for found in heard]
 
+    def losses(self, sounds: Sequence[np.ndarray], texts: Sequence[list[int]], language: str) -> list[float]:
+        """Nats a token of each clip's wanted text (token ids without special ones), as the engine itself sees it: among text tokens alone, which is what its alignment tells."""
+        tokenizer = Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
+        rows = np.stack([pad_or_trim(self.model.feature_extractor(sound)[..., :-1]) for sound in sounds])
+        with _room():
+            found = self.model.model.align(self.model.encode(rows), tokenizer.sot_sequence, list(texts), [rows.shape[-1]] * len(rows))
+        return [-float(np.mean(np.log(np.maximum(row.text_token_probs, 1e-30)))) for row in found]
+
     def language(self, sound: np.ndarray) -> tuple[str, float]:
         """Which one is spoken, and how sure."""
         return self._language([self.model.feature_extractor(sound)[..., :-1]])

@@ -5,7 +5,6 @@ from typing import Any
 
 from onecard.kinds.tinylm.config import Settings
 from onecard.kinds.tinylm.shape import of
-from onecard.memory import calibrate, lm, train
 from onecard.memory import workloads_nets as nets
 from onecard.memory.card import Card
 from onecard.memory.plan import Plan, Term
@@ -22,18 +21,13 @@ def plan(settings: Settings, card: Card) -> Plan:
     vocab = VOCAB if settings.tokenizer == "char" else settings.vocab_size
     made = of(settings, vocab, 0)
     s = made.shape
-    model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff, s.n_layer, s.n_head, s.n_kv_head, s.head_width, tied=True, gated=s.mlp == "swiglu", qk_norm=s.qk_norm)
     narrow = settings.bf16 == "on" or (settings.bf16 == "auto" and card.device != "cpu")
-    recipe = train.Recipe("full", "bf16" if narrow else "fp32", made.batch, s.block_size, optimizer=settings.optim, checkpointing=False, mixed=narrow, compute_fp32=not narrow, keeps_logits=False, accumulation=made.accumulation)
-    parts = train.step(model, recipe)
-    if s.qk_norm:
-        wide = 2 if narrow else 4
-        parts.append(Term("activations of QK-norm", s.n_layer * made.batch * s.block_size * 2 * (s.n_head + s.n_kv_head) * s.head_width * wide, f"{s.n_layer} layers x {made.batch * s.block_size} tokens x queries and keys, as they came and normed"))
-    if settings.ema_decay:
-        parts.append(Term("averaged weights", 4 * s.n_params, f"{s.n_params / 1e6:.2f}e6 x 4 B"))
-    parts += [Term("program", CPU_PROGRAM_BYTES, "Python with torch, heap and oneDNN")] if card.device == "cpu" else [train.fragments(model, recipe), *nets.context(card)]
+    step = nets.TinySettings(n_layer=s.n_layer, n_head=s.n_head, n_kv_head=s.n_kv_head, n_embd=s.n_embd, d_ff=s.d_ff, mlp=s.mlp, qk_norm=s.qk_norm, block_size=s.block_size, batch=made.batch, accumulation=made.accumulation,
+                             vocab_size=s.vocab_size, amp=narrow, optimizer=settings.optim, ema=bool(settings.ema_decay))
+    base = nets.plan_tiny(step, card)
+    parts = [*base.terms, *([Term("program", CPU_PROGRAM_BYTES, "Python with torch, heap and oneDNN")] if card.device == "cpu" else [])]
     notes = ("the vocabulary is not known before the text is read: 66 characters are assumed",) if settings.tokenizer == "char" else ()
-    return Plan(tuple(parts), card, {"weights": f"{s.n_params / 1e6:.2f}e6", "layers x width": f"{s.n_layer} x {s.n_embd}", "tokens a step": made.tokens_a_step}, notes, calibrate.band(card, "tinylm", nets.BAND["tinylm"]))
+    return Plan(tuple(parts), card, {"weights": f"{s.n_params / 1e6:.2f}e6", "layers x width": f"{s.n_layer} x {s.n_embd}", "tokens a step": made.tokens_a_step}, notes, base.band)
 
 
 def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
