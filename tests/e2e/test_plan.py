@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,16 @@ def test_formulas_agree_with_the_real_class_on_fake_tensors(method, name, checkp
     model = lm.find(name)
     recipe = train.Recipe(method, "nf4" if method == "qlora" else "bf16", B, T, checkpointing=checkpointing, attention=attention, accumulation=1 if method == "full" else 2, keeps_logits=False)
     assert sum(term.bytes for term in train.step(model, recipe)) == pytest.approx(trace.step(model, recipe).peak_bytes, rel=0.05)
+
+
+@pytest.mark.parametrize(("method", "weights"), [("full", "fp32"), ("full", "bf16"), ("lora", "fp32"), ("lora", "bf16"), ("qlora", "nf4")])
+def test_normed_heads_take_what_the_real_class_keeps(method, weights):
+    """Qwen3 with and without its norms of queries and keys: the difference within 2 %."""
+    trace = pytest.importorskip("onecard.memory.trace", reason="installed by make test")
+    model = replace(lm.find("qwen3-0.6b"), L=8, V=8000)
+    recipe = train.Recipe(method, weights, 2, 512, compute_fp32=weights == "fp32", checkpointing=False, keeps_logits=False)
+    planned, measured = ([count(each) for each in (model, replace(model, qk_norm=False))] for count in (lambda m: sum(term.bytes for term in train.step(m, recipe)), lambda m: trace.step(m, recipe).peak_bytes))
+    assert planned[0] - planned[1] == pytest.approx(measured[0] - measured[1], rel=0.02)
 
 
 def test_trace_on_the_command_line(onecard):

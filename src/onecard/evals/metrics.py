@@ -88,18 +88,18 @@ def rouge_1(prediction: str, reference: str) -> float:
     return float(_ROUGE.score(reference, prediction)["rouge1"].fmeasure)
 
 
-def word_errors(prediction: str, reference: str) -> tuple[int, int]:
-    """(substitutions + deletions + insertions, words of the reference): WER is the ratio of their sums."""
-    got, want = words(prediction), words(reference)
+def word_errors(prediction: str, reference: str, normal: Callable[[str], str] | None = None) -> tuple[int, int]:
+    """(substitutions + deletions + insertions, words of the reference): WER is the ratio of their sums. `normal`: another way to normalize, whose words stand between spaces."""
+    got, want = (words(text) if normal is None else normal(text).split() for text in (prediction, reference))
     if not want:
         return len(got), 0
     done = jiwer.process_words(" ".join(want), " ".join(got))
     return done.substitutions + done.deletions + done.insertions, len(want)
 
 
-def character_errors(prediction: str, reference: str) -> tuple[int, int]:
+def character_errors(prediction: str, reference: str, normal: Callable[[str], str] = normalize) -> tuple[int, int]:
     """As `word_errors`, over the characters of the normalized texts."""
-    got, want = normalize(prediction).replace(" ", ""), normalize(reference).replace(" ", "")
+    got, want = normal(prediction).replace(" ", ""), normal(reference).replace(" ", "")
     if not want:
         return len(got), 0
     done = jiwer.process_characters(want, got)

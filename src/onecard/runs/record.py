@@ -38,6 +38,15 @@ from onecard.screen import Screen
 PACKAGES = ("onecard", "xllamacpp", "onnxruntime", "faiss-cpu", "numpy", "torch", "transformers", "openai")
 
 
+def peak_rss_bytes(pid: int | str = "self") -> int:
+    """Highest resident memory of a process so far; 0 for one that is gone. From the kernel's own mark where there is one: getrusage's is inherited from a large parent."""
+    try:
+        rows = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if pid == "self" else 0
+
+
 class Run:
     """What a verb is given beside its settings: where to write, whom to tell. Without a folder nothing is kept."""
 
@@ -90,7 +99,7 @@ class Run:
 
     def measure(self, **more: int) -> None:
         """Write planned and measured bytes: resident memory always; torch's peaks and the driver's figure where a card was used; `more` from what a trainer counted itself."""
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+        peak = max(peak_rss_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
         self._measured |= {**_card_bytes(self.plan), **more}
         self._json("memory.json", {"planned_bytes": self.plan.total_bytes, "peak_rss_bytes": peak, **self._measured, "wall_s": round(time.monotonic() - self._started, 3)})
 

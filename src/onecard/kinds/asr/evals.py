@@ -4,16 +4,16 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import jiwer
 import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
 from onecard.errors import DataError, SettingsError
 from onecard.evals import stats
+from onecard.evals.metrics import character_errors, word_errors
 from onecard.kinds.asr import samples, work
 from onecard.kinds.asr.audio import RATE_HZ
 from onecard.kinds.asr.config import Settings
@@ -49,12 +49,8 @@ class Errors:
 
 
 def errors(heard: str, reference: str, language: str = "en") -> Errors:
-    got, want = normal(heard, language), normal(reference, language)
-    if not want:
-        return Errors(len(got.split()), 0, len(got.replace(" ", "")), 0)
-    by_word = jiwer.process_words(want, got)
-    by_char = jiwer.process_characters(want.replace(" ", ""), got.replace(" ", ""))
-    return Errors(by_word.substitutions + by_word.deletions + by_word.insertions, len(want.split()), by_char.substitutions + by_char.deletions + by_char.insertions, len(want.replace(" ", "")))
+    ways = partial(normal, language=language)
+    return Errors(*word_errors(heard, reference, ways), *character_errors(heard, reference, ways))
 
 
 def rates(rows: Sequence[Errors], prefix: str = "") -> dict[str, stats.Interval]:

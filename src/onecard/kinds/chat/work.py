@@ -4,7 +4,6 @@ import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ from onecard.engines.client import Client
 from onecard.engines.open import language_model
 from onecard.errors import EngineError, SettingsError
 from onecard.kinds.chat.config import Settings
-from onecard.runs.record import Run
+from onecard.runs.record import Run, peak_rss_bytes
 from onecard.screen import Answer, table
 from onecard.units import size
 
@@ -94,10 +93,6 @@ def measure(client: Client, settings: Settings, salt: int) -> dict[str, float]:
 def peak_bytes(client: Client) -> int:
     """Peak resident memory of the engine's process on this machine; 0 for a server elsewhere."""
     owner = getattr(client._why_dead, "__self__", None)
-    try:
-        rows = Path(f"/proc/{owner.pid}/status").read_text().splitlines() if owner else []
-    except OSError:
-        rows = []
-    return next((int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM")), 0)
+    return peak_rss_bytes(owner.pid) if owner else 0
 
 

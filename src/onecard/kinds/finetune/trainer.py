@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import resource
 import shutil
 import sys
 import time
@@ -22,7 +21,7 @@ from onecard.kinds.finetune.loss import answer_loss, serves
 from onecard.kinds.finetune.model import backbone, flat
 from onecard.kinds.finetune.samples import Sample
 from onecard.runs.output import Stop
-from onecard.runs.record import Run
+from onecard.runs.record import Run, peak_rss_bytes
 from onecard.screen import Progress
 from onecard.units import size
 
@@ -105,7 +104,7 @@ def give_back() -> None:
 
 def peak_bytes() -> int:
     """Highest so far: torch's allocator on a card, resident memory else."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss_bytes()
 
 
 class Answers(SFTTrainer):

@@ -160,20 +160,20 @@ def test_100_million_characters_are_not_read_into_memory(home):
         for i in range(25):
             file.write((TEXT + f"chapter {i}\n") * (1_000_000 // len(TEXT)))
     code = f"""
-import resource
 from pathlib import Path
 from onecard.kinds.tinylm import corpus
 from onecard.kinds.tinylm.config import Settings
+from onecard.runs.record import peak_rss_bytes
 from onecard.screen import Screen
 Path({str(home / 'small.txt')!r}).write_text({TEXT!r} * 200)
 corpus.prepare(Settings(dataset={str(home / 'small.txt')!r}), Screen())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_rss_bytes()
 found = corpus.prepare(Settings(dataset={str(book)!r}), Screen())
-print(len(found.train), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(len(found.train), (peak_rss_bytes() - before) / 2**20)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     tokens, grown_mb = done.stdout.split()
-    assert int(tokens) > 20_000_000 and float(grown_mb) < 60, done.stdout
+    assert int(tokens) > 20_000_000 and float(grown_mb) < 100, done.stdout  # 50 MB of it are the tokens' file, mapped; text and numbers in memory would be 225
 
 
 @pytest.mark.parametrize("size", ["0.1m", "1m", "3m", "10m", "30m", "124m"])
