@@ -102,7 +102,7 @@ def test_every_model_that_fit_tries_is_known():
 
 @pytest.mark.parametrize(("words", "code"), [
     (["detect", "yolov9000"], 6), (["detect", "resnet50"], 2), (["detect"], 2), (["detect", "yolov8n", "--imgsz", "0"], 2), (["detect", "yolov8n", "--batch", "-1"], 2), (["diffusion", "midjourney"], 6), (["diffusion", "stable-diffusion-9"], 6), (["diffusion"], 2),
-    (["asr", "whisper-huge"], 6), (["asr"], 2), (["asr", "tiny", "--task", "lora", "--targets", "x"], 2), (["vlm", "gpt-4v"], 6), (["vlm"], 2), (["vlm", "smolvlm", "--format", "q4_k_m"], 2), (["tinylm", "--n_embd", "100"], 2),
+    (["asr", "whisper-huge"], 6), (["asr"], 2), (["asr", "tiny", "--task", "lora", "--targets", "x"], 2), (["vlm", "gpt-4v"], 6), (["vlm"], 2), (["vlm", "smolvlm", "--format", "q4_k_m"], 2), (["tinylm", "--n_embd", "100"], 2), (["tinylm", "--n_kv_head", "4"], 2), (["tinylm", "--n_kv_head", "12"], 2),
     (["detect", "faster-rcnn-r7"], 6), (["diffusion", "sdxl", "--format", "q9"], 2),
 ])
 def test_bad_words_are_refused(words, code, capsys):
