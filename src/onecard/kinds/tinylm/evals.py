@@ -20,7 +20,6 @@ from onecard.runs.record import Run, read_json
 from onecard.screen import Answer, Screen, table
 from onecard.units import size
 
-BATCH_TOKENS = 16_384
 PACE_LENGTH = 512
 """Length of a text whose writing is timed, where the model looks back so far."""
 
@@ -29,14 +28,16 @@ def block_losses(net: TinyLM, row: np.ndarray, block: int, screen: Screen, what:
     """(n, block) nats of each token: blocks side by side over the whole row, none twice, each read from its own start (as nanoGPT's batches are)."""
     where = next(net.parameters()).device
     n = (len(row) - 1) // block
-    at_once = max(1, BATCH_TOKENS // block)
+    at_once = net.shape.blocks_at_once(block)
     out = np.empty((n, block), dtype=np.float32)
     with torch.inference_mode(), screen.progress(what, n) as bar:
         for start in range(0, n, at_once):
             stop = min(n, start + at_once)
             held = torch.from_numpy(np.stack([row[i * block : (i + 1) * block + 1] for i in range(start, stop)]).astype(np.int64)).to(where)
-            logits = net(held[:, :-1]).float()
-            out[start:stop] = torch.nn.functional.cross_entropy(logits.transpose(1, 2), held[:, 1:], reduction="none").cpu().numpy()
+            logits = net(held[:, :-1])
+            for i in range(stop - start):
+                out[start + i] = torch.nn.functional.cross_entropy(logits[i].float(), held[i, 1:], reduction="none").cpu().numpy()
+            del logits  # else it lies beside the next one
             bar.step(stop - start)
     return out
 

@@ -14,6 +14,10 @@ TOKENS_A_WEIGHT = 20
 """Tokens that a weight should see (Hoffmann et al. 2022)."""
 MOST_EPOCHS = 30
 """Beyond some 16 rounds over the same text more rounds gain almost nothing (Muennighoff et al. 2023); with dropout a small text bears a few more."""
+SCORED_TOKENS = 4096
+"""Read at once in scoring, where the vocabulary is small."""
+LOGITS_BYTES = 64 * 2**20
+"""Of one such pass: scoring must not take what training did not."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class Shape:
         attention = 2 * D * self.n_head * K + 2 * D * self.n_kv_head * K + (2 * K if self.qk_norm else 0)
         mlp = (3 if self.mlp == "swiglu" else 2) * D * self.d_ff
         return self.vocab_size * D + (self.block_size * D if self.position == "learned" else 0) + self.n_layer * (attention + mlp + 2 * D) + D
+
+    def blocks_at_once(self, block: int) -> int:
+        """Windows of `block` tokens that are scored at once, at least one.
+
+        >>> Shape(66, 256, 4, 4, 4, 128, 344).blocks_at_once(256), Shape(32_000, 256, 4, 4, 4, 128, 344).blocks_at_once(256)
+        (16, 2)
+        """
+        return max(1, min(SCORED_TOKENS, LOGITS_BYTES // (4 * self.vocab_size)) // block)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -245,7 +245,7 @@ def guide_loss(net: TinyLM, corpus: Corpus, block: int, bf16: bool) -> float:
     picked = np.unique(np.linspace(0, n_blocks - 1, min(n_blocks, max(1, GUIDE_TOKENS // block))).astype(np.int64))
     total = 0.0
     with torch.inference_mode(), narrow(bf16, where):
-        for part in np.array_split(picked, max(1, len(picked) * block // 16_384)):
+        for part in np.array_split(picked, math.ceil(len(picked) / net.shape.blocks_at_once(block))):
             rows = torch.from_numpy(np.stack([corpus.val[i * block : (i + 1) * block + 1] for i in part]).astype(np.int64)).to(where)
             total += float(loss_of(net, rows[:, :-1], rows[:, 1:])) * len(part)
     return total / len(picked)
