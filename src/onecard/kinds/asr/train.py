@@ -391,7 +391,7 @@ def _judge(before: Any, after: Any, in_torch: Any, losses: dict[str, dict[str, f
         raise DataError("the export changed what is heard", why=export.words(), fix="keep the adapter and the merged folder, which are whole; try --compute_type float32")
     if before_general:
         rise = metrics["tuned_general_wer"]["value"] - metrics["base_general_wer"]["value"]
-        verdicts.append(f"everyday speech, word error rate {metrics['base_general_wer']['value']:.1%} to {metrics['tuned_general_wer']['value']:.1%}: " + ("the gain is paid for there" if rise > GENERAL_POINTS else "not worse by more than a point"))
+        verdicts.append(f"everyday speech, word error rate {metrics['base_general_wer']['value']:.1%} to {metrics['tuned_general_wer']['value']:.1%}: " + ("the gain is paid for there; fewer epochs, a smaller --learning_rate or everyday clips in the dataset may cost less" if rise > GENERAL_POINTS else "not worse by more than a point"))
     else:
         verdicts.append("everyday speech was not scored: --general_dataset tells whether the gain is paid for elsewhere")
     return metrics, verdicts
