@@ -84,7 +84,7 @@ def test_talk_with_commands(onecard, tmp_path):
 
 def test_ctrl_c_stops_with_130(home, tmp_path):
     child = subprocess.Popen([sys.executable, "-m", "onecard", "chat", "ask", "Count to one thousand in words.", "--max_tokens", "3000"], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+                             stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # where the tests run in a shell's background, it would be ignored
     assert child.stdout.read(5)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=10) == 130 and "Traceback" not in child.stderr.read()
