@@ -72,7 +72,7 @@ def test_the_whole_loop(onecard, home, tmp_path):
     """Tuned beats base, every file is made and answers alike, chat opens the run."""
     data = facts(tmp_path / "facts.jsonl")
     data.write_text(data.read_text() + '{"prompt": "broken\n')
-    done = onecard("finetune", "train", data, "--bf16", "--max_seq_length", 256, "--gradient_accumulation_steps", 1, "--learning_rate", "2e-3", "--num_train_epochs", 2, "--eval_items", 10, "--generate_items", 4, "--max_new_tokens", 24,
+    done = onecard("finetune", "train", data, "--bf16", "--max_seq_length", 256, "--gradient_accumulation_steps", 1, "--learning_rate", "2e-3", "--max_steps", 20, "--eval_items", 10, "--generate_items", 4, "--max_new_tokens", 24,
                    "--quants", "q8_0", "--quants", "q4_k_m", "--report_to", "wandb", "--json", timeout=900)
     assert done.code == 0, done.err
     said = done.data["verdicts"]
@@ -161,7 +161,7 @@ def test_the_plan_against_the_allocator(base, tmp_path, tokens, more):
 
 @pytest.mark.parametrize(("name", "tokens"), [("llama-3.1-8b", 2048)])
 def test_the_plan_of_a_large_model_against_its_real_class_on_fakes(name, tokens):
-    """The guide's 8B request: under 10 GiB, and the trace of the same step with the same loss agrees within 5 %."""
+    """The guide's 8B request: under 10 GiB, and the trace of the same step with the same loss agrees within 5 %: carried on from 2 and 4 of its 32 layers, which are all alike."""
     settings = Settings(model_name=name, load_in_4bit=True, bf16=True, gradient_checkpointing=True, max_seq_length=tokens, optim="adamw_torch")
     recipe = replace(workloads.recipe_of("qlora", as_workload(settings, card.find("4070ti"))[1]), weights="nf4")  # the stand-in for 4-bit layers has plain scales
 
@@ -169,9 +169,10 @@ def test_the_plan_of_a_large_model_against_its_real_class_on_fakes(name, tokens)
         hidden = net.model(input_ids=words, use_cache=False).last_hidden_state
         return loss.FrozenHead.apply(hidden[0, :-1], net.get_output_embeddings().weight, words[0, 1:], 0.0)
 
-    traced = trace.step(lm.find(name), recipe, loss_of=loss_of)
-    planned = sum(term.bytes for term in train.step(lm.find(name), recipe))
-    assert planned == pytest.approx(traced.peak_bytes, rel=0.05) and planned < 10 * 2**30
+    whole, two, four = (replace(lm.find(name), L=layers) for layers in (32, 2, 4))
+    traced = [trace.step(each, recipe, loss_of=loss_of).peak_bytes for each in (two, four)]
+    planned = sum(term.bytes for term in train.step(whole, recipe))
+    assert planned == pytest.approx(traced[1] + 14 * (traced[1] - traced[0]), rel=0.05) and planned < 10 * 2**30
 
 
 def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(base):
