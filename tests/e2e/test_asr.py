@@ -22,7 +22,7 @@ import httpx
 
 from onecard import api
 from onecard.errors import DataError, SettingsError
-from onecard.kinds.asr import audio, convert, editor, evals, model, work
+from onecard.kinds.asr import audio, convert, editor, evals, model, samples, work
 from onecard.kinds.asr.config import Settings
 from onecard.screen import Screen
 
@@ -266,12 +266,18 @@ def test_what_is_said_now_is_written_down(home, talk):
 def test_the_embedded_model_is_the_same_in_transformers(ear, talk):
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+    from onecard.kinds.asr import train
+
     folder = convert.dense_folder("base", Screen())
     net, processor = WhisperForConditionalGeneration.from_pretrained(folder), WhisperProcessor.from_pretrained(folder)
     sound = audio.load(talk)
     mel = processor.feature_extractor(sound, sampling_rate=16_000, return_tensors="pt").input_features
     said = processor.batch_decode(net.generate(mel, language="en", num_beams=5, max_new_tokens=60), skip_special_tokens=True)[0]
     assert evals.errors(ear.clips([sound], "en")[0], said).word_errors <= 1
+    pair = samples.Pair(talk, SAID)  # the parity gate measures the export and nothing else: in fp32 both are equally surprised
+    wanted = {pair.id: train._text(processor, SAID, "en")}
+    ours = train._losses(model.Ear(Settings(compute_type="float32"), Screen()), [pair], wanted, "en")
+    assert ours[pair.id] == pytest.approx(train._torch_losses(net.eval(), processor, [pair], wanted, "en")[pair.id], abs=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -174,9 +174,15 @@ class Ear:
         return [" ".join(row["text"].strip() for row in found) for found in heard]
 
     def losses(self, sounds: Sequence[np.ndarray], texts: Sequence[list[int]], language: str) -> list[float]:
-        """Nats a token of each clip's wanted text (token ids without special ones), as the engine itself sees it: among text tokens alone, which is what its alignment tells."""
+        """Nats a token of each clip's wanted text (token ids without special ones), as the engine itself sees it: among text tokens alone, which is what its alignment tells.
+
+        A clip is filled up with silence, as transformers does, so that two engines read the same; in hearing faster-whisper fills up its features with zeros instead.
+        """
         tokenizer = Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
-        rows = np.stack([pad_or_trim(self.model.feature_extractor(sound)[..., :-1]) for sound in sounds])
+        whole = np.zeros((len(sounds), WINDOW_S * RATE_HZ), dtype=np.float32)
+        for row, sound in zip(whole, sounds, strict=True):
+            row[: len(sound)] = sound[: len(row)]
+        rows = np.stack([self.model.feature_extractor(row)[..., :-1] for row in whole])
         with _room():
             found = self.model.model.align(self.model.encode(rows), tokenizer.sot_sequence, list(texts), [rows.shape[-1]] * len(rows))
         return [-float(np.mean(np.log(np.maximum(row.text_token_probs, 1e-30)))) for row in found]
