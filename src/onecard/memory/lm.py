@@ -11,8 +11,21 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from onecard.errors import DataError, NotFound, nearest
+from onecard.errors import DataError, NotFound, SettingsError, nearest
 from onecard.memory.gguf import Header
+
+
+def share_heads(width: int, heads: int, groups: int) -> None:
+    """Raises SettingsError for heads that do not divide."""
+    if width % heads:
+        raise SettingsError(f"{heads} heads do not divide a width of {width}", why="each head takes an equal share of the width", fix=f"--n_embd {heads * -(-width // heads)}, or --n_head {max(h for h in range(1, heads + 1) if width % h == 0)}")
+    if heads % groups:
+        raise SettingsError(f"{groups} key and value heads do not divide {heads} query heads", why="each serves an equal number of query heads", fix=f"--n_kv_head {max(g for g in range(1, min(groups, heads) + 1) if heads % g == 0)}")
+
+
+def feed_width(width: int, gated: bool) -> int:
+    """Of a feed-forward of usual size: 4 widths, or with its third matrix 8/3 in steps of 8."""
+    return -(-width * 8 // 3 // 8) * 8 if gated else 4 * width
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class TinySettings(Settings):
     n_embd: int = Field(default=384, ge=1, le=16384)
     """Width."""
     d_ff: int = Field(default=0, ge=0, le=65536)
-    """Width of the feed-forward; 0: 8/3 of n_embd, in steps of 8."""
+    """Width of the feed-forward; 0: 8/3 of n_embd in steps of 8, with two matrices 4 n_embd."""
     mlp: Literal["swiglu", "gelu"] = "swiglu"
     """Three matrices or two."""
     qk_norm: bool = True
@@ -234,11 +234,9 @@ def plan_vlm(s: VlmSettings, card: Card) -> Plan:
 
 
 def plan_tiny(s: TinySettings, card: Card) -> Plan:
-    if s.n_embd % s.n_head:
-        raise SettingsError(f"{s.n_head} heads do not divide a width of {s.n_embd}", why="each head takes an equal share of the width", fix=f"--n_embd {s.n_head * -(-s.n_embd // s.n_head)}")
-    if s.n_head % (s.n_kv_head or s.n_head):
-        raise SettingsError(f"{s.n_kv_head} key and value heads do not divide {s.n_head} query heads", why="each serves an equal number of query heads", fix=f"--n_kv_head {max(g for g in range(1, min(s.n_kv_head, s.n_head) + 1) if s.n_head % g == 0)}")
-    model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff or -(-s.n_embd * 8 // 3 // 8) * 8, s.n_layer, s.n_head, s.n_kv_head or s.n_head, s.n_embd // s.n_head, tied=True, gated=s.mlp == "swiglu", qk_norm=s.qk_norm)
+    groups, gated = s.n_kv_head or s.n_head, s.mlp == "swiglu"
+    lm.share_heads(s.n_embd, s.n_head, groups)
+    model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff or lm.feed_width(s.n_embd, gated), s.n_layer, s.n_head, groups, s.n_embd // s.n_head, tied=True, gated=gated, qk_norm=s.qk_norm)
     recipe = train.Recipe("full", "bf16" if s.amp else "fp32", s.batch, s.block_size, optimizer=s.optimizer, checkpointing=s.checkpointing, mixed=s.amp, compute_fp32=not s.amp, keeps_logits=False, accumulation=s.accumulation)
     parts = train.step(model, recipe)
     if s.ema:

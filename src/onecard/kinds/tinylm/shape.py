@@ -7,6 +7,7 @@ from typing import Any
 
 from onecard.errors import DataError, SettingsError
 from onecard.kinds.tinylm.config import Settings
+from onecard.memory import lm
 
 HEAD_WIDTH = 32
 """Aimed at in small models: at width 128, four heads (nanoGPT's CPU setting has the same)."""
@@ -130,7 +131,7 @@ def of(s: Settings, vocab_size: int, train_tokens: int) -> Made:
     width = choose("n_embd", s.n_embd, heads_by_width, f"so that table and {layers} layers of 12 n_embd^2 make {s.size}, in steps of {HEAD_WIDTH}")
     heads = choose("n_head", s.n_head, max(1, width // (64 if width >= 768 else HEAD_WIDTH)), "heads of 32, from width 768 on of 64")
     groups = choose("n_kv_head", s.n_kv_head, heads, "keys and values for each query head: a cache this small need not shrink")
-    feed = choose("d_ff", s.d_ff, -(-width * 8 // 3 // 8) * 8 if s.mlp == "swiglu" else 4 * width, "8/3 n_embd: with its third matrix SwiGLU then has the weights of a 4 n_embd MLP" if s.mlp == "swiglu" else "4 n_embd, as usual")
+    feed = choose("d_ff", s.d_ff, lm.feed_width(width, s.mlp == "swiglu"), "8/3 n_embd: with its third matrix SwiGLU then has the weights of a 4 n_embd MLP" if s.mlp == "swiglu" else "4 n_embd, as usual")
     block = choose("block_size", s.block_size, 256 if aim < 50_000_000 else 1024, "tokens to look back at: some sentences" if aim < 50_000_000 else "a page")
     goal = min(65_536 * 8, 2 ** round(math.log2(4096 * math.sqrt(aim / 1e6))))
     batch = choose("per_device_train_batch_size", s.per_device_train_batch_size, max(1, goal // (block * s.gradient_accumulation_steps)), f"{goal:,} tokens a step: 4096 x sqrt(size / 1m); many small steps learn faster than few large ones here")
@@ -155,9 +156,6 @@ def _width(aim: int, vocab_size: int, layers: int) -> float:
 
 
 def _divide(width: int, heads: int, groups: int, position: str) -> None:
-    if width % heads:
-        raise SettingsError(f"{heads} heads do not divide a width of {width}", why="each head takes an equal share of the width", fix=f"--n_embd {heads * -(-width // heads)}, or --n_head {max(h for h in range(1, heads + 1) if width % h == 0)}")
-    if heads % groups:
-        raise SettingsError(f"{groups} key and value heads do not divide {heads} query heads", why="each serves an equal number of query heads", fix=f"--n_kv_head {max(g for g in range(1, groups + 1) if heads % g == 0)}")
+    lm.share_heads(width, heads, groups)
     if position == "rope" and (width // heads) % 2:
         raise SettingsError(f"a head of width {width // heads} cannot be rotated", why="RoPE turns pairs", fix=f"--n_embd {2 * heads * -(-width // (2 * heads))}")
