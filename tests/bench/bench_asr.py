@@ -183,7 +183,7 @@ def edits(args):
 
 def memory(args):
     """In a process of its own, greedy and without word times: three hours of mostly silent sound with speech in it."""
-    code = "import re, sys\nfrom pathlib import Path\nfrom onecard.cli import main\nmain(['asr', 'transcribe', sys.argv[1], '--language', 'en', '--beam_size', '1', '--no-word_timestamps', '--output_dir', sys.argv[2], '--json'])\nprint('RESULT', int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"  # not ru_maxrss: a child inherits that of its parent
+    code = "import sys\nfrom onecard.cli import main\nfrom onecard.runs.record import peak_rss_bytes\nmain(['asr', 'transcribe', sys.argv[1], '--language', 'en', '--beam_size', '1', '--no-word_timestamps', '--output_dir', sys.argv[2], '--json'])\nprint('RESULT', peak_rss_bytes() >> 20)"
     out = {}
     with tempfile.TemporaryDirectory() as temp:
         short = speech(60, False)
