@@ -275,7 +275,7 @@ def test_the_embedded_model_is_the_same_in_transformers(ear, talk):
     said = processor.batch_decode(net.generate(mel, language="en", num_beams=5, max_new_tokens=60), skip_special_tokens=True)[0]
     assert evals.errors(ear.clips([sound], "en")[0], said).word_errors <= 1
     pair = samples.Pair(talk, SAID)  # the parity gate measures the export and nothing else: in fp32 both are equally surprised
-    wanted = {pair.id: train._text(processor, SAID, "en")}
+    wanted = {pair.id: train._text(processor, SAID)}
     ours = train._losses(model.Ear(Settings(compute_type="float32"), Screen()), [pair], wanted, "en")
     assert ours[pair.id] == pytest.approx(train._torch_losses(net.eval(), processor, [pair], wanted, "en")[pair.id], abs=1e-3)
 

@@ -144,7 +144,7 @@ class Ear:
         sure = 1.0
         if not language:
             language, sure = self._language(features)
-        tokenizer = Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
+        tokenizer = self._tokenizer(language)
         options = self._options(tokenizer)
         clock = SpeechTimestampsMap(regions, RATE_HZ)
         segments: list[Segment] = []
@@ -166,7 +166,7 @@ class Ear:
 
     def clips(self, sounds: Sequence[np.ndarray], language: str) -> list[str]:
         """Texts of clips of at most 30 s, each one window: no voice activity, no guards, so that two models can be held against each other."""
-        tokenizer = Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
+        tokenizer = self._tokenizer(language)
         rows = np.stack([pad_or_trim(self.model.feature_extractor(sound)[..., :-1]) for sound in sounds])
         facts = [{"offset": 0.0, "duration": min(len(sound) / RATE_HZ, WINDOW_S), "segments": []} for sound in sounds]
         with _room():
@@ -178,11 +178,8 @@ class Ear:
 
         A clip is filled up with silence, as transformers does, so that two engines read the same; in hearing faster-whisper fills up its features with zeros instead.
         """
-        tokenizer = Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
-        whole = np.zeros((len(sounds), WINDOW_S * RATE_HZ), dtype=np.float32)
-        for row, sound in zip(whole, sounds, strict=True):
-            row[: len(sound)] = sound[: len(row)]
-        rows = np.stack([self.model.feature_extractor(row)[..., :-1] for row in whole])
+        tokenizer = self._tokenizer(language)
+        rows = np.stack([self.model.feature_extractor(pad_or_trim(sound, WINDOW_S * RATE_HZ))[..., :-1] for sound in sounds])
         with _room():
             found = self.model.model.align(self.model.encode(rows), tokenizer.sot_sequence, list(texts), [rows.shape[-1]] * len(rows))
         return [-float(np.mean(np.log(np.maximum(row.text_token_probs, 1e-30)))) for row in found]
@@ -190,6 +187,9 @@ class Ear:
     def language(self, sound: np.ndarray) -> tuple[str, float]:
         """Which one is spoken, and how sure."""
         return self._language([self.model.feature_extractor(sound)[..., :-1]])
+
+    def _tokenizer(self, language: str) -> Tokenizer:
+        return Tokenizer(self.model.hf_tokenizer, self.model.model.is_multilingual, task=self.s.task, language=language)
 
     def _language(self, features: list[np.ndarray]) -> tuple[str, float]:
         if not self.model.model.is_multilingual:

@@ -87,7 +87,7 @@ def train(settings: Settings, run: Run) -> Answer:
         processor.save_pretrained(out / "merged")
         processor.feature_extractor.save_pretrained(out / "merged")  # CTranslate2 wants preprocessor_config.json, which a processor no longer writes
         in_torch = _torch_scores(merged, processor, held, language, run)
-        wanted = {pair.id: text for pair in held if (text := _text(processor, pair.text, language))}
+        wanted = {pair.id: text for pair in held if (text := _text(processor, pair.text))}
         losses = {"merged": _torch_losses(merged, processor, held, wanted, language)}
         # 5. the form that is heard with, and the same scores once more
         ct2 = convert.to_ct2(out / "merged", out / "ct2")
@@ -150,7 +150,8 @@ def _opened(folder: Path, settings: Settings) -> tuple[Any, Any]:
 def _train(net: Any, processor: Any, pairs: Sequence[Pair], language: str, settings: Settings, out: Path, run: Run) -> Any:
     """Steps of AdamW; the model that came of them. Raises KeyboardInterrupt after the checkpoint that a Ctrl-C asked for, DataError for a loss that is no number."""
     torch.manual_seed(settings.seed)
-    texts = [_tokens(processor, pair.text, language) for pair in pairs]
+    heads, end = _heads(processor, language), processor.tokenizer.eos_token_id
+    texts = [[*heads, *_text(processor, pair.text), end] for pair in pairs]
     heard = _encoded(net, processor, pairs, settings, out, run) if settings.freeze_encoder else None
     if settings.method == "lora":
         where = r".*decoder.*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)" if settings.freeze_encoder else r".*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
@@ -218,18 +219,23 @@ def _picked(n: int, step: int, settings: Settings) -> Iterator[np.ndarray]:
     yield from np.array(rows).reshape(-1, settings.per_device_train_batch_size)
 
 
-def _tokens(processor: Any, text: str, language: str) -> list[int]:
-    """<|sot|> <|en|> <|transcribe|> <|notimestamps|> text <|eot|>"""
+def _heads(processor: Any, language: str) -> list[int]:
+    """<|sot|> <|en|> <|transcribe|> <|notimestamps|>"""
     tokenizer = processor.tokenizer
     known = f"<|{language}|>" in tokenizer.get_vocab() and "<|transcribe|>" in tokenizer.get_vocab()  # models of English alone have no heads for language and task
-    head = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", *([f"<|{language}|>", "<|transcribe|>"] if known else []), "<|notimestamps|>"])
-    return [*head, *tokenizer(" " + text.strip(), add_special_tokens=False)["input_ids"][:MOST_TOKENS], tokenizer.eos_token_id]
+    heads: list[int] = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", *([f"<|{language}|>", "<|transcribe|>"] if known else []), "<|notimestamps|>"])
+    return heads
 
 
-def _text(processor: Any, text: str, language: str) -> list[int]:
-    """The same without heads and end."""
-    row = _tokens(processor, text, language)
-    return [token for token in row if token < row[-1]]
+def _text(processor: Any, text: str) -> list[int]:
+    ids: list[int] = processor.tokenizer(" " + text.strip(), add_special_tokens=False)["input_ids"][:MOST_TOKENS]
+    return ids
+
+
+def _mels(processor: Any, sounds: Sequence[np.ndarray], where: Any) -> Tensor:
+    """(B, mels, 3000): clips filled up with silence."""
+    mels: Tensor = processor.feature_extractor(sounds, sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
+    return mels
 
 
 def _padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -292,8 +298,7 @@ def _encoded(net: Any, processor: Any, pairs: Sequence[Pair], settings: Settings
                 part = range(start, min(n, start + 8))
                 sounds = [samples.sound_of(pairs[i % len(pairs)]) for i in part]
                 sounds = [sound if i < len(pairs) else varied(sound, np.random.default_rng([settings.seed, i])) for i, sound in zip(part, sounds, strict=True)]
-                mel = processor.feature_extractor(sounds, sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
-                held[start : start + len(part)] = net.model.encoder(mel).last_hidden_state.half().cpu().numpy()
+                held[start : start + len(part)] = net.model.encoder(_mels(processor, sounds, where)).last_hidden_state.half().cpu().numpy()
                 bar.step(len(part))
         held.flush()
         del held
@@ -339,7 +344,7 @@ def _torch_scores(net: Any, processor: Any, pairs: Sequence[Pair], language: str
     with run.screen.progress("scoring merged", len(pairs)) as bar, torch.inference_mode():
         for start in range(0, len(pairs), 8):
             part = pairs[start : start + 8]
-            mel = processor.feature_extractor([samples.sound_of(pair) for pair in part], sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
+            mel = _mels(processor, [samples.sound_of(pair) for pair in part], where)
             spoken = {"language": language, "task": "transcribe"} if getattr(net.generation_config, "is_multilingual", True) else {}
             made = net.generate(mel, **spoken, num_beams=5, max_new_tokens=200, use_cache=True)
             for pair, text in zip(part, processor.batch_decode(made, skip_special_tokens=True), strict=True):
@@ -362,10 +367,9 @@ def _losses(ear: Ear, pairs: Sequence[Pair], wanted: dict[str, list[int]], langu
 def _torch_losses(net: Any, processor: Any, pairs: Sequence[Pair], wanted: dict[str, list[int]], language: str) -> dict[str, float]:
     """The same in transformers: among the tokens of text alone, all of which stand before the end mark."""
     out: dict[str, float] = {}
-    where, heads = next(net.parameters()).device, [token for token in _tokens(processor, "", language)[:-1] if token > processor.tokenizer.eos_token_id]
+    where, heads = next(net.parameters()).device, _heads(processor, language)
     for pair in (pair for pair in pairs if pair.id in wanted):
-        mel = processor.feature_extractor(samples.sound_of(pair), sampling_rate=RATE_HZ, return_tensors="pt").input_features.to(where)
-        logits = net(mel, decoder_input_ids=torch.tensor([[*heads, *wanted[pair.id]]], device=where)).logits[0, len(heads) - 1 : -1, : processor.tokenizer.eos_token_id]
+        logits = net(_mels(processor, [samples.sound_of(pair)], where), decoder_input_ids=torch.tensor([[*heads, *wanted[pair.id]]], device=where)).logits[0, len(heads) - 1 : -1, : processor.tokenizer.eos_token_id]
         out[pair.id] = float(torch.nn.functional.cross_entropy(logits.float(), torch.tensor(wanted[pair.id], device=where)))
     return out
 
