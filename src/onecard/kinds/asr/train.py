@@ -36,8 +36,11 @@ WORTH_CHECKING = 5
 """Words from which on a text can be told to be another recording's: a single word may be just what the model has to learn."""
 MOST_TOKENS = 440
 PARITY_NATS = 0.05
-"""Nats a token of the wanted texts that CTranslate2 in int8 may lose against transformers in fp32 before the export is refused, where the paired test shows the loss too.
-Words are told only: in a few short clips a beam that tips over is a large share of all words."""
+PARITY_SHARE = 0.03
+"""What CTranslate2 in int8 may lose against transformers in fp32 before the export is refused, where the paired test shows the loss too: nats a token of the wanted texts, or a share of them where the model is still much surprised
+(int8 moved the base model's 1.24 nats of everyday speech by 3 %). Words are told only: in a few short clips a beam that tips over is a large share of all words."""
+LEAST_CLIPS = 6
+"""Fewer cannot show a loss: a sign test of five has no p below 0.06, whatever a bootstrap of them says."""
 GENERAL_POINTS = 0.01
 
 
@@ -391,7 +394,7 @@ def _judge(before: Any, after: Any, in_torch: Any, losses: dict[str, dict[str, f
     metrics |= {f"{who}_loss": stats.mean_interval(list(rows.values())).as_dict() for who, rows in losses.items()}
     export = stats.compare(losses["merged"], losses["tuned"], higher_is_better=False)
     verdicts.append(f"CTranslate2 against transformers, loss (nats a token): {export.words()}")
-    if export.verdict == "worse" and export.delta.value > PARITY_NATS:
+    if export.verdict == "worse" and export.delta.n >= LEAST_CLIPS and export.delta.value > max(PARITY_NATS, PARITY_SHARE * metrics["merged_loss"]["value"]):
         raise DataError("the export changed what is heard", why=export.words(), fix="keep the adapter and the merged folder, which are whole; try --compute_type float32")
     if before_general:
         rise = metrics["tuned_general_wer"]["value"] - metrics["base_general_wer"]["value"]
