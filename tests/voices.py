@@ -1,4 +1,5 @@
-"""Made voices: espeak-ng out of its package (espeakng-loader), anywhere; flite where Debian's is installed. And conversations of two, with the truth of who speaks when."""
+"""Made voices: espeak-ng out of its package (espeakng-loader), anywhere; flite where Debian's is
+installed. And conversations of two, with the truth of who speaks when."""
 
 import ctypes
 import shutil
@@ -11,13 +12,25 @@ import numpy as np
 import soxr
 
 LINES = [
-    "Good morning, I wanted to ask you about the meeting on Thursday afternoon.", "Yes, of course, we have moved it to the large room on the second floor.",
-    "That is fine with me, but does Peter know that the time has changed as well?", "I wrote to him yesterday, and he said that he would be there a little later.",
-    "Then we should begin with the budget, because that part does not need him.", "I agree, and after that we can talk about the plan for the next three months.",
-    "How long do you think that the whole thing will take this time?", "If nobody asks too many questions we will be done in an hour and a half.",
-    "Wonderful, I have to catch the train at five and I would like to get some tea before.", "There is a good place opposite the station, they have the best cake in town.",
+    "Good morning, I wanted to ask you about the meeting on Thursday afternoon.",
+    "Yes, of course, we have moved it to the large room on the second floor.",
+    "That is fine with me, but does Peter know that the time has changed as well?",
+    "I wrote to him yesterday, and he said that he would be there a little later.",
+    "Then we should begin with the budget, because that part does not need him.",
+    "I agree, and after that we can talk about the plan for the next three months.",
+    "How long do you think that the whole thing will take this time?",
+    "If nobody asks too many questions we will be done in an hour and a half.",
+    "Wonderful, I have to catch the train at five and I would like to get some tea before.",
+    "There is a good place opposite the station, they have the best cake in town.",
 ]
-VOICES = {"rms": "flite", "slt": "flite", "awb": "flite", "kal16": "flite", "en-us+m3": "espeak-ng", "en-us+f3": "espeak-ng"}
+VOICES = {
+    "rms": "flite",
+    "slt": "flite",
+    "awb": "flite",
+    "kal16": "flite",
+    "en-us+m3": "espeak-ng",
+    "en-us+f3": "espeak-ng",
+}
 PAIRS = [("rms", "slt"), ("awb", "slt"), ("rms", "awb"), ("en-us+f3", "rms")]
 """A man and a woman twice, two men, a woman of another program and a man."""
 ANYWHERE = ("en-us+m3", "en-us+f3")
@@ -33,7 +46,9 @@ def espeak():
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    assert library.espeak_Initialize(1, 0, str(espeakng_loader.get_data_path()).encode(), 0) == 22_050
+    assert (
+        library.espeak_Initialize(1, 0, str(espeakng_loader.get_data_path()).encode(), 0) == 22_050
+    )
     return library
 
 
@@ -69,9 +84,14 @@ def write(path: Path, sound: np.ndarray, rate: int = 16_000) -> Path:
 def say(text: str, voice: str, path: Path) -> np.ndarray:
     """float32 at 16 kHz."""
     if VOICES[voice] == "flite":
-        subprocess.run(["flite", "-voice", voice, "-t", text, "-o", str(path)], check=True, capture_output=True)
+        subprocess.run(
+            ["flite", "-voice", voice, "-t", text, "-o", str(path)], check=True, capture_output=True
+        )
         with wave.open(str(path)) as file:
-            sound, rate = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768, file.getframerate()
+            sound, rate = (
+                np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768,
+                file.getframerate(),
+            )
         sound = soxr.resample(sound, rate, 16_000) if rate != 16_000 else sound
     else:
         sound = spoken(text, voice)
@@ -80,18 +100,25 @@ def say(text: str, voice: str, path: Path) -> np.ndarray:
     return sound / np.abs(sound).max() * 0.5
 
 
-def conversation(pair: tuple[str, str], folder: Path, gap_s: float = 0.6, seed: int = 0) -> tuple[Path, Path]:
+def conversation(
+    pair: tuple[str, str], folder: Path, gap_s: float = 0.6, seed: int = 0
+) -> tuple[Path, Path]:
     """(sound, RTTM): ten lines in turn, with pauses of 0.3 to twice `gap_s`."""
     random = np.random.default_rng(seed)
     pieces, rows, at = [np.zeros(8000, np.float32)], [], 0.5
     name = f"{pair[0]}-{pair[1]}".replace("+", "_")
     for i, line in enumerate(LINES):
         sound = say(line, pair[i % 2], folder / "line.wav")
-        rows.append(f"SPEAKER {name} 1 {at:.3f} {len(sound) / 16_000:.3f} <NA> <NA> {pair[i % 2]} <NA> <NA>\n")
+        rows.append(
+            f"SPEAKER {name} 1 {at:.3f} {len(sound) / 16_000:.3f} <NA> <NA> {pair[i % 2]} <NA> "
+            "<NA>\n"
+        )
         pause = np.zeros(int(random.uniform(0.3, 2 * gap_s) * 16_000), np.float32)
         pieces += [sound, pause]
         at += (len(sound) + len(pause)) / 16_000
-    whole = np.concatenate(pieces) + random.normal(0, 1e-4, sum(map(len, pieces))).astype(np.float32)
+    whole = np.concatenate(pieces) + random.normal(0, 1e-4, sum(map(len, pieces))).astype(
+        np.float32
+    )
     write(folder / f"{name}.wav", whole)
     (folder / f"{name}.rttm").write_text("".join(rows))
     (folder / "line.wav").unlink(missing_ok=True)

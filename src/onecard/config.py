@@ -1,4 +1,7 @@
-"""One settings object per run: defaults < preset < file < command line, checked once, then frozen. Knows no kind."""
+"""One settings object per run: defaults < preset < file < command line, checked once, then frozen.
+
+Knows no kind.
+"""
 
 import tomllib
 import types
@@ -13,9 +16,12 @@ from onecard.errors import NotFound, SettingsError, nearest
 
 
 class Settings(BaseModel):
-    """What one may choose for a kind; a field's docstring is its help, its web hint and its line in the reference."""
+    """What one may choose for a kind; a field's docstring is its help, its web hint and its line in
+    the reference."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+    )
 
 
 S = TypeVar("S", bound=Settings)
@@ -28,13 +34,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise NotFound(f"there is no settings file {path}", why="nothing lies at that path", fix="give an existing TOML file to --config") from None
+        raise NotFound(
+            f"there is no settings file {path}",
+            why="nothing lies at that path",
+            fix="give an existing TOML file to --config",
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as fault:
-        raise SettingsError(f"{path} does not read as TOML", why=str(fault), fix="see https://toml.io") from None
+        raise SettingsError(
+            f"{path} does not read as TOML", why=str(fault), fix="see https://toml.io"
+        ) from None
 
 
 def load(schema: type[S], *layers: Layer) -> S:
-    """Merge the layers, later ones win, and build `schema`; all faults are told at once. Raises SettingsError."""
+    """Merge the layers, later ones win, and build `schema`; all faults are told at once.
+
+    Raises SettingsError.
+    """
     merged: dict[str, Any] = {}
     source: dict[str, str] = {}
     for where, values in layers:
@@ -46,7 +61,11 @@ def load(schema: type[S], *layers: Layer) -> S:
     except ValidationError as fault:
         rows = [_row(schema, error, source) for error in fault.errors()]
     head = f"{rows[0][0]} does not hold" if len(rows) == 1 else f"{len(rows)} settings do not hold"
-    raise SettingsError(head, why=rows[0][1] if len(rows) == 1 else "; ".join(map(": ".join, rows)), fix="--help lists every setting with what it takes")
+    raise SettingsError(
+        head,
+        why=rows[0][1] if len(rows) == 1 else "; ".join(map(": ".join, rows)),
+        fix="--help lists every setting with what it takes",
+    )
 
 
 def _row(schema: type[Settings], error: Any, source: Mapping[str, str]) -> tuple[str, str]:
@@ -55,10 +74,14 @@ def _row(schema: type[Settings], error: Any, source: Mapping[str, str]) -> tuple
     where = f" ({source[name]})" if source.get(name) else ""
     if error["type"] == "extra_forbidden":
         near = nearest(name, schema.model_fields)
-        return f"{name}{where}", "no setting has this name" + (f": did you mean {' or '.join(near)}?" if near else "")
+        return f"{name}{where}", "no setting has this name" + (
+            f": did you mean {' or '.join(near)}?" if near else ""
+        )
     said = error["msg"].removeprefix("Value error, ")
     given = repr(error["input"])
-    return f"{name}{where}", said[0].lower() + said[1:] + (f", not {given[:80]}" if error["type"] != "missing" else "")
+    return f"{name}{where}", said[0].lower() + said[1:] + (
+        f", not {given[:80]}" if error["type"] != "missing" else ""
+    )
 
 
 def is_bool(info: FieldInfo) -> bool:
@@ -71,7 +94,12 @@ def is_list(info: FieldInfo) -> bool:
 
 def choices(info: FieldInfo) -> tuple[str, ...]:
     """The words a field is limited to; empty when it is free."""
-    return tuple(str(w) for kind in _alternatives(info.annotation) if get_origin(kind) is Literal for w in get_args(kind))
+    return tuple(
+        str(w)
+        for kind in _alternatives(info.annotation)
+        if get_origin(kind) is Literal
+        for w in get_args(kind)
+    )
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

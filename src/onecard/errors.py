@@ -1,4 +1,5 @@
-"""Every failure a user can meet, as one tree; the class is the exit status. Knows nothing of what went wrong where.
+"""Every failure a user can meet, as one tree; the class is the exit status. Knows nothing of what
+went wrong where.
 
 OneCardError      1   anything below
 +- SettingsError  2   a flag or field is unknown, missing or out of range
@@ -59,7 +60,9 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     ['chunk_tokens']
     """
     folded = {word.lower(): word for word in known}
-    return [folded[word] for word in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.6)]
+    return [
+        folded[word] for word in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.6)
+    ]
 
 
 def not_found(noun: str, name: str, known: Iterable[str], fix: str = "") -> NotFound:
@@ -67,5 +70,13 @@ def not_found(noun: str, name: str, known: Iterable[str], fix: str = "") -> NotF
     known = sorted(set(known))
     near = nearest(name, known)
     shown = ", ".join(known[:30]) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
-    fix = f"did you mean {' or '.join(near)}?" if near else fix or ("give one of these" if known else "make one first: onecard --help")
-    return NotFound(f"there is no {noun} named '{name}'", why=f"there are: {shown}" if known else "there is none yet", fix=fix)
+    fix = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else fix or ("give one of these" if known else "make one first: onecard --help")
+    )
+    return NotFound(
+        f"there is no {noun} named '{name}'",
+        why=f"there are: {shown}" if known else "there is none yet",
+        fix=fix,
+    )

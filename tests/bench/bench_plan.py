@@ -3,7 +3,8 @@
 Peers, as their documents state them (sources in ../shared/truth/MEMORY-NOTES.md, section 1):
   accelerate   estimate-memory: bytes of the weights, 1.2 x to answer, 4 x to train with Adam
   gpu_poor     weights + KV cache + activations (34 + 5 H T / D bytes a token and width, Korthikanti 2022; 2 with checkpointing) + gradients + Adam + 650 MB
-  canifinetune weights, 16 B a LoRA weight, checkpoints, 14 B a token and word of the vocabulary; 8 % for CUDA and 5 % margin
+  canifinetune weights, 16 B a LoRA weight, checkpoints, 14 B a token and word of the vocabulary; 8
+  % for CUDA and 5 % margin
   oobabooga    a symbolic regression over 19,517 loads of GGUF files
 """
 
@@ -14,7 +15,9 @@ import sys
 from pathlib import Path
 
 from onecard.errors import OneCardError
-from onecard.memory import infer, lm, rows_lm, train, truth, weights
+from onecard.memory import formats, rows_lm, truth
+from onecard.memory.architectures import lm
+from onecard.memory.estimators import llm_inference, training
 from onecard.memory.rows import Cannot, format_of, read
 
 MIB = 2**20
@@ -22,19 +25,34 @@ TRAINED = ("lora", "qlora", "full-ft")
 
 
 def accelerate(row):
-    model, each = lm.find(row["model"]), weights.hf(lm.find(row["model"]), format_of(row["weights_format"])).total
-    return each * 1.2 if row["workload"] == "llm-infer" else model.n_params * 2 * 4 if row["workload"] == "full-ft" else each * 1.2
+    model, each = (
+        lm.find(row["model"]),
+        formats.hf(lm.find(row["model"]), format_of(row["weights_format"])).total,
+    )
+    return (
+        each * 1.2
+        if row["workload"] == "llm-infer"
+        else model.n_params * 2 * 4
+        if row["workload"] == "full-ft"
+        else each * 1.2
+    )
 
 
 def gpu_poor(row):
     model = lm.find(row["model"])
-    held = weights.hf(model, format_of(row["weights_format"])).total + 650e6
+    held = formats.hf(model, format_of(row["weights_format"])).total + 650e6
     B, T = row.number("batch", 1), max(row.number("seq_or_ctx"), 1)
     if row["workload"] == "llm-infer":
         return held + B * T * model.kv_values * model.L * 2
     recipe = rows_lm.recipe(row, model)
-    passing = B * T * model.D * model.L * (2 if recipe.checkpointing else 34 + 5 * model.H * T / model.D)
-    n = model.n_params if recipe.method == "full" else train.adapter_params(model, recipe.targets, recipe.r)
+    passing = (
+        B * T * model.D * model.L * (2 if recipe.checkpointing else 34 + 5 * model.H * T / model.D)
+    )
+    n = (
+        model.n_params
+        if recipe.method == "full"
+        else training.adapter_params(model, recipe.targets, recipe.r)
+    )
     return held + passing + n * (2 + 2 + 8)
 
 
@@ -44,40 +62,83 @@ def canifinetune(row):
     model = lm.find(row["model"])
     recipe = rows_lm.recipe(row, model)
     tokens = recipe.B * recipe.T
-    parts = weights.hf(model, recipe.weights, 4.0 if recipe.rest_fp32 else 2.0).total + 16 * train.adapter_params(model, recipe.targets, recipe.r) + model.L * tokens * model.D * 4 + 14 * tokens * model.V
+    parts = (
+        formats.hf(model, recipe.weights, 4.0 if recipe.rest_fp32 else 2.0).total
+        + 16 * training.adapter_params(model, recipe.targets, recipe.r)
+        + model.L * tokens * model.D * 4
+        + 14 * tokens * model.V
+    )
     return parts * 1.13
 
 
 def oobabooga(row):
-    if ("gguf" not in row["weights_format"].lower() and "llama.cpp" not in row.said) or row["component"] not in ("total", "peak"):
+    if ("gguf" not in row["weights_format"].lower() and "llama.cpp" not in row.said) or row[
+        "component"
+    ] not in ("total", "peak"):
         raise Cannot("it knows the total of GGUF files only")
     model = lm.find(row["model"])
-    size = weights.gguf(model, format_of(row["weights_format"])).total / MIB / model.L
+    size = formats.gguf(model, format_of(row["weights_format"])).total / MIB / model.L
     ctx = max(row.number("seq_or_ctx"), 256)
     cache = {"q8_0": 8, "q4_0": 4}.get(row["kv_type"].lower(), 16)
     layers = model.L + 1
-    return MIB * ((size - 17.99552795246051 + 3.148552680382576e-05 * model.G * cache * ctx) * (layers + max(0.9690636483914102, cache - (math.floor(50.77817218646521 * model.D / ctx) + 9.987899908205632))) + 1516.522943869404)
+    return MIB * (
+        (size - 17.99552795246051 + 3.148552680382576e-05 * model.G * cache * ctx)
+        * (
+            layers
+            + max(
+                0.9690636483914102,
+                cache - (math.floor(50.77817218646521 * model.D / ctx) + 9.987899908205632),
+            )
+        )
+        + 1516.522943869404
+    )
 
 
-PEERS = {"accelerate": accelerate, "gpu_poor": gpu_poor, "canifinetune": canifinetune, "oobabooga": oobabooga}
+PEERS = {
+    "accelerate": accelerate,
+    "gpu_poor": gpu_poor,
+    "canifinetune": canifinetune,
+    "oobabooga": oobabooga,
+}
 
 
 def told(errors):
     errors = sorted(abs(e) for e in errors)
-    return {"rows": len(errors), "median": statistics.median(errors), "p90": errors[min(int(len(errors) * 0.9), len(errors) - 1)]} if errors else {"rows": 0}
+    return (
+        {
+            "rows": len(errors),
+            "median": statistics.median(errors),
+            "p90": errors[min(int(len(errors) * 0.9), len(errors) - 1)],
+        }
+        if errors
+        else {"rows": 0}
+    )
 
 
 def main():
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[3] / "shared" / "truth" / "vram_open.csv"
+    file = (
+        Path(sys.argv[1])
+        if len(sys.argv) > 1
+        else Path(__file__).parents[3] / "shared" / "truth" / "vram_open.csv"
+    )
     done = truth.bench(file)
     ours = {row["id"]: row for row in done.data["rows"]}
     print(done.words)
     side = []
     for row in read(file):
         mine = ours[row["id"]]
-        if mine["tier"] not in "AB" or mine["error"] is None or row["component"] not in ("peak", "total"):
+        if (
+            mine["tier"] not in "AB"
+            or mine["error"] is None
+            or row["component"] not in ("peak", "total")
+        ):
             continue
-        line = {"id": row["id"], "workload": row["workload"], "kind": row["kind"], "onecard": mine["error"]}
+        line = {
+            "id": row["id"],
+            "workload": row["workload"],
+            "kind": row["kind"],
+            "onecard": mine["error"],
+        }
         for name, rule in PEERS.items():
             try:
                 line[name] = rule(row) / mine["measured_bytes"] - 1
@@ -86,23 +147,54 @@ def main():
         side.append(line)
     print("\npeaks and totals, row by row (error; - where a rule does not know the workload)")
     for line in side:
-        print(f"{line['id']:6} {line['workload']:16} {line['kind']:11} " + " ".join(f"{name} {line[name]:+7.1%}" if line[name] is not None else f"{name}       -" for name in ("onecard", *PEERS)))
+        print(
+            f"{line['id']:6} {line['workload']:16} {line['kind']:11} "
+            + " ".join(
+                f"{name} {line[name]:+7.1%}" if line[name] is not None else f"{name}       -"
+                for name in ("onecard", *PEERS)
+            )
+        )
     summary = {}
     for workload in sorted({line["workload"] for line in side}):
         rows = [line for line in side if line["workload"] == workload]
-        summary[workload] = {name: told([line[name] for line in rows if line[name] is not None]) for name in ("onecard", *PEERS)}
+        summary[workload] = {
+            name: told([line[name] for line in rows if line[name] is not None])
+            for name in ("onecard", *PEERS)
+        }
         for name in PEERS:  # on the very rows that the peer knows
-            summary[workload][f"onecard on {name}'s rows"] = told([line["onecard"] for line in rows if line[name] is not None])
-    print("\n| workload | rule | rows | median error | 90 % within | onecard on the same rows |\n|---|---|---|---|---|---|")
+            summary[workload][f"onecard on {name}'s rows"] = told(
+                [line["onecard"] for line in rows if line[name] is not None]
+            )
+    print(
+        "\n| workload | rule | rows | median error | 90 % within | onecard on the same rows "
+        "|\n|---|---|---|---|---|---|"
+    )
     for workload, rules in summary.items():
         for name in ("onecard", *PEERS):
             if rules[name]["rows"]:
                 beside = rules.get(f"onecard on {name}'s rows", rules["onecard"])
-                print(f"| {workload} | {name} | {rules[name]['rows']} | {rules[name]['median']:.1%} | {rules[name]['p90']:.1%} | {beside['median']:.1%}, {beside['p90']:.1%} |")
+                print(
+                    f"| {workload} | {name} | {rules[name]['rows']} | {rules[name]['median']:.1%} "
+                    f"| {rules[name]['p90']:.1%} | {beside['median']:.1%}, {beside['p90']:.1%} |"
+                )
     out = Path("bench-results")
     out.mkdir(exist_ok=True)
-    (out / "plan.json").write_text(json.dumps({"file": file.name, "summary": done.data["summary"], "side_by_side": summary, "rows": side}, indent=1) + "\n")
-    print(f"\n{out / 'plan.json'}; {infer.__name__} and its neighbours imported no torch: {'torch' not in sys.modules}")
+    (out / "plan.json").write_text(
+        json.dumps(
+            {
+                "file": file.name,
+                "summary": done.data["summary"],
+                "side_by_side": summary,
+                "rows": side,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+    print(
+        f"\n{out / 'plan.json'}; {llm_inference.__name__} and its neighbours imported no torch: "
+        f"{'torch' not in sys.modules}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,25 +15,61 @@ from pathlib import Path
 
 import numpy as np
 
-from onecard.kinds.rag import lexical
-from onecard.kinds.rag.config import Settings
-from onecard.kinds.rag.retrieve import Retriever
-from onecard.kinds.rag.store import Store
-from onecard.screen import table
+from onecard.reporting import table
+from onecard.tasks.rag import lexical
+from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.retrieve import Retriever
+from onecard.tasks.rag.store import Store
 from onecard.units import size
 
 ROOT = Path(__file__).parents[2]
-WORDS = np.array([f"{a}{b}{c}" for a in ("ka", "lo", "mi", "ter", "von", "sul") for b in ("ran", "del", "qui", "so", "bel", "tun", "fex") for c in
-                  ("a", "en", "ot", "is", "um", "or", "ix", "al", "ur", "ep", "on", "ak", "ed", "iv", "oz", "yl", "an", "et", "ig", "op", "us", "em", "ar", "ic", "od")])
+WORDS = np.array(
+    [
+        f"{a}{b}{c}"
+        for a in ("ka", "lo", "mi", "ter", "von", "sul")
+        for b in ("ran", "del", "qui", "so", "bel", "tun", "fex")
+        for c in (
+            "a",
+            "en",
+            "ot",
+            "is",
+            "um",
+            "or",
+            "ix",
+            "al",
+            "ur",
+            "ep",
+            "on",
+            "ak",
+            "ed",
+            "iv",
+            "oz",
+            "yl",
+            "an",
+            "et",
+            "ig",
+            "op",
+            "us",
+            "em",
+            "ar",
+            "ic",
+            "od",
+        )
+    ]
+)
 
 
 def fill(folder, n):
-    """A store of n passages: texts of 80 words, Zipf; every tenth is another one with a few words changed."""
+    """A store of n passages: texts of 80 words, Zipf; every tenth is another one with a few words
+    changed."""
     random = np.random.default_rng(0)
     share = 1 / np.arange(1, len(WORDS) + 1)
     cdf = np.cumsum(share / share.sum())
     store = Store(folder, create=True)
-    store.set_meta("made_with", json.dumps({"embedding_model": "e5-small", "chunk_tokens": "320", "chunk_overlap": "32"}))
+    store.set_meta(
+        "made_with",
+        json.dumps({"embedding_model": "e5-small", "chunk_tokens": "320", "chunk_overlap": "32"}),
+    )
     before = None
     for start in range(0, n, 5000):
         chunks, vectors = [], []
@@ -45,7 +81,21 @@ def fill(folder, n):
             text = " ".join(words) + f" item{i}"
             digest = hashlib.sha256(text.encode()).digest()
             packed, n_terms = lexical.pack(f"doc {i // 20}", text)
-            chunks.append((i + 1, f"/d/{i // 20}.md", i % 20, f"doc {i // 20}", text, i % 20 + 1, i % 20 + 1, 0, digest, packed, n_terms))
+            chunks.append(
+                (
+                    i + 1,
+                    f"/d/{i // 20}.md",
+                    i % 20,
+                    f"doc {i // 20}",
+                    text,
+                    i % 20 + 1,
+                    i % 20 + 1,
+                    0,
+                    digest,
+                    packed,
+                    n_terms,
+                )
+            )
             vector = random.standard_normal(384).astype(np.float32)
             vectors.append((digest, (vector / np.linalg.norm(vector)).tobytes()))
         store.db.execute("BEGIN")
@@ -81,19 +131,33 @@ def measure(folder, n):
     random = np.random.default_rng(2)
     times = []
     for _ in range(200):
-        picked = WORDS[np.minimum(random.zipf(1.3, size=random.integers(5, 16)) - 1, len(WORDS) - 1)]
+        picked = WORDS[
+            np.minimum(random.zipf(1.3, size=random.integers(5, 16)) - 1, len(WORDS) - 1)
+        ]
         question = " ".join(picked)
         started = time.perf_counter()
         hits = retriever.search(question, 5)
         times.append(time.perf_counter() - started)
         assert len(hits) == 5
     disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return {"n": n, "first_open_s": first, "open_s": again, "p50_ms": 1000 * float(np.percentile(times, 50)), "p95_ms": 1000 * float(np.percentile(times, 95)),
-            "rss_bytes": _rss(), "rss_open_bytes": base, "disk_bytes": disk}
+    return {
+        "n": n,
+        "first_open_s": first,
+        "open_s": again,
+        "p50_ms": 1000 * float(np.percentile(times, 50)),
+        "p95_ms": 1000 * float(np.percentile(times, 95)),
+        "rss_bytes": _rss(),
+        "rss_open_bytes": base,
+        "disk_bytes": disk,
+    }
 
 
 def _rss():
-    return next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    )
 
 
 def main():
@@ -110,14 +174,42 @@ def main():
             started = time.perf_counter()
             fill(Path(temp), n)
             filled = time.perf_counter() - started
-            done = subprocess.run([sys.executable, __file__, "--n", str(n), "--measure", temp], capture_output=True, text=True, check=True, env=os.environ)
+            done = subprocess.run(
+                [sys.executable, __file__, "--n", str(n), "--measure", temp],
+                capture_output=True,
+                text=True,
+                check=True,
+                env=os.environ,
+            )
             rows.append({**json.loads(done.stdout), "fill_s": filled})
-    cells = [[f"{r['n']:,}", f"{r['p50_ms']:.1f}", f"{r['p95_ms']:.1f}", f"{r['open_s']:.2f}", f"{r['first_open_s']:.2f}", size(r["rss_bytes"]), size(r["disk_bytes"])] for r in rows]
-    print(table(cells, ["passages", "p50 ms", "p95 ms", "open s", "first open s", "resident", "disk"]))
+    cells = [
+        [
+            f"{r['n']:,}",
+            f"{r['p50_ms']:.1f}",
+            f"{r['p95_ms']:.1f}",
+            f"{r['open_s']:.2f}",
+            f"{r['first_open_s']:.2f}",
+            size(r["rss_bytes"]),
+            size(r["disk_bytes"]),
+        ]
+        for r in rows
+    ]
+    print(
+        table(cells, ["passages", "p50 ms", "p95 ms", "open s", "first open s", "resident", "disk"])
+    )
     (ROOT / "bench-results").mkdir(exist_ok=True)
     (ROOT / "bench-results" / "scale.json").write_text(json.dumps(rows, indent=1) + "\n")
     from onecard.runs import plots
-    drawn = plots.lines({"p50": [(r["n"], r["p50_ms"]) for r in rows], "p95": [(r["n"], r["p95_ms"]) for r in rows]}, "passages", "ms a question", log_x=True)
+
+    drawn = plots.lines(
+        {
+            "p50": [(r["n"], r["p50_ms"]) for r in rows],
+            "p95": [(r["n"], r["p95_ms"]) for r in rows],
+        },
+        "passages",
+        "ms a question",
+        log_x=True,
+    )
     (ROOT / "docs" / "scale.svg").write_text(drawn)
 
 

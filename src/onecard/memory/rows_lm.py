@@ -1,37 +1,53 @@
-"""How a row of a language model is planned: inference by llama.cpp, transformers or AWQ kernels, and training steps with their trainers' defaults."""
+"""How a row of a language model is planned: inference by llama.cpp, transformers or AWQ kernels,
+and training steps with their trainers' defaults."""
 
 import re
 
-from onecard.memory import infer, lm, train
 from onecard.memory import terms as terms_of
+from onecard.memory.architectures import lm
+from onecard.memory.estimators import llm_inference, training
 from onecard.memory.plan import Term
 from onecard.memory.rows import Cannot, Row, format_of
 from onecard.units import MIB
 
 CONTEXT_BYTES = 141 * MIB
-"""A CUDA context of torch on a T4, as that data set's own rows say; counted in `reserved` where a row says process."""
+"""A CUDA context of torch on a T4, as that data set's own rows say; counted in `reserved` where a
+row says process."""
 DEVICE_BYTES = 1200 * MIB
-"""What the driver shows beyond llama.cpp's buffers: 700 to 1270 MiB in MEMORY-NOTES.md, section 3, with a desktop."""
+"""What the driver shows beyond llama.cpp's buffers: 700 to 1270 MiB in MEMORY-NOTES.md, section 3,
+with a desktop."""
 
 
 def plan(row: Row) -> int:
     """The bytes of what the row measured. Raises Cannot, NotFound."""
     tuned = row["workload"] in ("lora", "qlora", "full-ft")
     terms = _tune(row) if tuned else _infer(row)
-    part = {"weights": ("weights",), "kv": ("KV cache",), "compute": ("compute",)}.get(row["component"])
+    part = {"weights": ("weights",), "kv": ("KV cache",), "compute": ("compute",)}.get(
+        row["component"]
+    )
     if part:
         return sum(term.bytes for term in terms if term.name in part)
     total = sum(term.bytes for term in terms)
     if tuned and row["kind"] in ("reserved", "claimed"):
         model = lm.find(row["model"])
-        total += train.fragments(model, recipe(row, model)).bytes + (CONTEXT_BYTES if "process" in row.said else 0)
-    if tuned and row["kind"] == "claimed" and "torchtune" not in row["source"].lower():  # a figure without its counter is the driver's; torchtune prints torch's
+        total += training.fragments(model, recipe(row, model)).bytes + (
+            CONTEXT_BYTES if "process" in row.said else 0
+        )
+    if (
+        tuned and row["kind"] == "claimed" and "torchtune" not in row["source"].lower()
+    ):  # a figure without its counter is the driver's; torchtune prints torch's
         total += terms_of.CUDA_CONTEXT_BYTES
-    return total + DEVICE_BYTES if row["kind"] == "nvidia-smi" or "page header says" in row.said else total
+    return (
+        total + DEVICE_BYTES
+        if row["kind"] == "nvidia-smi" or "page header says" in row.said
+        else total
+    )
 
 
 def _infer(row: Row) -> list[Term]:
-    model = lm.find(re.sub(r"\s*\(.*", "", row["model"]))  # "Qwen3-Coder (26/49 layers on GPU)" says more than the name
+    model = lm.find(
+        re.sub(r"\s*\(.*", "", row["model"])
+    )  # "Qwen3-Coder (26/49 layers on GPU)" says more than the name
     component, said = row["component"], row.said
     if "llama.cpp" in said or row["weights_format"].lower().startswith("gguf"):
         return _llamacpp(row, model, component)
@@ -46,40 +62,85 @@ def _infer(row: Row) -> list[Term]:
         prompt, made = numbers[0], 1
     else:
         prompt, made = 1, (numbers[0] if numbers else 50)
-    return infer.transformers(model, form, prompt, made, B=row.number("batch", 1), kv_type=row["kv_type"].split("/")[0] or "f16", old_cache="dynamiccache" not in said)
+    return llm_inference.transformers(
+        model,
+        form,
+        prompt,
+        made,
+        B=row.number("batch", 1),
+        kv_type=row["kv_type"].split("/")[0] or "f16",
+        old_cache="dynamiccache" not in said,
+    )
 
 
 def _llamacpp(row: Row, model: lm.LM, component: str) -> list[Term]:
     said = row.said
     if row["other_config"].startswith("tier=C"):
         raise Cannot("the row is too loose to be planned")
-    form = "f16" if component in ("kv", "compute") and not row["weights_format"] else "q4_k_m" if component in ("kv", "compute") else format_of(row["weights_format"])
+    form = (
+        "f16"
+        if component in ("kv", "compute") and not row["weights_format"]
+        else "q4_k_m"
+        if component in ("kv", "compute")
+        else format_of(row["weights_format"])
+    )
     T = row.number("seq_or_ctx")
     found = re.search(r"n_ubatch=(\d+)", said)
     parallel = re.search(r"-np (\d+)", said)
     new = bool(re.search(r"2026|\bb9\d{3}\b|--fit|unaccounted|hybrid", said))
     if model.kv_rank and component == "compute":
-        raise Cannot("llama.cpp's buffers for latent attention differ by build and are not modelled")
+        raise Cannot(
+            "llama.cpp's buffers for latent attention differ by build and are not modelled"
+        )
     offload = re.search(r"(\d+)/(\d+) layers|offload (\d+)/(\d+)", said)
     kv = row["kv_type"].lower()
-    k_type, v_type = ("f16", "") if not kv else (kv.removeprefix("k="), "f16") if kv.startswith("k=") else (kv, "")
-    terms = infer.llamacpp(model, form, T, k_type=k_type, v_type=v_type, n_ubatch=int(found[1]) if found else 512, n_parallel=int(parallel[1]) if parallel else 1,
-                           n_gpu_layers=int(offload[1] or offload[3]) if offload else -1, experts_on_cpu="experts on cpu" in row["weights_format"].lower(),
-                           whole_window="swa-full" in said or "full-size swa" in said, build="now" if new else "2025" if "fa on" in said else "fa-off")
-    if component == "kv" and ("swa cache" in row["seq_or_ctx"].lower() or "global layers only" in said):
+    k_type, v_type = (
+        ("f16", "")
+        if not kv
+        else (kv.removeprefix("k="), "f16")
+        if kv.startswith("k=")
+        else (kv, "")
+    )
+    terms = llm_inference.llamacpp(
+        model,
+        form,
+        T,
+        k_type=k_type,
+        v_type=v_type,
+        n_ubatch=int(found[1]) if found else 512,
+        n_parallel=int(parallel[1]) if parallel else 1,
+        n_gpu_layers=int(offload[1] or offload[3]) if offload else -1,
+        experts_on_cpu="experts on cpu" in row["weights_format"].lower(),
+        whole_window="swa-full" in said or "full-size swa" in said,
+        build="now" if new else "2025" if "fa on" in said else "fa-off",
+    )
+    if component == "kv" and (
+        "swa cache" in row["seq_or_ctx"].lower() or "global layers only" in said
+    ):
         part = 1 if "swa cache" in row["seq_or_ctx"].lower() else 0
-        layers, cells = infer.kv_layers(model, T, 512, int(parallel[1]) if parallel else 1)[part]
-        return [Term("KV cache", round(layers * cells * model.kv_values * infer.KV_BYTES[k_type]), "one part of it")]
+        layers, cells = llm_inference.kv_layers(model, T, 512, int(parallel[1]) if parallel else 1)[
+            part
+        ]
+        return [
+            Term(
+                "KV cache",
+                round(layers * cells * model.kv_values * llm_inference.KV_BYTES[k_type]),
+                "one part of it",
+            )
+        ]
     return terms
 
 
 def _tune(row: Row) -> list[Term]:
     model = lm.find(row["model"])
-    return train.step(model, recipe(row, model))
+    return training.step(model, recipe(row, model))
 
 
-def recipe(row: Row, model: lm.LM) -> train.Recipe:
-    """What the row trains and how, with the defaults of the trainer it comes from. Raises Cannot."""
+def recipe(row: Row, model: lm.LM) -> training.Recipe:
+    """What the row trains and how, with the defaults of the trainer it comes from.
+
+    Raises Cannot.
+    """
     said, form = row.said, format_of(row["weights_format"])
     text = row["seq_or_ctx"].lower()
     T = row.number("seq_or_ctx")
@@ -87,19 +148,82 @@ def recipe(row: Row, model: lm.LM) -> train.Recipe:
         raise Cannot("the row gives no length of its samples")
     quantized = row["workload"] == "qlora"
     peft = "fp16" in said or "fp16 compute" in said or "paged" in row["optimizer"].lower()
-    rest = quantized and row["grad_ckpt"] == "True" and "deepspeed" not in said and "cumulative" not in said and "torch.compile" not in said and "gptq" not in form
-    optimizer = row["optimizer"].lower().replace(" (torch)", "").replace("_", "-").replace("pagedadamw8bit", "paged-adamw-8bit").replace("8-bit adamw", "adamw-8bit")
-    optimizer = {"paged-adamw-8bit, optimizer-in-backward": "paged-adamw-8bit", "adamw (script default)": "adamw"}.get(optimizer, optimizer) or "adamw"
-    attention = "eager" if row["attention"].lower().startswith("eager") else "flash" if "flash" in row["attention"].lower() else "sdpa"
-    litgpt, trainer = "litgpt" in row["source"].lower(), "deepspeed zero" in said  # scripts with DeepSpeed run under transformers' Trainer, in fp16 without autocast: the loss too
-    return train.Recipe(method={"full-ft": "full", "lora": "lora", "qlora": "qlora"}[row["workload"]], weights=form, B=row.number("batch", 1), T=T, r=row.number("lora_rank", 16),  # type: ignore[arg-type]
-                        targets=_targets(row["targets"]), optimizer=optimizer if optimizer in train.OPTIMIZER else "adamw", checkpointing=row["grad_ckpt"] == "True", attention=attention,  # type: ignore[arg-type]
-                        rest_fp32=rest, adapter_fp32=peft or "bf16-true" not in said, loss="chunked" if re.search(r"chunked ce|\+activation|in backward|8-bit adamw|on top|torch.compile", said) else "plain" if "no activation checkpointing" in said or "trainable " in said or trainer else "upcast", optimizer_in_backward="optimizer in backward" in said or "optimizer-in-backward" in row["optimizer"].lower(),
-                        deepspeed=trainer, compiled="cumulative" in said and "baseline" not in said and "+packed" not in said, keeps_logits=not trainer, dropout=litgpt, keeps_inputs=litgpt and quantized, untied=litgpt)
+    rest = (
+        quantized
+        and row["grad_ckpt"] == "True"
+        and "deepspeed" not in said
+        and "cumulative" not in said
+        and "torch.compile" not in said
+        and "gptq" not in form
+    )
+    optimizer = (
+        row["optimizer"]
+        .lower()
+        .replace(" (torch)", "")
+        .replace("_", "-")
+        .replace("pagedadamw8bit", "paged-adamw-8bit")
+        .replace("8-bit adamw", "adamw-8bit")
+    )
+    optimizer = {
+        "paged-adamw-8bit, optimizer-in-backward": "paged-adamw-8bit",
+        "adamw (script default)": "adamw",
+    }.get(optimizer, optimizer) or "adamw"
+    attention = (
+        "eager"
+        if row["attention"].lower().startswith("eager")
+        else "flash"
+        if "flash" in row["attention"].lower()
+        else "sdpa"
+    )
+    litgpt, trainer = (
+        "litgpt" in row["source"].lower(),
+        "deepspeed zero" in said,
+        # scripts with DeepSpeed run under transformers' Trainer, in fp16 without autocast: the loss
+        # too
+    )
+    return training.Recipe(
+        method={"full-ft": "full", "lora": "lora", "qlora": "qlora"}[row["workload"]],  # type: ignore[arg-type]
+        weights=form,
+        B=row.number("batch", 1),
+        T=T,
+        r=row.number("lora_rank", 16),
+        targets=_targets(row["targets"]),
+        optimizer=optimizer if optimizer in training.OPTIMIZER else "adamw",
+        checkpointing=row["grad_ckpt"] == "True",
+        attention=attention,  # type: ignore[arg-type]
+        rest_fp32=rest,
+        adapter_fp32=peft or "bf16-true" not in said,
+        loss="chunked"
+        if re.search(r"chunked ce|\+activation|in backward|8-bit adamw|on top|torch.compile", said)
+        else "plain"
+        if "no activation checkpointing" in said or "trainable " in said or trainer
+        else "upcast",
+        optimizer_in_backward="optimizer in backward" in said
+        or "optimizer-in-backward" in row["optimizer"].lower(),
+        deepspeed=trainer,
+        compiled="cumulative" in said and "baseline" not in said and "+packed" not in said,
+        keeps_logits=not trainer,
+        dropout=litgpt,
+        keeps_inputs=litgpt and quantized,
+        untied=litgpt,
+    )
 
 
 def _targets(text: str) -> tuple[str, ...]:
-    names = {"q": "q", "query": "q", "k": "k", "key": "k", "v": "v", "value": "v", "o": "o", "projection": "o", "gate": "gate", "up": "up", "down": "down", "head": "head"}
+    names = {
+        "q": "q",
+        "query": "q",
+        "k": "k",
+        "key": "k",
+        "v": "v",
+        "value": "v",
+        "o": "o",
+        "projection": "o",
+        "gate": "gate",
+        "up": "up",
+        "down": "down",
+        "head": "head",
+    }
     out: list[str] = []
     for word in re.split(r"[+, ]+", text.lower().replace("_proj", "")):
         if word in names:
@@ -114,4 +238,4 @@ def _targets(text: str) -> tuple[str, ...]:
             out += ["gate"]
         elif word == "w2":
             out += ["up"]
-    return tuple(dict.fromkeys(out)) or train.ALL_LINEAR
+    return tuple(dict.fromkeys(out)) or training.ALL_LINEAR

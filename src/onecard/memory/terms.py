@@ -1,9 +1,15 @@
-"""The small terms that every workload may have. Pure functions of counts, in bytes; language models have infer.py and train.py."""
+"""The small terms that every workload may have.
+
+Pure functions of counts, in bytes; language models have infer.py and train.py.
+"""
 
 from onecard.units import MIB
 
 CUDA_CONTEXT_BYTES = 500 * MIB
-"""Context plus cuBLAS workspace of one process. A guess between published 300 and 700 MiB, until it is calibrated."""
+"""Context plus cuBLAS workspace of one process.
+
+A guess between published 300 and 700 MiB, until it is calibrated.
+"""
 
 
 def flat_index(n_vectors: int, dim: int) -> int:

@@ -1,6 +1,8 @@
-"""The workloads beside language models: detectors, classifiers, segmenters, image generators, speech, vision-language and tiny language models.
+"""The workloads beside language models: detectors, classifiers, segmenters, image generators,
+speech, vision-language and tiny language models.
 
-Each is a Settings class, a plan, and the rungs that make it smaller, smallest loss first. Light: a tape in plain Python runs the networks.
+Each is a Settings class, a plan, and the rungs that make it smaller, smallest loss first. Light: a
+tape in plain Python runs the networks.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,18 +12,24 @@ from pydantic import Field
 
 from onecard.config import Settings
 from onecard.errors import SettingsError
-from onecard.memory import calibrate, diffusion, lm, speech, train, vision, vlm, weights
-from onecard.memory.card import Card
+from onecard.memory import calibration, formats
+from onecard.memory.architectures import lm
+from onecard.memory.devices import Device
+from onecard.memory.estimators import diffusion, speech, training, vision, vlm
 from onecard.memory.plan import Plan, Term
 
 Change = tuple[dict[str, Any], str]
 CNN_SEGMENTS = 0.05
-"""Segments that torch holds and does not fill while convolutions train. A guess, until the card is calibrated."""
+"""Segments that torch holds and does not fill while convolutions train.
+
+A guess, until the card is calibrated.
+"""
 
 
 class VisionSettings(Settings):
     model: str = ""
-    """yolov8n, yolo11s, rtmdet-tiny, rt-detr-r50, faster-rcnn-r50, resnet50, vit-base, convnext-tiny, unet ..."""
+    """yolov8n, yolo11s, rtmdet-tiny, rt-detr-r50, faster-rcnn-r50, resnet50, vit-base,
+    convnext-tiny, unet ..."""
     task: Literal["train", "infer"] = "train"
     """Whether it is trained or answers."""
     imgsz: int = Field(default=640, ge=32, le=8192)
@@ -169,84 +177,249 @@ def _needs_name(name: str, example: str) -> None:
         raise SettingsError("no model is named", why="a plan needs a model's counts", fix=example)
 
 
-def context(card: Card) -> list[Term]:
-    return [] if card.device == "cpu" else [Term("CUDA context", *calibrate.context_bytes(card))]
+def context(device: Device) -> list[Term]:
+    return (
+        [] if device.type == "cpu" else [Term("CUDA context", *calibration.context_bytes(device))]
+    )
 
 
-def _segments(parts: list[Term], card: Card) -> list[Term]:
-    return [] if card.device == "cpu" else [Term("fragments", round(calibrate.segments(card, CNN_SEGMENTS) * sum(part.bytes for part in parts if "activations" in part.name)), "segments held and not full")]
+def _segments(parts: list[Term], device: Device) -> list[Term]:
+    return (
+        []
+        if device.type == "cpu"
+        else [
+            Term(
+                "fragments",
+                round(
+                    calibration.segments(device, CNN_SEGMENTS)
+                    * sum(part.bytes for part in parts if "activations" in part.name)
+                ),
+                "segments held and not full",
+            )
+        ]
+    )
 
 
-def plan_vision(task: str) -> Callable[[VisionSettings, Card], Plan]:
-    def plan(s: VisionSettings, card: Card) -> Plan:
-        _needs_name(s.model, f"onecard plan {task} {'yolov8n' if task == 'detect' else 'resnet50' if task == 'classify' else 'yolov8n-seg'}")
+def plan_vision(task: str) -> Callable[[VisionSettings, Device], Plan]:
+    def plan(s: VisionSettings, device: Device) -> Plan:
+        _needs_name(
+            s.model,
+            f"onecard plan {task} "
+            f"{'yolov8n' if task == 'detect' else 'resnet50' if task == 'classify' else 'yolov8n-seg'}",
+        )
         net = vision.find(s.model, s.n_classes)
         if net.task != task and not (task == "detect" and net.task == "pose"):
-            raise SettingsError(f"{s.model} does not {task}", why=f"its head is made to {net.task}", fix=f"onecard plan {net.task if net.task != 'pose' else 'detect'} {s.model}")
+            raise SettingsError(
+                f"{s.model} does not {task}",
+                why=f"its head is made to {net.task}",
+                fix=f"onecard plan {net.task if net.task != 'pose' else 'detect'} {s.model}",
+            )
         width, height = s.imgsz, s.height or s.imgsz
         if s.task == "infer":
-            parts = vision.answer(net, s.batch, height, width, 2.0 if s.amp and card.device != "cpu" else 4.0)
+            parts = vision.answer(
+                net, s.batch, height, width, 2.0 if s.amp and device.type != "cpu" else 4.0
+            )
         else:
-            parts = vision.step(net, vision.Recipe(s.batch, height, width, s.amp, s.optimizer, s.ema, boxes=s.boxes, multi_scale=s.multi_scale))
-        return Plan((*parts, *_segments(parts, card), *context(card)), card, {"model": net.name}, (), calibrate.band(card, task, BAND[task]))
+            parts = vision.step(
+                net,
+                vision.Recipe(
+                    s.batch,
+                    height,
+                    width,
+                    s.amp,
+                    s.optimizer,
+                    s.ema,
+                    boxes=s.boxes,
+                    multi_scale=s.multi_scale,
+                ),
+            )
+        return Plan(
+            (*parts, *_segments(parts, device), *context(device)),
+            device,
+            {"model": net.name},
+            (),
+            calibration.band(device, task, BAND[task]),
+        )
 
     return plan
 
 
-def plan_diffusion(s: DiffusionSettings, card: Card) -> Plan:
+def plan_diffusion(s: DiffusionSettings, device: Device) -> Plan:
     _needs_name(s.model, "onecard plan diffusion sdxl")
     pipeline = diffusion.find(s.model)
     height, width = s.height or s.imgsz, s.imgsz
     if s.task == "make":
-        parts = diffusion.make(pipeline, diffusion.Making(s.batch, height, width, s.format, fused=s.attention == "sdpa", offload=s.offload, slicing=s.slicing, tiling=s.tiling))
+        parts = diffusion.make(
+            pipeline,
+            diffusion.Making(
+                s.batch,
+                height,
+                width,
+                s.format,
+                fused=s.attention == "sdpa",
+                offload=s.offload,
+                slicing=s.slicing,
+                tiling=s.tiling,
+            ),
+        )
     else:
-        parts = diffusion.train(pipeline, diffusion.Training(s.task, s.batch, height, width, s.lora_r, s.format, s.optimizer, s.checkpointing, s.cached))
-    return Plan((*parts, *_segments(parts, card), *context(card)), card, {"model": pipeline.name, "size": f"{width or pipeline.size} px"}, (), calibrate.band(card, "diffusion", BAND["diffusion"]))
+        parts = diffusion.train(
+            pipeline,
+            diffusion.Training(
+                s.task,
+                s.batch,
+                height,
+                width,
+                s.lora_r,
+                s.format,
+                s.optimizer,
+                s.checkpointing,
+                s.cached,
+            ),
+        )
+    return Plan(
+        (*parts, *_segments(parts, device), *context(device)),
+        device,
+        {"model": pipeline.name, "size": f"{width or pipeline.size} px"},
+        (),
+        calibration.band(device, "diffusion", BAND["diffusion"]),
+    )
 
 
-def plan_speech(s: SpeechSettings, card: Card) -> Plan:
+def plan_speech(s: SpeechSettings, device: Device) -> Plan:
     _needs_name(s.model, "onecard plan asr large-v3-turbo")
     name, model = speech.find(s.model)
     if s.task == "transcribe":
-        parts = speech.transcribe(model, s.format, s.batch, s.beam, s.engine, card.device)
+        parts = speech.transcribe(model, s.format, s.batch, s.beam, s.engine, device.type)
     else:
         if wrong := [target for target in s.targets if target not in ("q", "k", "v", "o")]:
-            raise SettingsError(f"'{wrong[0]}' is no layer to adapt", why="layers are: q, k, v, o", fix="--targets q --targets v")
-        parts = speech.train(model, speech.Training(s.task, s.batch, s.tokens, s.lora_r, tuple(s.targets), s.amp, "fp32", s.optimizer, s.checkpointing, s.frozen_encoder, foreach=card.device != "cpu"), card.device != "cpu")
-        parts += _segments(parts, card)
-    return Plan((*parts, *context(card)), card, {"model": name}, (), calibrate.band(card, "asr", BAND["asr"]))
+            raise SettingsError(
+                f"'{wrong[0]}' is no layer to adapt",
+                why="layers are: q, k, v, o",
+                fix="--targets q --targets v",
+            )
+        parts = speech.train(
+            model,
+            speech.Training(
+                s.task,
+                s.batch,
+                s.tokens,
+                s.lora_r,
+                tuple(s.targets),
+                s.amp,
+                "fp32",
+                s.optimizer,
+                s.checkpointing,
+                s.frozen_encoder,
+                foreach=device.type != "cpu",
+            ),
+            device.type != "cpu",
+        )
+        parts += _segments(parts, device)
+    return Plan(
+        (*parts, *context(device)),
+        device,
+        {"model": name},
+        (),
+        calibration.band(device, "asr", BAND["asr"]),
+    )
 
 
-def plan_vlm(s: VlmSettings, card: Card) -> Plan:
+def plan_vlm(s: VlmSettings, device: Device) -> Plan:
     _needs_name(s.model, "onecard plan vlm qwen2.5-vl-3b")
     name, model = vlm.find(s.model)
     form = s.format.lower() or ("nf4-dq" if s.task == "qlora" else "bf16")
-    if form not in weights.PLAIN and form not in weights.LINEAR:
-        raise SettingsError(f"the format '{s.format}' is not known here", why=f"known are: {', '.join([*weights.PLAIN, *weights.LINEAR])}", fix="--format with one of these")
+    if form not in formats.PLAIN and form not in formats.LINEAR:
+        raise SettingsError(
+            f"the format '{s.format}' is not known here",
+            why=f"known are: {', '.join([*formats.PLAIN, *formats.LINEAR])}",
+            fix="--format with one of these",
+        )
     width, height = s.imgsz, s.height or s.imgsz
     _, _, seen = vlm.tiles_of(model, width, height)
     if s.task == "talk":
         parts = vlm.talk(model, form, s.batch, width, height, s.words, model.old_code)
     else:
-        recipe = train.Recipe(s.task, form, s.batch, 1, s.lora_r, optimizer=s.optimizer, checkpointing=s.checkpointing, loss=s.loss, keeps_logits=False)
+        recipe = training.Recipe(
+            s.task,
+            form,
+            s.batch,
+            1,
+            s.lora_r,
+            optimizer=s.optimizer,
+            checkpointing=s.checkpointing,
+            loss=s.loss,
+            keeps_logits=False,
+        )
         parts = vlm.tune(model, vlm.Training(recipe, s.words, width, height, s.tower))
-    return Plan((*parts, *context(card)), card, {"model": name, "tokens of an image": seen}, (), calibrate.band(card, "vlm", BAND["vlm"]))
+    return Plan(
+        (*parts, *context(device)),
+        device,
+        {"model": name, "tokens of an image": seen},
+        (),
+        calibration.band(device, "vlm", BAND["vlm"]),
+    )
 
 
-def plan_tiny(s: TinySettings, card: Card) -> Plan:
+def plan_tiny(s: TinySettings, device: Device) -> Plan:
     groups, gated = s.n_kv_head or s.n_head, s.mlp == "swiglu"
     lm.share_heads(s.n_embd, s.n_head, groups)
-    model = lm.LM("tiny", s.vocab_size, s.n_embd, s.d_ff or lm.feed_width(s.n_embd, gated), s.n_layer, s.n_head, groups, s.n_embd // s.n_head, tied=True, gated=gated, qk_norm=s.qk_norm)
-    recipe = train.Recipe("full", "bf16" if s.amp else "fp32", s.batch, s.block_size, optimizer=s.optimizer, checkpointing=s.checkpointing, mixed=s.amp, compute_fp32=not s.amp, keeps_logits=False, accumulation=s.accumulation)
-    parts = train.step(model, recipe)
+    model = lm.LM(
+        "tiny",
+        s.vocab_size,
+        s.n_embd,
+        s.d_ff or lm.feed_width(s.n_embd, gated),
+        s.n_layer,
+        s.n_head,
+        groups,
+        s.n_embd // s.n_head,
+        tied=True,
+        gated=gated,
+        qk_norm=s.qk_norm,
+    )
+    recipe = training.Recipe(
+        "full",
+        "bf16" if s.amp else "fp32",
+        s.batch,
+        s.block_size,
+        optimizer=s.optimizer,
+        checkpointing=s.checkpointing,
+        mixed=s.amp,
+        compute_fp32=not s.amp,
+        keeps_logits=False,
+        accumulation=s.accumulation,
+    )
+    parts = training.step(model, recipe)
     if s.ema:
-        parts.append(Term("averaged weights", 4 * model.n_params, f"{model.n_params / 1e6:.2f}e6 x 4 B"))
-    return Plan((*parts, *([] if card.device == "cpu" else [train.fragments(model, recipe)]), *context(card)), card, {"weights": f"{model.n_params / 1e6:.2f}e6"}, (), calibrate.band(card, "tinylm", BAND["tinylm"]))
+        parts.append(
+            Term("averaged weights", 4 * model.n_params, f"{model.n_params / 1e6:.2f}e6 x 4 B")
+        )
+    return Plan(
+        (
+            *parts,
+            *([] if device.type == "cpu" else [training.fragments(model, recipe)]),
+            *context(device),
+        ),
+        device,
+        {"weights": f"{model.n_params / 1e6:.2f}e6"},
+        (),
+        calibration.band(device, "tinylm", BAND["tinylm"]),
+    )
 
 
-BAND = {"detect": 0.1, "classify": 0.1, "segment": 0.1, "diffusion": 0.3, "asr": 0.12, "vlm": 0.12, "tinylm": 0.12}
-"""Half-width of the band around a total. Nine of ten published rows stay below its upper end where there are some: detectors (plan-bench: 5 %) and pictures (30 %, offloading is the widest).
-Four rows of vision-language models are too few; the others were measured on a CPU only (within 7 %), and a card's segments come on top."""
+BAND = {
+    "detect": 0.1,
+    "classify": 0.1,
+    "segment": 0.1,
+    "diffusion": 0.3,
+    "asr": 0.12,
+    "vlm": 0.12,
+    "tinylm": 0.12,
+}
+"""Half-width of the band around a total. Nine of ten published rows stay below its upper end where
+there are some: detectors (plan-bench: 5 %) and pictures (30 %, offloading is the widest).
+Four rows of vision-language models are too few; the others were measured on a CPU only (within 7
+%), and a card's segments come on top."""
 
 
 def _halves(name: str, value: int, least: int, cost: str) -> Iterator[Change]:
@@ -306,7 +479,10 @@ def speech_rungs(s: SpeechSettings) -> Iterator[Change]:
     if s.task == "transcribe":
         yield from _halves("batch", s.batch, 1, "slower, the same words")
         if s.format != "int8":
-            yield {"format": "int8"}, "word errors rise by some tenths of a point at most in published runs"
+            yield (
+                {"format": "int8"},
+                "word errors rise by some tenths of a point at most in published runs",
+            )
         yield from _halves("beam", s.beam, 1, "a few more errors")
         return
     if not s.amp:
@@ -338,8 +514,16 @@ def vlm_rungs(s: VlmSettings) -> Iterator[Change]:
         if s.tower != "frozen":
             yield {"tower": "frozen"}, "the vision tower does not learn"
         if s.task == "lora":
-            yield {"task": "qlora", "format": "nf4-dq"}, "equal to 16 bits in published runs (Dettmers 2023)"
-    yield from _halves("imgsz", s.imgsz or 1280, 8 * vlm.TOWERS[vlm.find(s.model)[1].tower].patch, "small things in the image are lost")
+            yield (
+                {"task": "qlora", "format": "nf4-dq"},
+                "equal to 16 bits in published runs (Dettmers 2023)",
+            )
+    yield from _halves(
+        "imgsz",
+        s.imgsz or 1280,
+        8 * vlm.TOWERS[vlm.find(s.model)[1].tower].patch,
+        "small things in the image are lost",
+    )
 
 
 def tiny_rungs(s: TinySettings) -> Iterator[Change]:

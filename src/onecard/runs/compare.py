@@ -1,22 +1,30 @@
-"""Two runs side by side: settings that differ, scores with a paired test, the items that flipped. Knows no kind."""
+"""Two runs side by side: settings that differ, scores with a paired test, the items that flipped.
+
+Knows no kind.
+"""
 
 from typing import Any
 
-from onecard.evals import stats
-from onecard.runs.store import Past
-from onecard.screen import Answer, table
+from onecard.evaluation import stats
+from onecard.reporting import Result, table
+from onecard.runs.store import RunRecord
 
 LOWER_IS_BETTER = ("wer", "cer", "perplexity", "loss", "bytes")
 
 
 def lower_is_better(metric: str) -> bool:
     """Errors, bytes and times; rates per second are not times."""
-    return metric.endswith(LOWER_IS_BETTER) or (metric.endswith("_s") and not metric.endswith("per_s"))
+    return metric.endswith(LOWER_IS_BETTER) or (
+        metric.endswith("_s") and not metric.endswith("per_s")
+    )
 
 
-def compare(old: Past, new: Past) -> Answer:
+def compare(old: RunRecord, new: RunRecord) -> Result:
     """Every metric that both runs have; paired on the items where both kept them."""
-    settings = {k: (old.settings().get(k), new.settings().get(k)) for k in sorted({*old.settings(), *new.settings()})}
+    settings = {
+        k: (old.settings().get(k), new.settings().get(k))
+        for k in sorted({*old.settings(), *new.settings()})
+    }
     changed = {k: pair for k, pair in settings.items() if pair[0] != pair[1]}
     before, after = old.items(), new.items()
     rows, data = [], {}
@@ -27,32 +35,53 @@ def compare(old: Past, new: Past) -> Answer:
         said = "no items in common: not tested"
         if pairs_old.keys() & pairs_new.keys():
             result = stats.compare(pairs_old, pairs_new, higher_is_better=not lower_is_better(name))
-            said, data[name]["test"] = result.words(), result.as_dict()
+            said, data[name]["test"] = result.render(), result.as_dict()
         rows.append([name, _number(was), _number(now), said])
     lines = [f"old: {old.id}", f"new: {new.id}"]
     lines += [f"  {k}: {a} -> {b}" for k, (a, b) in changed.items()]
-    lines += ["", table(rows, ["metric", "old", "new", "new against old"])] if rows else ["", "the two runs share no metric"]
+    lines += (
+        ["", table(rows, ["metric", "old", "new", "new against old"])]
+        if rows
+        else ["", "the two runs share no metric"]
+    )
     if old.data_differs(new):
-        lines.append("\nnote: the data differ (data.json): the scores are of different questions or documents")
-    return Answer({"old": old.id, "new": new.id, "settings": changed, "metrics": data}, "\n".join(lines))
+        lines.append(
+            "\nnote: the data differ (data.json): the scores are of different questions or "
+            "documents"
+        )
+    return Result(
+        {"old": old.id, "new": new.id, "settings": changed, "metrics": data}, "\n".join(lines)
+    )
 
 
-def told_if_worse(new: Past, others: list[Past]) -> list[str]:
-    """One line a metric that fell beyond noise against the last run of the same questions; empty when none did."""
+def regressions(new: RunRecord, others: list[RunRecord]) -> list[str]:
+    """One line a metric that fell beyond noise against the last run of the same questions; empty
+    when none did."""
     for old in others:
-        if old.id == new.id or old.about.get("kind") != new.about.get("kind") or old.about.get("verb") != new.about.get("verb"):
+        if (
+            old.id == new.id
+            or old.about.get("kind") != new.about.get("kind")
+            or old.about.get("verb") != new.about.get("verb")
+        ):
             continue
         if old.status != "done" or not old.metrics or old.data_differs(new):
             continue
         data = compare(old, new).data["metrics"]
-        return [f"{name} fell against {old.id}: {_number(row['old'])} -> {_number(row['new'])} "
-                f"(p={row['test']['p_value']:.3f}, {len(row['test']['lost'])} items lost)"
-                for name, row in data.items() if not name.endswith("_s") and row.get("test", {}).get("verdict") == "worse"]
+        return [
+            f"{name} fell against {old.id}: {_number(row['old'])} -> {_number(row['new'])} "
+            f"(p={row['test']['p_value']:.3f}, {len(row['test']['lost'])} items lost)"
+            for name, row in data.items()
+            if not name.endswith("_s") and row.get("test", {}).get("verdict") == "worse"
+        ]
     return []
 
 
 def _values(items: dict[str, dict[str, Any]], metric: str) -> dict[str, float]:
-    return {i: float(row["scores"][metric]) for i, row in items.items() if row.get("scores", {}).get(metric) is not None}
+    return {
+        i: float(row["scores"][metric])
+        for i, row in items.items()
+        if row.get("scores", {}).get(metric) is not None
+    }
 
 
 def _number(value: float | None) -> str:

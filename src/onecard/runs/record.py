@@ -28,18 +28,30 @@ from typing import Any
 
 import tomli_w
 
-from onecard import places
+from onecard import fsio, paths
 from onecard.config import Settings
 from onecard.errors import OneCardError
 from onecard.memory.plan import Plan
+from onecard.reporting import Reporter
 from onecard.runs import tracking
-from onecard.screen import Screen
 
-PACKAGES = ("onecard", "xllamacpp", "onnxruntime", "faiss-cpu", "numpy", "torch", "transformers", "openai")
+PACKAGES = (
+    "onecard",
+    "xllamacpp",
+    "onnxruntime",
+    "faiss-cpu",
+    "numpy",
+    "torch",
+    "transformers",
+    "openai",
+)
 
 
 def peak_rss_bytes(pid: int | str = "self") -> int:
-    """Highest resident memory of a process so far; 0 for one that is gone. From the kernel's own mark where there is one: getrusage's is inherited from a large parent."""
+    """Highest resident memory of a process so far; 0 for one that is gone.
+
+    From the kernel's own mark where there is one: getrusage's is inherited from a large parent.
+    """
     try:
         rows = Path(f"/proc/{pid}/status").read_text().splitlines()
         return next(int(row.split()[1]) * 1024 for row in rows if row.startswith("VmHWM"))
@@ -48,10 +60,13 @@ def peak_rss_bytes(pid: int | str = "self") -> int:
 
 
 class Run:
-    """What a verb is given beside its settings: where to write, whom to tell. Without a folder nothing is kept."""
+    """What a verb is given beside its settings: where to write, whom to tell.
 
-    def __init__(self, folder: Path | None, screen: Screen, plan: Plan) -> None:
-        self.folder, self.screen, self.plan = folder, screen, plan
+    Without a folder nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, reporter: Reporter, plan: Plan) -> None:
+        self.folder, self.reporter, self.plan = folder, reporter, plan
         self._started = time.monotonic()
         self._trackers: list[tracking.Tracker] = []
         self._data: dict[str, Any] = {}
@@ -74,7 +89,8 @@ class Run:
             tracker.log(step, values)
 
     def data(self, name: str, *, rows: int, sha256: str, **more: Any) -> None:
-        """Note what was read, by fingerprint, so that a later run can tell whether it read the same."""
+        """Note what was read, by fingerprint, so that a later run can tell whether it read the
+        same."""
         self._begun = True
         self._data[name] = {"rows": rows, "sha256": sha256, **more}
         self._json("data.json", self._data)
@@ -84,80 +100,142 @@ class Run:
         self._json("scores.json", {"metrics": metrics, **more})
 
     def items(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Keep one line an evaluated item: {id, scores: {metric: number}, ...}; comparisons pair on `id`."""
+        """Keep one line an evaluated item: {id, scores: {metric: number}, ...}; comparisons pair on
+        `id`."""
         if self.folder:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            places.write_text(self.folder / "artifacts" / "items.jsonl", text)
+            fsio.write_text(self.folder / "artifacts" / "items.jsonl", text)
 
     def artifact(self, name: str, content: str) -> None:
         if self.folder:
-            places.write_text(places.inside(self.folder / "artifacts", name), content)
+            fsio.write_text(paths.safe_join(self.folder / "artifacts", name), content)
 
     def _json(self, name: str, value: Any) -> None:
         if self.folder:
-            places.write_text(self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+            fsio.write_text(
+                self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+            )
 
     def measure(self, **more: int) -> None:
-        """Write planned and measured bytes: resident memory always; torch's peaks and the driver's figure where a card was used; `more` from what a trainer counted itself."""
+        """Write planned and measured bytes: resident memory always; torch's peaks and the driver's
+        figure where a card was used; `more` from what a trainer counted itself."""
         peak = max(peak_rss_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
         self._measured |= {**_card_bytes(self.plan), **more}
-        self._json("memory.json", {"planned_bytes": self.plan.total_bytes, "peak_rss_bytes": peak, **self._measured, "wall_s": round(time.monotonic() - self._started, 3)})
+        self._json(
+            "memory.json",
+            {
+                "planned_bytes": self.plan.total_bytes,
+                "peak_rss_bytes": peak,
+                **self._measured,
+                "wall_s": round(time.monotonic() - self._started, 3),
+            },
+        )
 
     def changed(self, taken: Sequence[Mapping[str, Any]], settings: Settings, plan: Plan) -> None:
         """Memory ran out and settings were changed: keep what, and the new plan beside the old."""
         self.plan = plan
-        self._json("changes.json", {"changes": list(taken), "settings": settings.model_dump(mode="json", exclude_none=True), "planned_bytes": plan.total_bytes})
-        self.screen.warn("memory ran out; changed " + ", ".join(f"{key}={value}" for key, value in taken[-1]["changes"].items()) + f" ({taken[-1]['cost']}) and going on")
+        self._json(
+            "changes.json",
+            {
+                "changes": list(taken),
+                "settings": settings.model_dump(mode="json", exclude_none=True),
+                "planned_bytes": plan.total_bytes,
+            },
+        )
+        self.reporter.warn(
+            "memory ran out; changed "
+            + ", ".join(f"{key}={value}" for key, value in taken[-1]["changes"].items())
+            + f" ({taken[-1]['cost']}) and going on"
+        )
 
     def track(self, report_to: str, settings: Mapping[str, Any]) -> None:
-        """Send steps and scores to a tracker as well: trackio, tensorboard, wandb, mlflow; 'none' for nothing."""
+        """Send steps and scores to a tracker as well: trackio, tensorboard, wandb, mlflow; 'none'
+        for nothing."""
         if self.folder and report_to != "none":
             self._trackers.append(tracking.start(report_to, self.folder, settings))
 
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not self.folder:
             return
-        if isinstance(fault, OneCardError) and not self._begun:  # refused before anything was read: no run
+        if (
+            isinstance(fault, OneCardError) and not self._begun
+        ):  # refused before anything was read: no run
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
             return
-        status = "done" if fault is None else "stopped" if isinstance(fault, KeyboardInterrupt) else "failed"
+        status = (
+            "done"
+            if fault is None
+            else "stopped"
+            if isinstance(fault, KeyboardInterrupt)
+            else "failed"
+        )
         self.measure()
         if fault is not None and kind is not None:
-            places.write_text(self.folder / "traceback.txt", "".join(traceback.format_exception(kind, fault, trace)))
+            fsio.write_text(
+                self.folder / "traceback.txt",
+                "".join(traceback.format_exception(kind, fault, trace)),
+            )
         for tracker in self._trackers:
             scores = read_json(self.folder / "scores.json").get("metrics", {})
-            tracker.finish({name: row["value"] for name, row in scores.items() if row.get("value") is not None})
-        places.write_text(self.folder / "status", status + "\n")
+            tracker.finish(
+                {name: row["value"] for name, row in scores.items() if row.get("value") is not None}
+            )
+        fsio.write_text(self.folder / "status", status + "\n")
 
 
 def _card_bytes(plan: Plan) -> dict[str, int]:
-    """Peaks of this process on the card, where torch was loaded and used one. The driver's figure: what it shows now beyond what others held when the plan was made, with the segments at their highest."""
+    """Peaks of this process on the card, where torch was loaded and used one.
+
+    The driver's figure: what it shows now beyond what others held when the plan was made, with the
+    segments at their highest.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return {}
     reserved = int(torch.cuda.max_memory_reserved())
     free, total = torch.cuda.mem_get_info()
-    others = plan.card.total_bytes - plan.card.free_bytes if plan.card.real and plan.card.device == "cuda" else 0
-    return {"allocated_bytes": int(torch.cuda.max_memory_allocated()), "reserved_bytes": reserved, "device_bytes": int(total - free) - others - int(torch.cuda.memory_reserved()) + reserved}
+    others = (
+        plan.device.total_bytes - plan.device.free_bytes
+        if plan.device.real and plan.device.type == "cuda"
+        else 0
+    )
+    return {
+        "allocated_bytes": int(torch.cuda.max_memory_allocated()),
+        "reserved_bytes": reserved,
+        "device_bytes": int(total - free) - others - int(torch.cuda.memory_reserved()) + reserved,
+    }
 
 
-def start(kind: str, verb: str, settings: Settings, plan: Plan, screen: Screen) -> Run:
+def start(kind: str, verb: str, settings: Settings, plan: Plan, reporter: Reporter) -> Run:
     """Make the folder and write settings, plan and environment into it before any work."""
-    home = places.runs()
+    home = paths.runs()
     folder = home / f"{time.strftime('%Y%m%d-%H%M%S')}-{kind}-{secrets.token_hex(2)}"
     (folder / "artifacts").mkdir(parents=True)
-    run = Run(folder, screen, plan)
-    run._json("run.json", {"kind": kind, "verb": verb, "command": ["onecard", *sys.argv[1:]], "cwd": str(Path.cwd()),
-                           "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    run = Run(folder, reporter, plan)
+    run._json(
+        "run.json",
+        {
+            "kind": kind,
+            "verb": verb,
+            "command": ["onecard", *sys.argv[1:]],
+            "cwd": str(Path.cwd()),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        },
+    )
     values = settings.model_dump(mode="json", exclude_none=True)
-    places.write_text(folder / "settings.toml", tomli_w.dumps(values))
+    fsio.write_text(folder / "settings.toml", tomli_w.dumps(values))
     run._json("plan.json", plan.as_dict())
     run._json("env.json", environment(plan))
-    places.write_text(folder / "status", "running\n")
+    fsio.write_text(folder / "status", "running\n")
     return run
 
 
@@ -169,23 +247,43 @@ def environment(plan: Plan) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"card": plan.card.as_dict(), "python": platform.python_version(), "platform": platform.platform(),
-            "cpu_count": os.cpu_count(), "packages": versions, "git": _git_state()}
+    return {
+        "card": plan.device.as_dict(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "packages": versions,
+        "git": _git_state(),
+    }
 
 
 def _git_state() -> dict[str, Any]:
     def ask(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True, timeout=5)
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *words],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
+
     try:
         commit = ask("rev-parse", "HEAD")
-        return {"commit": commit, "changed": bool(ask("status", "--porcelain", "--untracked-files=no"))} if commit else {}
+        return (
+            {
+                "commit": commit,
+                "changed": bool(ask("status", "--porcelain", "--untracked-files=no")),
+            }
+            if commit
+            else {}
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run folder; empty where the file is missing or broken, so that one bad run hides no other."""
+    """A JSON object from a run folder; empty where the file is missing or broken, so that one bad
+    run hides no other."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onecard import config, places
+from onecard import config, paths
 from onecard.errors import DataError, NotFound, not_found
 from onecard.runs.record import read_json
 
 
 @dataclass(frozen=True)
-class Past:
+class RunRecord:
     """A run that lies on the disk."""
 
     folder: Path
@@ -49,13 +49,21 @@ class Past:
                 row = json.loads(line)
                 rows[str(row["id"])] = row
             except (ValueError, KeyError, TypeError) as fault:
-                raise DataError(f"{path}:{number} is no item of a run", why=str(fault), fix="remove the line, or evaluate again") from None
+                raise DataError(
+                    f"{path}:{number} is no item of a run",
+                    why=str(fault),
+                    fix="remove the line, or evaluate again",
+                ) from None
         return rows
 
-    def data_differs(self, other: "Past") -> bool:
+    def data_differs(self, other: "RunRecord") -> bool:
         """Whether the two runs read other questions; what was never noted counts as equal."""
         mine, theirs = (read_json(run.folder / "data.json") for run in (self, other))
-        return any(mine[k]["sha256"] != theirs[k]["sha256"] for k in mine.keys() & theirs.keys() if k.startswith("questions"))
+        return any(
+            mine[k]["sha256"] != theirs[k]["sha256"]
+            for k in mine.keys() & theirs.keys()
+            if k.startswith("questions")
+        )
 
     def events(self) -> list[dict[str, Any]]:
         path = self.folder / "events.jsonl"
@@ -69,33 +77,51 @@ class Past:
         return rows
 
 
-def recent(limit: int = 50) -> list[Past]:
+def recent(limit: int = 50) -> list[RunRecord]:
     """The newest first."""
-    home = places.runs()
+    home = paths.runs()
     folders = [path.parent for path in home.glob("*/run.json")] if home.is_dir() else []
-    return [Past(folder) for folder in sorted(folders, key=lambda folder: folder.name, reverse=True)[:limit]]
+    return [
+        RunRecord(folder)
+        for folder in sorted(folders, key=lambda folder: folder.name, reverse=True)[:limit]
+    ]
 
 
-def find(name: str) -> Past:
+def find(name: str) -> RunRecord:
     """By its whole id, a part of it that only one has, or 'last'. Raises NotFound."""
     known = recent(100_000)
     if name == "last" and known:
         return known[0]
-    hits = [run for run in known if run.id == name] or [run for run in known if name and name in run.id]
+    hits = [run for run in known if run.id == name] or [
+        run for run in known if name and name in run.id
+    ]
     if len(hits) == 1:
         return hits[0]
     if hits:
-        raise NotFound(f"'{name}' is the name of {len(hits)} runs", why=", ".join(run.id for run in hits[:5]) + (" ..." if len(hits) > 5 else ""), fix="write more of the ID")
+        raise NotFound(
+            f"'{name}' is the name of {len(hits)} runs",
+            why=", ".join(run.id for run in hits[:5]) + (" ..." if len(hits) > 5 else ""),
+            fix="write more of the ID",
+        )
     raise not_found("run", name, [run.id for run in known], "onecard runs list")
 
 
 def result_model(name: str) -> Path:
-    """The model file that a run left in artifacts/: a GGUF, else a folder of safetensors. Raises NotFound."""
+    """The model file that a run left in artifacts/: a GGUF, else a folder of safetensors.
+
+    Raises NotFound.
+    """
     run = find(name)
     told = Path(str(read_json(run.folder / "artifacts" / "result.json").get("model", "")))
     if told.suffix == ".gguf" and told.is_file():  # it may lie in an output folder of the user's
         return told
-    found = sorted((run.folder / "artifacts").rglob("*.gguf")) or sorted((run.folder / "artifacts").rglob("*.safetensors"))
+    found = sorted((run.folder / "artifacts").rglob("*.gguf")) or sorted(
+        (run.folder / "artifacts").rglob("*.safetensors")
+    )
     if not found:
-        raise NotFound(f"run {run.id} left no model", why=f"no .gguf or .safetensors in {run.folder / 'artifacts'}", fix="onecard runs list")
+        raise NotFound(
+            f"run {run.id} left no model",
+            why=f"no .gguf or .safetensors in {run.folder / 'artifacts'}",
+            fix="onecard runs list",
+        )
     return found[0] if found[0].suffix == ".gguf" else found[0].parent

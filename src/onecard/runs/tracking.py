@@ -1,4 +1,5 @@
-"""Sends a run's steps and scores to a tracker that the user chose; ours is never a dashboard. Knows no kind.
+"""Sends a run's steps and scores to a tracker that the user chose; ours is never a dashboard. Knows
+no kind.
 
 Each tracker's library is an extra (`onecard[tracking]`) and is imported when it is named.
 """
@@ -25,14 +26,20 @@ class Tracker:
 
 def start(name: str, folder: Path, settings: Mapping[str, Any]) -> Tracker:
     """Raises MissingExtra when the tracker's library is not installed."""
-    return {"trackio": _Trackio, "tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}[name](folder, settings)
+    return {"trackio": _Trackio, "tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}[
+        name
+    ](folder, settings)
 
 
 def _library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise MissingExtra(f"report_to {name} needs the package {name.split('.')[0]}", why="it is not installed", fix="pip install 'onecard[tracking]'") from None
+        raise MissingExtra(
+            f"report_to {name} needs the package {name.split('.')[0]}",
+            why="it is not installed",
+            fix="pip install 'onecard[tracking]'",
+        ) from None
 
 
 class _TensorBoard(Tracker):
@@ -45,7 +52,9 @@ class _TensorBoard(Tracker):
         self._writer = writer.EventFileWriter(str(folder / "artifacts" / "tensorboard"))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        rows = [self._pb.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        rows = [
+            self._pb.Summary.Value(tag=name, simple_value=value) for name, value in values.items()
+        ]
         self._writer.add_event(self._event.Event(step=step, summary=self._pb.Summary(value=rows)))
 
     def finish(self, scores: Mapping[str, float]) -> None:
@@ -61,8 +70,14 @@ class _Wandb(Tracker):
 
         wandb = _library("wandb")
         mode = os.environ.get("WANDB_MODE", "offline")
-        self._run = wandb.init(project="onecard", name=folder.name, dir=str(folder / "artifacts"), config=dict(settings), mode=mode,
-                               settings=wandb.Settings(silent=True, console="off"))
+        self._run = wandb.init(
+            project="onecard",
+            name=folder.name,
+            dir=str(folder / "artifacts"),
+            config=dict(settings),
+            mode=mode,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -89,7 +104,9 @@ class _Mlflow(Tracker):
         self._mlflow.log_metrics(dict(values), step=step)
 
     def finish(self, scores: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in scores.items()})
+        self._mlflow.log_metrics(
+            {name.replace("@", "_at_"): value for name, value in scores.items()}
+        )
         self._mlflow.end_run()
 
 

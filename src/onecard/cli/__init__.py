@@ -1,0 +1,1 @@
+"""The command line: click groups over the tasks and the commands above them."""

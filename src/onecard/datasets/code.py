@@ -1,0 +1,171 @@
+"""Source code to its functions and classes, by syntax tree. Knows grammars by name, no project."""
+
+from functools import cache
+from typing import Any
+
+import tree_sitter_language_pack
+
+from onecard.datasets.blocks import Block
+
+DEFINITIONS = {
+    "function_definition",
+    "class_definition",
+    "decorated_definition",
+    "function_declaration",
+    "class_declaration",
+    "method_definition",
+    "method_declaration",
+    "interface_declaration",
+    "enum_declaration",
+    "type_alias_declaration",
+    "struct_item",
+    "enum_item",
+    "impl_item",
+    "trait_item",
+    "function_item",
+    "mod_item",
+    "type_declaration",
+    "struct_specifier",
+    "class_specifier",
+    "namespace_definition",
+    "constructor_declaration",
+    "module",
+    "class",
+    "method",
+    "singleton_method",
+    "lexical_declaration",
+    "export_statement",
+    "object_declaration",
+    "protocol_declaration",
+    "trait_declaration",
+}
+CONTAINERS = {
+    "class_definition",
+    "class_declaration",
+    "impl_item",
+    "trait_item",
+    "class_specifier",
+    "namespace_definition",
+    "mod_item",
+    "interface_declaration",
+    "module",
+    "class",
+    "object_declaration",
+    "decorated_definition",
+    "export_statement",
+}
+LARGE_LINES = 60
+"""A class longer than this is cut into its methods; shorter ones say more whole."""
+
+
+@cache
+def _parser(grammar: str) -> Any:
+    try:
+        return tree_sitter_language_pack.get_parser(grammar)  # type: ignore[arg-type]
+    except LookupError:
+        return None
+
+
+def blocks(text: str, grammar: str) -> list[Block]:
+    """Each function or class with its lines and name; what lies between them in blocks of its own."""
+    parser = _parser(grammar)
+    lines = text.split("\n")
+    if (
+        parser is None or len(text) > 2_000_000
+    ):  # a generated file of that size has no structure worth the parse
+        return _between(lines, 0, len(lines), ())
+    tree = parser.parse(text.encode("utf-8", "replace"))
+    return _cut(tree.root_node, lines, 0, len(lines), ())
+
+
+def _cut(node: Any, lines: list[str], start: int, end: int, trail: tuple[str, ...]) -> list[Block]:
+    found: list[Block] = []
+    at = start
+    for child in node.children:
+        if child.type not in DEFINITIONS:
+            continue
+        first, last = _with_comments(lines, child.start_point[0], at), child.end_point[0]
+        name = _name(child)
+        if last < at or (not name and last - first < 3):
+            continue
+        found += _between(lines, at, first, trail)
+        here = (*trail, name) if name else trail
+        body = _body(child)
+        if last - first > LARGE_LINES and body is not None:
+            found += _cut(body, lines, first, last + 1, here)
+        else:
+            found.append(Block("\n".join(lines[first : last + 1]), first + 1, last + 1, here))
+        at = last + 1
+    return found + _between(lines, at, end, trail)
+
+
+def _with_comments(lines: list[str], first: int, floor: int) -> int:
+    """The first line of the comment or decorator lines that stand right above a definition."""
+    while first > floor and lines[first - 1].strip().startswith(
+        ("#", "//", "/*", "*", "@", "///", '"""')
+    ):
+        first -= 1
+    return first
+
+
+def _name(node: Any) -> str:
+    named = node.child_by_field_name("name") or (
+        node.child_by_field_name("type") if node.type == "impl_item" else None
+    )
+    if named is not None:
+        return str(named.text.decode("utf-8", "replace"))[:80]
+    for child in (
+        node.children
+    ):  # a decorator or `export` around the definition; a declarator in C; `const name = ...`
+        if (
+            child.type in DEFINITIONS
+            or child.type
+            in ("function_declarator", "pointer_declarator", "variable_declarator", "type_spec")
+        ) and (name := _name(child)):
+            return name
+    declarator = node.child_by_field_name("declarator")
+    return (
+        _name(declarator)
+        if declarator is not None
+        else str(node.text.decode("utf-8", "replace"))[:80]
+        if node.type == "identifier"
+        else ""
+    )
+
+
+def _body(node: Any) -> Any:
+    """Where the members of a class lie; None for a function, which is never cut by its inner ones."""
+    if node.type not in CONTAINERS:
+        return None
+    inner = (
+        next((child for child in node.children if child.type in CONTAINERS), None)
+        if node.type in ("decorated_definition", "export_statement")
+        else None
+    )
+    if node.type in ("decorated_definition", "export_statement"):
+        return _body(inner) if inner is not None else None
+    return node.child_by_field_name("body") or next(
+        (
+            child
+            for child in node.children
+            if "body" in child.type or child.type == "declaration_list"
+        ),
+        None,
+    )
+
+
+def _between(lines: list[str], start: int, end: int, trail: tuple[str, ...]) -> list[Block]:
+    """Loose code: runs of lines, cut at blank ones."""
+    out: list[Block] = []
+    held: list[str] = []
+    first = start
+    for i in range(start, min(end, len(lines)) + 1):
+        line = lines[i] if i < min(end, len(lines)) else ""
+        if line.strip():
+            if not held:
+                first = i
+            held.append(line)
+        elif held:
+            out.append(Block("\n".join(held), first + 1, first + len(held), trail))
+            held = []
+    return out

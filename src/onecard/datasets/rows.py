@@ -1,0 +1,94 @@
+"""Rows of JSONL and CSV files, each checked for the fields that are needed. Knows no kind."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from onecard.datasets import text as data_text
+from onecard.errors import DataError, NotFound
+
+
+def jsonl(
+    path: Path, need: Sequence[str] = (), check: Callable[[dict[str, Any]], str] | None = None
+) -> list[dict[str, Any]]:
+    """One JSON object a line; blank lines are passed over; `check` says what is wrong with a row.
+
+    Raises NotFound, DataError with file:line.
+    """
+    rows = []
+    for number, line in enumerate(
+        _read(path).split("\n"), 1
+    ):  # not splitlines: U+2028 may stand in a JSON string
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as fault:
+            raise DataError(
+                f"{path}:{number} is not JSON",
+                why=f"{fault}: {line[:60]!r}",
+                fix="each line must be one JSON object",
+            ) from None
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}:{number} is no JSON object",
+                why=f"it is {line[:60]!r}",
+                fix='write {"field": value, ...}',
+            )
+        _need(row, need, path, number)
+        if check and (wrong := check(row)):
+            raise DataError(
+                f"{path}:{number} is not as it should be", why=wrong, fix="mend that line"
+            )
+        rows.append(row)
+    return _some(rows, path)
+
+
+def table(path: Path, need: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows of a CSV or TSV file with a head line. Raises NotFound, DataError with file:line."""
+    reader = csv.DictReader(
+        io.StringIO(_read(path)), delimiter="\t" if path.suffix == ".tsv" else ","
+    )
+    rows = []
+    try:
+        for row in reader:
+            _need(row, need, path, reader.line_num)
+            rows.append({key: value for key, value in row.items() if key})
+    except csv.Error as fault:
+        raise DataError(
+            f"{path}:{reader.line_num} is no CSV",
+            why=str(fault),
+            fix="mend the quotes of that line, or save it again as CSV",
+        ) from None
+    return _some(rows, path)
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise NotFound(
+            f"there is no file {path}",
+            why="nothing lies at that path" if not path.exists() else "it is a folder",
+            fix="check the path",
+        )
+    return data_text.decode(path.read_bytes(), path)[0]
+
+
+def _need(row: dict[str, Any], need: Sequence[str], path: Path, number: int) -> None:
+    lacking = [name for name in need if row.get(name) in (None, "")]
+    if lacking:
+        raise DataError(
+            f"{path}:{number} lacks {', '.join(lacking)}",
+            why=f"it has {', '.join(map(str, row)) or 'nothing'}",
+            fix=f"each row needs {', '.join(need)}",
+        )
+
+
+def _some(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    if not rows:
+        raise DataError(
+            f"{path} is empty", why="it holds no row", fix="give a file with at least one row"
+        )
+    return rows

@@ -1,0 +1,174 @@
+"""The files below some folders that are worth reading. Knows names and sizes, no content."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pathspec
+
+from onecard.errors import NotFound
+
+SKIPPED = {"__pycache__", "node_modules", "site-packages", "dist", "build"}
+DOCUMENTS = {
+    ".md",
+    ".markdown",
+    ".mdx",
+    ".txt",
+    ".rst",
+    ".org",
+    ".html",
+    ".htm",
+    ".pdf",
+    ".docx",
+    ".ipynb",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".tex",
+    ".adoc",
+}
+CODE = {
+    ".py": "python",
+    ".pyi": "python",
+    ".js": "javascript",
+    ".jsx": "javascript",
+    ".mjs": "javascript",
+    ".ts": "typescript",
+    ".tsx": "tsx",
+    ".java": "java",
+    ".c": "c",
+    ".h": "c",
+    ".cc": "cpp",
+    ".cpp": "cpp",
+    ".hpp": "cpp",
+    ".cu": "cpp",
+    ".cs": "csharp",
+    ".go": "go",
+    ".rs": "rust",
+    ".rb": "ruby",
+    ".php": "php",
+    ".swift": "swift",
+    ".kt": "kotlin",
+    ".scala": "scala",
+    ".lua": "lua",
+    ".sh": "bash",
+    ".bash": "bash",
+    ".sql": "sql",
+    ".r": "r",
+    ".jl": "julia",
+    ".toml": "toml",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".css": "css",
+    ".zig": "zig",
+    ".dart": "dart",
+    ".ex": "elixir",
+    ".hs": "haskell",
+}
+"""Suffix to the name of its tree-sitter grammar."""
+NAMES = {"Makefile": "make", "Dockerfile": "dockerfile"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file to read: where it is, and what tells that it changed."""
+
+    path: Path
+    bytes: int
+    mtime_ns: int
+    fault: str = ""
+    """Why it cannot be read at all; empty for all others."""
+
+
+def files(roots: Sequence[Path]) -> Iterator[Found]:
+    """Readable files below the roots, in the order of their names, each once; .gitignore is obeyed,
+    hidden ones are left out.
+
+    Links are followed; a circle of links is walked once. Raises NotFound for a root that is not
+    there.
+    """
+    seen: set[str] = set()
+    for root in roots:
+        if not root.exists():
+            raise NotFound(
+                f"there is no folder {root}", why="nothing lies at that path", fix="check the path"
+            )
+        if root.is_file():
+            yield from _file(root, seen)
+        else:
+            yield from _folder(root, [], seen)
+
+
+def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iterator[Found]:
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    ignore = folder / ".gitignore"
+    try:
+        if ignore.is_file():
+            rules = [
+                *rules,
+                (
+                    folder,
+                    pathspec.PathSpec.from_lines(
+                        "gitignore", ignore.read_text(errors="replace").splitlines()
+                    ),
+                ),
+            ]
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return  # vanished or not ours to read
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.startswith(".") or entry.name in SKIPPED:
+            continue
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            continue
+        if any(
+            spec.match_file(path.relative_to(base).as_posix() + ("/" if is_folder else ""))
+            for base, spec in rules
+        ):
+            continue
+        if is_folder:
+            if not (path / "pyvenv.cfg").exists():
+                yield from _folder(path, rules, seen)
+        elif language(path) or path.suffix.lower() in DOCUMENTS:
+            yield from _file(path, seen)
+
+
+def _file(path: Path, seen: set[str]) -> Iterator[Found]:
+    real = os.path.realpath(path)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        facts = path.stat()
+    except OSError as fault:
+        if path.is_symlink():
+            yield Found(path, 0, 0, f"it is a link to nothing ({fault.strerror})")
+        return  # else it vanished
+    if not path.is_file():
+        yield Found(path, 0, 0, "it is no plain file (a pipe, a socket or a device)")
+    elif _undecodable(str(path)):
+        yield Found(path, 0, 0, "its name is not UTF-8")
+    else:
+        yield Found(path, facts.st_size, facts.st_mtime_ns)
+
+
+def _undecodable(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def language(path: Path) -> str:
+    """The grammar of a code file; empty for other files."""
+    return CODE.get(path.suffix.lower(), "") or NAMES.get(path.name, "")

@@ -1,0 +1,207 @@
+"""What this machine has and lacks for onecard, each fault with the command that mends it.
+
+Knows the extras, not the kinds' work.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from onecard import paths
+from onecard.hub import download
+from onecard.memory import devices
+from onecard.reporting import Result, table
+from onecard.units import GIB, gib, size
+
+EXTRAS = {
+    "rag": ("sentence_transformers", "qdrant_client"),
+    "langchain": ("langchain_core",),
+    "llamaindex": ("llama_index",),
+    "tracking": ("trackio", "tensorboard", "wandb", "mlflow"),
+    "finetune": ("torch", "transformers", "peft", "trl", "bitsandbytes"),
+    "asr": ("faster_whisper",),
+    "detect": ("ultralytics",),
+    "diffusion": ("diffusers",),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    state: str
+    """good, missing (an extra that is not needed for all kinds) or bad."""
+    says: str
+    fix: str = ""
+
+
+def examine() -> Result:
+    """All checks; the answer's data has `bad`, the number of faults."""
+    checks = [_python(), *_card(), _engine(), _torch(), _memory(), _disk(), _hub(), *_extras()]
+    rows = [[check.state, check.name, check.says, check.fix] for check in checks]
+    bad = sum(check.state == "bad" for check in checks)
+    words = table(rows, ["state", "what", "found", "fix"]) + (
+        "\n\nall is well" if not bad else f"\n\n{bad} to mend"
+    )
+    return Result({"bad": bad, "checks": [check.__dict__ for check in checks]}, words)
+
+
+def _python() -> Check:
+    good = sys.version_info >= (3, 11)
+    return Check(
+        "python",
+        "good" if good else "bad",
+        f"{platform.python_version()} on {platform.machine()}",
+        "" if good else "install Python 3.11 or newer",
+    )
+
+
+def _card() -> list[Check]:
+    present = devices.installed()
+    if present:
+        return [
+            Check("card", "good", f"{device.render()}, driver {device.driver}")
+            for device in present
+        ]
+    if seen := _pci_cards():
+        return [
+            Check(
+                "card",
+                "bad",
+                f"{seen}: no driver answers",
+                "install NVIDIA's driver: apt install nvidia-driver, then restart",
+            )
+        ]
+    return [Check("card", "missing", "no NVIDIA card: everything runs on the CPU, slower")]
+
+
+def _pci_cards() -> str:
+    """NVIDIA display devices on the PCI bus, found without the driver."""
+    try:
+        for device in sorted(Path("/sys/bus/pci/devices").iterdir()):
+            if (device / "vendor").read_text().strip() == "0x10de" and (
+                device / "class"
+            ).read_text().startswith("0x03"):
+                return f"an NVIDIA card at {device.name}"
+    except OSError:
+        pass
+    return ""
+
+
+def _engine() -> Check:
+    try:
+        version = importlib.metadata.version("xllamacpp")
+    except importlib.metadata.PackageNotFoundError:
+        return Check("llama.cpp", "bad", "xllamacpp is not installed", "pip install xllamacpp")
+    code = (
+        "import xllamacpp as x; print([d['description'] for d in x.get_device_info() if "
+        "d['type'].name != 'GGML_BACKEND_DEVICE_TYPE_CPU'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )  # in a child: it is 100 MB of library
+    if done.returncode:
+        return Check(
+            "llama.cpp",
+            "bad",
+            f"xllamacpp {version} does not load: {done.stderr.strip().splitlines()[-1:]}",
+            "pip install --force-reinstall xllamacpp",
+        )
+    engine_devices = done.stdout.strip().strip("[]")
+    if devices.installed() and not engine_devices:
+        from onecard.inference.llamacpp import cuda_command
+
+        return Check(
+            "llama.cpp",
+            "bad",
+            f"xllamacpp {version} is built for the CPU only, the card stays idle",
+            cuda_command(),
+        )
+    return Check(
+        "llama.cpp",
+        "good",
+        f"xllamacpp {version}" + (f" on {engine_devices}" if engine_devices else ", CPU build"),
+    )
+
+
+def _torch() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check(
+            "torch",
+            "missing",
+            "not installed: training kinds need it",
+            "pip install 'onecard[finetune]'",
+        )
+    version = importlib.metadata.version("torch")
+    built = importlib.util.find_spec("torch.version")
+    text = Path(built.origin).read_text() if built and built.origin else ""
+    cuda = "cuda: Optional[str] = None" not in text and "cuda = None" not in text
+    if devices.installed() and not cuda:
+        return Check(
+            "torch",
+            "bad",
+            f"{version} is built for the CPU only, the card stays idle",
+            "pip install --force-reinstall torch  (the default build has CUDA)",
+        )
+    return Check("torch", "good", f"{version}, {'CUDA' if cuda else 'CPU'} build")
+
+
+def _memory() -> Check:
+    total, free = devices.memory_bytes()
+    return Check(
+        "memory",
+        "good" if free > 2 * GIB else "bad",
+        f"{gib(free)} free of {gib(total)}",
+        "" if free > 2 * GIB else "close other programs: 2 GiB are needed",
+    )
+
+
+def _disk() -> Check:
+    home = paths.home()
+    near = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(near).free
+    writable = os.access(near, os.W_OK)
+    if not writable:
+        return Check(
+            "disk", "bad", f"{home} cannot be written", "set ONECARD_HOME to a folder of yours"
+        )
+    return Check(
+        "disk",
+        "good" if free > 5 * GIB else "bad",
+        f"{size(free)} free at {home}",
+        "" if free > 5 * GIB else "set ONECARD_HOME to a disk with 5 GiB free",
+    )
+
+
+def _hub() -> Check:
+    if download.offline():
+        return Check(
+            "hub", "missing", "downloads are switched off (ONECARD_OFFLINE or HF_HUB_OFFLINE)"
+        )
+    return (
+        Check("hub", "good", "reachable")
+        if download.hub_reachable()
+        else Check(
+            "hub", "missing", "the model hub cannot be reached: embedded models and files only"
+        )
+    )
+
+
+def _extras() -> list[Check]:
+    checks = []
+    for extra, modules in EXTRAS.items():
+        lacking = [m for m in modules if importlib.util.find_spec(m) is None]
+        checks.append(
+            Check(
+                f"onecard[{extra}]",
+                "missing" if lacking else "good",
+                f"lacks {', '.join(lacking)}" if lacking else "installed",
+                f"pip install 'onecard[{extra}]'" if lacking else "",
+            )
+        )
+    return checks

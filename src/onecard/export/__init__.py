@@ -1,0 +1,1 @@
+"""Other forms of a trained model: GGUF and its quantizations, CTranslate2."""

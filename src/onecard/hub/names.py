@@ -1,0 +1,213 @@
+"""A model's name to what can be opened: a file or folder on the disk, or a model that a server
+holds. Downloads nothing.
+
+Names: `smollm2-135m` or `llama3.1:8b` (the catalog), `hf:org/name[:quant]`, `./file.gguf` or a
+folder,
+`ollama:name`, `run:ID`, and whatever `onecard models import` gave a name to.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from onecard import paths
+from onecard.errors import NotFound, SettingsError, not_found
+from onecard.memory.architectures import lm
+from onecard.memory.architectures.gguf import read_header
+from onecard.memory.architectures.lm import LM
+from onecard.runs import store
+
+OLLAMA_URL = "http://127.0.0.1:11434"
+QUANT = re.compile(
+    r"(?i)(?<![a-z0-9])(iq[1-4]_[a-z]+|q[2-8]_[0-9k](?:_[sml])?|bf16|f16|f32)(?![a-z0-9])"
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where a model lies or will lie.
+
+    `path` may not exist yet: then `source` says how it is pulled.
+    """
+
+    name: str
+    source: Literal["file", "catalog", "hub", "ollama", "run"]
+    path: Path | None = None
+    quant: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The catalog's row; empty for models that have none."""
+    repo: str = ""
+    url: str = ""
+    """Base address of the server that holds it, where it is not a file."""
+
+    @property
+    def here(self) -> bool:
+        return self.path is not None and self.path.exists()
+
+    def counts(self) -> tuple[LM, int] | None:
+        """The counts a plan needs and the bytes of the weights (0: by the quantization): from the
+        file's header, a folder's config.json, else the
+        table of usual models; None when nothing is known."""
+        if self.here and self.path and self.path.is_file():
+            header = read_header(self.path)
+            return lm.from_header(header, self.name), header.data_bytes
+        if self.here and self.path and (self.path / "config.json").is_file():
+            return lm.from_config(self.path / "config.json"), 0
+        found = lm.named(self.name)
+        return (found, 0) if found else None
+
+    def quants(self) -> tuple[str, ...]:
+        return tuple(self.facts.get("quants", ())) or ((self.quant,) if self.quant else ())
+
+
+@cache
+def catalog() -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
+
+
+def shelf(name: str) -> Path:
+    """The folder of a pulled or imported model; the name's characters are made safe for a file
+    system."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".")
+    if not safe:
+        raise SettingsError(
+            f"'{name}' is no name for a model",
+            why="no letter of it can stand in a folder's name",
+            fix="letters, digits, '.', '_' and '-'",
+        )
+    return paths.models() / safe
+
+
+def find(name: str, quant: str = "") -> Model:
+    """What a name stands for. Raises NotFound with the nearest names, SettingsError for no name."""
+    if not name.strip():
+        raise SettingsError(
+            "no model is named",
+            why="the name is empty",
+            fix="--model smollm2-135m, or another of: onecard models list",
+        )
+    if name.startswith("run:"):
+        return Model(name, "run", store.result_model(name[4:]))
+    if name.startswith("ollama:"):
+        return _ollama(name)
+    if name.startswith("hf:"):
+        return _hub(name, quant)
+    if name in catalog():
+        return _catalog(name, quant)
+    path = Path(name).expanduser()
+    if path.exists():
+        return Model(name, "file", path.resolve(), quant_of(path.name))
+    if imported := _on_shelf(name, quant):
+        return imported
+    if "/" in name or path.suffix == ".gguf":
+        raise NotFound(
+            f"there is no model file {name}",
+            why="nothing lies at that path",
+            fix=f"check the path; a model of the hub is written hf:{name}"
+            if "/" in name
+            else "check the path",
+        )
+    raise not_found(
+        "model",
+        name,
+        [
+            *(n for n, facts in catalog().items() if facts["task"] not in ("embed", "rerank")),
+            *imported_names(),
+        ],
+        "onecard models list",
+    )
+
+
+def imported_names() -> list[str]:
+    """The folders of the shelf that hold a model and are not the catalog's."""
+    taken = {shelf(name) for name in catalog()}
+    folders = paths.models().glob("*") if paths.models().is_dir() else []
+    return sorted(
+        p.name
+        for p in folders
+        if p not in taken and p.is_dir() and any(not f.name.startswith(".") for f in p.iterdir())
+    )
+
+
+def quant_of(file_name: str) -> str:
+    """The quantization in a file's name, lower case; empty when it names none.
+
+    >>> quant_of("SmolLM2-135M-Instruct.Q4_1.gguf"), quant_of("Llama-3.1-8B-Q4_K_M.gguf"), quant_of("model.gguf")
+    ('q4_1', 'q4_k_m', '')
+    """
+    found = QUANT.findall(file_name)
+    return found[-1].lower() if found else ""
+
+
+def _catalog(name: str, quant: str) -> Model:
+    facts = catalog()[name]
+    quants = facts.get("quants", [])
+    if quant and quant not in quants:
+        raise not_found(f"quantization of {name}", quant, quants)
+    if facts["task"] == "rerank":
+        return _hub(f"hf:{facts['hub']}", quant)
+    if "file" not in facts:
+        return Model(name, "catalog", shelf(name), facts=facts)
+    here = [q for q in quants if (shelf(name) / file_name(facts, q)).exists()]
+    quant = quant or (here[0] if here else quants[0] if len(quants) == 1 else "")
+    path = shelf(name) / file_name(facts, quant) if quant else None
+    return Model(name, "catalog", path, quant, facts, facts.get("hub", ""))
+
+
+def file_name(facts: Mapping[str, Any], quant: str) -> str:
+    return str(facts["file"]).replace("{QUANT}", quant.upper())
+
+
+def _hub(name: str, quant: str) -> Model:
+    repo, _, tail = name[3:].partition(":")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
+        raise SettingsError(
+            f"'{name}' is no model of the hub",
+            why="such a name is an owner and a repository",
+            fix="hf:org/name or hf:org/name:q4_k_m",
+        )
+    quant = quant or tail
+    folder = shelf(f"hf:{repo}")
+    held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
+    path = held[0] if held else folder if (folder / "config.json").exists() else None
+    return Model(name, "hub", path, quant or (quant_of(held[0].name) if held else ""), repo=repo)
+
+
+def _on_shelf(name: str, quant: str) -> Model | None:
+    folder = shelf(name)
+    held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
+    if held:
+        return Model(name, "file", held[0], quant_of(held[0].name))
+    return Model(name, "file", folder) if (folder / "config.json").exists() else None
+
+
+def _ollama(name: str) -> Model:
+    """Ollama keeps a model as a manifest that names blobs by sha256; the blob of type `model` is a
+    GGUF file."""
+    import os
+
+    bare, _, tag = name[7:].partition(":")
+    if not re.fullmatch(r"[\w./-]+", bare) or ".." in bare:
+        raise SettingsError(
+            f"'{name}' is no model of Ollama",
+            why="such a name has letters, digits, '.', '-', '_', '/' and one ':'",
+            fix="ollama:llama3.1:8b",
+        )
+    root = Path(os.environ.get("OLLAMA_MODELS") or Path.home() / ".ollama" / "models")
+    space = bare if "/" in bare else f"library/{bare}"
+    manifest = root / "manifests" / "registry.ollama.ai" / space / (tag or "latest")
+    try:
+        layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+        digest = next(row["digest"] for row in layers if row["mediaType"].endswith(".model"))
+        path = root / "blobs" / str(digest).replace(":", "-")
+        if path.exists():
+            return Model(name, "ollama", path, quant_of(tag))
+    except (OSError, ValueError, KeyError, StopIteration, TypeError):
+        pass  # not on this disk: the server may hold it
+    url = os.environ.get("OLLAMA_HOST") or OLLAMA_URL
+    return Model(name, "ollama", url=url if "://" in url else f"http://{url}")

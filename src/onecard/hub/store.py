@@ -1,0 +1,186 @@
+"""The models on this machine: list, show, pull, import, remove, and the way to GGUF and to fewer
+bits. Knows no engine."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from onecard import fsio, paths
+from onecard.errors import DataError, NotFound, SettingsError
+from onecard.export import gguf
+from onecard.hub import download, names
+from onecard.memory.architectures.gguf import read_header
+from onecard.reporting import Reporter, Result, table
+from onecard.runs.record import fingerprint
+from onecard.units import size
+
+
+def listing() -> Result:
+    """Every model of the catalog and every one that lies here."""
+    rows: list[dict[str, Any]] = []
+    for name, facts in names.catalog().items():
+        files = _files(names.shelf(name))
+        rows.append(
+            {
+                "name": name,
+                "task": facts["task"],
+                "here": bool(files),
+                "bytes": sum(p.stat().st_size for p in files),
+                "license": facts["license"],
+                "says": facts["says"],
+            }
+        )
+    for name in names.imported_names():
+        files = _files(paths.models() / name)
+        rows.append(
+            {
+                "name": name,
+                "task": "",
+                "here": True,
+                "bytes": sum(p.stat().st_size for p in files),
+                "license": "",
+                "says": "imported",
+            }
+        )
+    cells = [
+        [r["name"], r["task"], size(r["bytes"]) if r["here"] else "–", r["license"], r["says"]]
+        for r in rows
+    ]
+    return Result({"models": rows}, table(cells, ["name", "task", "on disk", "licence", "what"]))
+
+
+def _files(folder: Path) -> list[Path]:
+    return (
+        [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+        if folder.is_dir()
+        else []
+    )
+
+
+def show(name: str) -> Result:
+    """What is known of one model; a GGUF's header is read. Raises NotFound."""
+    model = names.find(name)
+    data: dict[str, Any] = {
+        "name": name,
+        "source": model.source,
+        "here": model.here,
+        "path": str(model.path or ""),
+        "url": model.url,
+        **model.facts,
+    }
+    if model.here and model.path and model.path.suffix == ".gguf":
+        header = read_header(model.path)
+        counts = model.counts()
+        data |= {
+            "architecture": header.architecture,
+            "bytes": model.path.stat().st_size,
+            "weight_bytes": header.data_bytes,
+            "tensors": len(header.tensors),
+            "has_chat_template": header.has_chat_template,
+            "max_tokens": header.number("context_length"),
+            "n_params": counts[0].n_params if counts else 0,
+        }
+    return Result(
+        data,
+        "\n".join(f"{key:18} {value}" for key, value in data.items() if value not in ("", None)),
+    )
+
+
+def pull(name: str, quant: str, reporter: Reporter) -> Result:
+    """Bring a model here. Raises NotFound with what was tried."""
+    model = names.find(name, quant)
+    if model.source == "catalog" and not model.path:
+        model = names.find(name, "q4_k_m" if "q4_k_m" in model.quants() else model.quants()[0])
+    path = download.pull(model, reporter)
+    return Result({"name": name, "path": str(path)}, f"{name} lies in {path}")
+
+
+def import_model(file: str, name: str, reporter: Reporter) -> Result:
+    """Copy a GGUF file or a folder of safetensors onto the shelf under a name.
+
+    Raises DataError for anything else.
+    """
+    source = Path(file).expanduser()
+    if not source.exists():
+        raise NotFound(
+            f"there is no file {file}",
+            why="nothing lies at that path",
+            fix="give the path of a .gguf file or a folder with config.json and .safetensors",
+        )
+    name = name or source.stem
+    if name in names.catalog():
+        raise SettingsError(
+            f"'{name}' is a name of the catalog",
+            why="a model of your own would hide it",
+            fix="--name another",
+        )
+    target = names.shelf(name)
+    with download.locked(target, reporter):
+        if source.is_file():
+            read_header(source)
+            with fsio.atomic_write(target / source.name) as draft:
+                shutil.copyfile(source, draft)
+        elif (source / "config.json").exists() and list(source.glob("*.safetensors")):
+            for path in sorted(source.iterdir()):
+                if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja"):
+                    with fsio.atomic_write(target / path.name) as draft:
+                        shutil.copyfile(path, draft)
+        else:
+            raise DataError(
+                f"{file} holds no model",
+                why="weights load as .gguf or .safetensors only: pickled ones can run code",
+                fix="convert it to safetensors first",
+            )
+    return Result(
+        {"name": name, "path": str(target)}, f"imported as {name}: onecard chat --model {name}"
+    )
+
+
+def remove(name: str, reporter: Reporter) -> Result:
+    """Delete a model's folder from the shelf; never a file of the user's own. Raises NotFound."""
+    target = names.shelf(name)
+    if not target.is_dir():
+        raise NotFound(
+            f"no model {name} lies here", why=f"{target} is no folder", fix="onecard models list"
+        )
+    freed = sum(path.stat().st_size for path in _files(target))
+    with download.locked(target, reporter):
+        shutil.rmtree(target)
+    return Result({"name": name, "freed_bytes": freed}, f"removed {name}: {size(freed)} freed")
+
+
+def to_gguf(name: str, out: str, outtype: str, reporter: Reporter) -> Result:
+    """A folder of safetensors to one GGUF file.
+
+    Raises DataError with the converter's last lines.
+    """
+    model = names.find(name)
+    path = download.pull(model, reporter)
+    target = Path(out) if out else names.shelf(path.name) / f"{path.name}-{outtype.upper()}.gguf"
+    gguf.to_gguf(path, target, outtype, reporter)
+    return Result(
+        {"path": str(target), "sha256": fingerprint(target)},
+        f"wrote {target} ({size(target.stat().st_size)})",
+    )
+
+
+def quantize(name: str, out: str, quant: str, reporter: Reporter) -> Result:
+    """A GGUF file to fewer bits. Raises DataError, NotFound."""
+    from onecard.export import (
+        quantize as quantize_file,
+    )  # loads numpy and gguf, which no plan needs
+
+    path = download.pull(names.find(name), reporter)
+    if path.suffix != ".gguf" and path.is_dir():
+        raise DataError(
+            f"{name} is not a GGUF file",
+            why="only GGUF files are quantized",
+            fix=f"onecard models convert {name}",
+        )
+    stem = names.QUANT.sub("", path.stem).rstrip(".-_")
+    target = Path(out) if out else names.shelf(stem) / f"{stem}-{quant.upper()}.gguf"
+    quantize_file.quantize(path, target, quant, reporter)
+    return Result(
+        {"path": str(target), "sha256": fingerprint(target), "bytes": target.stat().st_size},
+        f"wrote {target} ({size(path.stat().st_size)} -> {size(target.stat().st_size)})",
+    )

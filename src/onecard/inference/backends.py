@@ -1,0 +1,113 @@
+"""Opens the language model that the settings name: the embedded engine, Ollama, or any
+OpenAI-compatible server. Knows no kind."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from onecard.errors import DataError, EngineError
+from onecard.hub import download, names
+from onecard.inference import llamacpp, ollama
+from onecard.inference.client import Client
+from onecard.inference.config import EngineSettings, model_of
+from onecard.memory.plan import Plan
+from onecard.reporting import Reporter
+
+
+@contextmanager
+def language_model(
+    settings: EngineSettings,
+    plan: Plan,
+    reporter: Reporter,
+    *,
+    n_parallel: int = 1,
+    tell: bool = True,
+) -> Iterator[Client]:
+    """A client of the model; what was started for it ends with the block.
+
+    Raises NotFound, EngineError, DataError.
+    """
+    if settings.base_url:
+        yield Client(
+            settings.base_url.rstrip("/"),
+            os.environ.get(settings.api_key_env, ""),
+            _served_name(settings),
+            settings,
+        )
+        return
+    model = names.find(settings.model, settings.quant)
+    if model.url:
+        name = settings.model.removeprefix("ollama:")
+        ollama.need(model.url, name, reporter)
+        yield Client(f"{model.url}/v1", "ollama", name, settings)
+        return
+    chosen = model_of(settings, plan.device) or model
+    path = download.pull(chosen, reporter)
+    with embedded(
+        path, settings, plan, reporter, n_parallel=n_parallel, name=settings.model
+    ) as engine:
+        if tell:
+            reporter.line(
+                f"{settings.model}{' ' + chosen.quant if chosen.quant else ''}: {engine.where()}"
+            )
+        if warning := llamacpp.bypassed(engine.devices):
+            reporter.warn(warning)
+        yield Client(engine.base_url, engine.api_key, engine.name, settings, engine.why_dead)
+
+
+def embedded(
+    path: Path,
+    settings: EngineSettings,
+    plan: Plan,
+    reporter: Reporter,
+    *,
+    n_parallel: int = 1,
+    name: str = "",
+) -> llamacpp.LlamaCpp:
+    """The embedded engine on a GGUF file, layers placed as the plan decided.
+
+    Raises DataError for another form.
+    """
+    if path.suffix != ".gguf":
+        gguf = sorted(path.glob("*.gguf")) if path.is_dir() else []
+        if not gguf:
+            raise DataError(
+                f"{path.name} is no GGUF file",
+                why="the embedded engine opens GGUF only",
+                fix=f"onecard models convert {path}",
+            )
+        path = gguf[0]
+    layers = int(plan.choices.get("n_gpu_layers", 0)) if plan.device.real else 0
+    return llamacpp.LlamaCpp(
+        path,
+        n_ctx=settings.n_ctx * n_parallel,
+        n_gpu_layers=layers,
+        n_threads=settings.n_threads,
+        n_ubatch=settings.n_ubatch,
+        n_parallel=n_parallel,
+        kv_type=settings.kv_type,
+        reporter=reporter,
+        name=name,
+    )
+
+
+def _served_name(settings: EngineSettings) -> str:
+    """The model's name at a server: as given, else the only one that the server lists."""
+    if settings.model != EngineSettings.model_fields["model"].default:
+        return settings.model
+    probe = Client(
+        settings.base_url.rstrip("/"),
+        os.environ.get(settings.api_key_env, ""),
+        settings.model,
+        settings,
+    )
+    with probe._faults():
+        held = [row.id for row in probe.openai.models.list()]
+    if not held:
+        raise EngineError(
+            f"{settings.base_url} holds no model",
+            why="its list of models is empty",
+            fix="load one there, or name it with --model",
+        )
+    return held[0]

@@ -1,0 +1,296 @@
+"""A GGUF file's header: shapes, types and sizes of its tensors, without reading a weight. Knows the
+format, not the models.
+
+Format: ggml/docs/gguf.md (version 2 and 3, little endian). Every count is checked against the file
+before it is believed,
+so a hostile header costs bounded time and memory.
+"""
+
+import http.client
+import mmap
+import struct
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onecard.errors import DataError, NotFound
+
+MAX_KEYS, MAX_TENSORS, MAX_DIMS, MAX_STRING, MAX_ARRAY = 4096, 65536, 4, 1 << 24, 1 << 22
+REPACKED = ("q4_0", "q4_k", "q2_k", "iq4_nl")
+SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+STRING, ARRAY = 8, 9
+BLOCKS = {  # ggml type -> (name, values a block, bytes a block), from ggml.c's type traits
+    0: ("f32", 1, 4),
+    1: ("f16", 1, 2),
+    2: ("q4_0", 32, 18),
+    3: ("q4_1", 32, 20),
+    6: ("q5_0", 32, 22),
+    7: ("q5_1", 32, 24),
+    8: ("q8_0", 32, 34),
+    9: ("q8_1", 32, 36),
+    10: ("q2_k", 256, 84),
+    11: ("q3_k", 256, 110),
+    12: ("q4_k", 256, 144),
+    13: ("q5_k", 256, 176),
+    14: ("q6_k", 256, 210),
+    15: ("q8_k", 256, 292),
+    16: ("iq2_xxs", 256, 66),
+    17: ("iq2_xs", 256, 74),
+    18: ("iq3_xxs", 256, 98),
+    19: ("iq1_s", 256, 50),
+    20: ("iq4_nl", 32, 18),
+    21: ("iq3_s", 256, 110),
+    22: ("iq2_s", 256, 82),
+    23: ("iq4_xs", 256, 136),
+    24: ("i8", 1, 1),
+    25: ("i16", 1, 2),
+    26: ("i32", 1, 4),
+    27: ("i64", 1, 8),
+    28: ("f64", 1, 8),
+    29: ("iq1_m", 256, 56),
+    30: ("bf16", 1, 2),
+    34: ("tq1_0", 256, 54),
+    35: ("tq2_0", 256, 66),
+    39: ("mxfp4", 32, 17),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the file says of itself; arrays of the vocabulary are kept as their length only."""
+
+    keys: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    data_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        return str(self.keys.get("general.architecture", ""))
+
+    @property
+    def has_chat_template(self) -> bool:
+        return "tokenizer.chat_template" in self.keys
+
+    def number(self, name: str, default: int = 0) -> int:
+        """`<architecture>.<name>` as an int; the largest where the key is a list, one value a
+        layer."""
+        value = self.keys.get(f"{self.architecture}.{name}", default)
+        if isinstance(value, list):
+            value = max((v for v in value if isinstance(v, int | float)), default=default)
+        return int(value) if isinstance(value, int | float) else default
+
+    @property
+    def repacked_bytes(self) -> int:
+        """Bytes of the matrices that llama.cpp on a CPU lays out anew beside the file's (ggml's
+        CPU_REPACK buffer: these types, rows in eights, not the table)."""
+        return sum(
+            t.bytes
+            for t in self.tensors
+            if t.type in REPACKED
+            and len(t.shape) == 2
+            and t.shape[1] % 8 == 0
+            and t.name.startswith("blk.")
+        )
+
+    def layer_bytes(self) -> list[int]:
+        """Bytes of the tensors of each block, in order."""
+        sizes: dict[int, int] = {}
+        for tensor in self.tensors:
+            parts = tensor.name.split(".")
+            if parts[0] == "blk" and len(parts) > 1 and parts[1].isdigit():
+                sizes[int(parts[1])] = sizes.get(int(parts[1]), 0) + tensor.bytes
+        return [sizes[i] for i in sorted(sizes)]
+
+
+def read_header(path: Path) -> Header:
+    """Raises DataError for a file that is no GGUF, is cut short or lies about its sizes."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Reader(data, path).header()
+    except (OSError, ValueError) as fault:  # mmap refuses an empty file with a ValueError
+        raise DataError(
+            f"{path} does not open as a model", why=str(fault), fix="download or convert it again"
+        ) from None
+
+
+FIRST_BYTES = 1 << 22
+"""What is asked for first of a file far away; a vocabulary of 256k words takes some 8 MB, so it is
+asked for more until the header is whole."""
+MOST_BYTES = 1 << 27
+TIMEOUT_S = 20
+
+
+def read_remote(url: str) -> Header:
+    """A header over HTTP range requests: some megabytes of a file of gigabytes.
+
+    Raises DataError, NotFound.
+    """
+    have, whole = b"", 0
+    ask = FIRST_BYTES
+    while True:
+        more, whole = _range(url, len(have), ask)
+        have += more
+        try:
+            return _Reader(have, url, whole).header()
+        except _NeedsMore:
+            if not more or len(have) >= min(whole, MOST_BYTES):
+                raise DataError(
+                    f"{url} is not a whole GGUF file",
+                    why=f"its header does not end within {len(have)} bytes",
+                    fix="check the address, or download the file",
+                ) from None
+        ask = len(have)
+
+
+def _range(url: str, start: int, count: int) -> tuple[bytes, int]:
+    """(bytes from `start`, size of the whole file)."""
+    if not url.lower().startswith(("http://", "https://")):
+        raise DataError(
+            f"{url} is no web address",
+            why="a header is read over http or https",
+            fix="give a file's path, or its address",
+        )
+    asked = urllib.request.Request(
+        url, headers={"Range": f"bytes={start}-{start + count - 1}", "User-Agent": "onecard"}
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:
+            if answer.status == 200 and start:
+                raise DataError(
+                    f"{url} cannot be read in parts",
+                    why="its server ignores range requests",
+                    fix="download the file",
+                )
+            told = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
+            return answer.read(count), whole
+    except (OSError, http.client.HTTPException) as fault:  # URLError and time-outs are OSErrors
+        raise NotFound(
+            f"{url} cannot be read", why=str(fault), fix="check the address and the network"
+        ) from None
+
+
+class _NeedsMore(Exception):
+    """The header goes on after what was fetched."""
+
+
+class _Reader:
+    """`whole`: the file's size where only its beginning is at hand."""
+
+    def __init__(self, data: mmap.mmap | bytes, path: Path | str, whole: int = 0) -> None:
+        self.data, self.path, self.at, self.end, self.here = (
+            data,
+            path,
+            0,
+            whole or len(data),
+            len(data),
+        )
+
+    def fail(self, why: str) -> DataError:
+        return DataError(
+            f"{self.path} is not a whole GGUF file", why=why, fix="download or convert it again"
+        )
+
+    def need(self, size: int) -> None:
+        if self.at + size > self.end:
+            raise self.fail(f"it ends at byte {self.end}, inside its header")
+        if self.at + size > self.here:
+            raise _NeedsMore
+
+    def take(self, form: str) -> Any:
+        size = struct.calcsize(form)
+        self.need(size)
+        (value,) = struct.unpack_from(form, self.data, self.at)
+        self.at += size
+        return value
+
+    def string(self) -> str:
+        size = self.take("<Q")
+        if size > MAX_STRING or self.at + size > self.end:
+            raise self.fail(f"a text of {size} bytes at byte {self.at} reaches past its end")
+        self.need(size)
+        self.at += size
+        return bytes(self.data[self.at - size : self.at]).decode("utf-8", "replace")
+
+    def value(self, kind: int, keep: bool) -> Any:
+        if kind in SCALARS:
+            return self.take(SCALARS[kind])
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            raise self.fail(f"value type {kind} at byte {self.at} is unknown")
+        inner, count = self.take("<I"), self.take("<Q")
+        if count > MAX_ARRAY or inner == ARRAY:
+            raise self.fail(f"a list of {count} values of type {inner} at byte {self.at}")
+        if inner in SCALARS and not keep:
+            self.need(count * struct.calcsize(SCALARS[inner]))
+            self.at += count * struct.calcsize(SCALARS[inner])
+            return count
+        values = [self.value(inner, keep) for _ in range(count)]
+        return values if keep else count
+
+    def header(self) -> Header:
+        if self.end < 24 or self.data[:4] != b"GGUF":
+            raise self.fail("it does not begin with the letters GGUF")
+        self.at = 4
+        version = self.take("<I")
+        if version not in (2, 3):
+            raise self.fail(f"format version {version} is unknown (2 and 3 are)")
+        n_tensors, n_keys = self.take("<Q"), self.take("<Q")
+        if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
+            raise self.fail(f"it claims {n_tensors} tensors and {n_keys} keys")
+        keys: dict[str, Any] = {}
+        for _ in range(n_keys):
+            name, kind = self.string(), self.take("<I")
+            keys[name] = self.value(kind, keep=not name.startswith("tokenizer."))
+        infos = [self.tensor() for _ in range(n_tensors)]
+        align = keys.get("general.alignment", 32)
+        if not isinstance(align, int) or not 0 < align <= 1 << 16:
+            raise self.fail(f"an alignment of {align}")
+        start = -(-self.at // align) * align
+        for tensor, offset in infos:
+            if start + offset + tensor.bytes > self.end:
+                raise self.fail(
+                    f"tensor {tensor.name} ends at byte {start + offset + tensor.bytes}, the file "
+                    f"at {self.end}"
+                )
+        return Header(keys, tuple(t for t, _ in infos), sum(t.bytes for t, _ in infos))
+
+    def tensor(self) -> tuple[Tensor, int]:
+        name, n_dims = self.string(), self.take("<I")
+        if n_dims > MAX_DIMS:
+            raise self.fail(f"tensor {name[:60]} has {n_dims} dimensions")
+        shape = tuple(self.take("<Q") for _ in range(n_dims))
+        kind, offset = self.take("<I"), self.take("<Q")
+        if kind not in BLOCKS:
+            raise self.fail(f"tensor {name[:60]} has the unknown type {kind}")
+        label, values, block_bytes = BLOCKS[kind]
+        count = 1
+        for extent in shape:
+            count *= extent
+        size = count // values * block_bytes
+        if size > self.end:
+            raise self.fail(f"tensor {name[:60]} claims {size} bytes")
+        return Tensor(name, shape, label, size), offset

@@ -1,0 +1,285 @@
+"""The truth check without a card: the real model class on fake tensors, one training step, every
+storage counted. Knows no formula.
+
+Heavy: imports torch and transformers. Nothing is computed and no weight is allocated, so an 8B
+model's step takes seconds.
+"""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from onecard.errors import DataError
+from onecard.memory.architectures.lm import LM
+from onecard.memory.estimators.training import Recipe
+
+transformers.logging.set_verbosity_error()
+LINEARS = {
+    "q": "q_proj",
+    "k": "k_proj",
+    "v": "v_proj",
+    "o": "o_proj",
+    "gate": "gate_proj",
+    "up": "up_proj",
+    "down": "down_proj",
+}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What lay there before the step, and the most that lay there within it (bytes)."""
+
+    static_bytes: int
+    peak_bytes: int
+
+
+class Counter(TorchDispatchMode):
+    """Bytes of all storages that are alive; each is counted once however many tensors look at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor):
+                self.see(leaf)
+        return made
+
+    def see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        size = -(-storage.nbytes() // 512) * 512  # torch's allocator hands out blocks of 512 bytes
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+class _Adapted(torch.nn.Module):
+    """A frozen linear layer with LoRA beside it, as PEFT computes it."""
+
+    def __init__(
+        self,
+        base: torch.nn.Module,
+        n_in: int,
+        n_out: int,
+        r: int,
+        dtype: torch.dtype,
+        casts: bool = True,
+    ) -> None:
+        super().__init__()
+        self.base, self.casts = base, casts
+        self.down = torch.nn.Parameter(torch.empty(r, n_in, dtype=dtype))
+        self.up = torch.nn.Parameter(torch.empty(n_out, r, dtype=dtype))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        side = torch.nn.functional.linear(
+            torch.nn.functional.linear(x.to(self.down.dtype) if self.casts else x, self.down),
+            self.up,
+        )
+        return self.base(x) + side.to(x.dtype)
+
+
+class _FourBit(torch.nn.Module):
+    """Stands in for bitsandbytes' Linear4bit, which does not run on fakes: packed weights and
+    scales, opened for each use."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.shape = (n_out, n_in)
+        self.register_buffer("packed", torch.empty(n_in * n_out // 2, dtype=torch.uint8))
+        self.register_buffer("scales", torch.empty(n_in * n_out // 64, dtype=torch.float32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = _Opened.apply(x, self.packed, self.shape)
+        return made
+
+
+class _Opened(torch.autograd.Function):
+    """x W^T with W opened from 4 bits in both directions and kept in neither."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, packed: torch.Tensor, shape: tuple[int, int]
+    ) -> torch.Tensor:
+        ctx.shape, ctx.dtype = shape, x.dtype
+        ctx.save_for_backward(packed)
+        return torch.nn.functional.linear(x, torch.empty(shape, dtype=x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return grad @ torch.empty(ctx.shape, dtype=grad.dtype), None, None
+
+
+def model_of(lm: LM, attention: str) -> Any:
+    """transformers' own class for these counts: Qwen3 for normed heads, Qwen2 for biases, else
+    Llama. Raises DataError for what it cannot build."""
+    if lm.experts or lm.kv_rank or lm.state_bytes or not lm.gated or lm.norms != 2:
+        raise DataError(
+            f"{lm.name} cannot be traced from its counts",
+            why="mixtures, latent attention, hybrids and plain feed-forwards need their own class",
+            fix="plan it without --trace",
+        )
+    made: Any = (
+        transformers.Qwen3Config
+        if lm.qk_norm
+        else transformers.Qwen2Config
+        if lm.qkv_bias
+        else transformers.LlamaConfig
+    )
+    config = made(
+        vocab_size=lm.V,
+        hidden_size=lm.D,
+        intermediate_size=lm.F,
+        num_hidden_layers=lm.L,
+        num_attention_heads=lm.H,
+        num_key_value_heads=lm.G,
+        head_dim=lm.K,
+        tie_word_embeddings=lm.tied,
+        use_cache=False,
+        max_position_embeddings=max(lm.max_tokens, 131072),
+    )
+    return transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager" if attention == "eager" else "sdpa"
+    )
+
+
+def step(
+    lm: LM,
+    s: Recipe,
+    progress: Callable[[str], None] = lambda text: None,
+    loss_of: Callable[[Any, torch.Tensor], torch.Tensor] | None = None,
+) -> Traced:
+    """One training step after a first one, so that optimizer states lie there.
+
+    `loss_of` (model, words_BT) stands in for the model's own loss. Raises DataError.
+    """
+    before = torch.get_default_dtype()
+    with FakeTensorMode(allow_non_fake_inputs=True), Counter() as counter:
+        try:
+            torch.set_default_dtype(torch.float32 if s.compute_fp32 else torch.bfloat16)
+            model = model_of(lm, s.attention)
+        finally:
+            torch.set_default_dtype(before)
+        progress("model built")
+        if s.method != "full":
+            _adapt(model, s)
+        if s.checkpointing:
+            model.activation_checkpointing_enable()
+            if s.method != "full":
+                model.enable_input_require_grads()
+        model.train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+        words = torch.zeros((s.B, s.T), dtype=torch.long)
+        static = peak = 0
+        for _ in range(2):
+            static, counter.peak = counter.now, counter.now
+            for _ in range(s.accumulation):
+                with torch.autocast("cpu", torch.bfloat16, enabled=not s.compute_fp32):
+                    out: Any = model(input_ids=words, labels=words) if loss_of is None else None
+                    loss = out.loss if loss_of is None else loss_of(model, words)
+                if not s.keeps_logits:
+                    out = None
+                loss.backward()
+                out = loss = None
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            peak = counter.peak
+            progress("step done")
+    return Traced(static, peak)
+
+
+def _adapt(model: Any, s: Recipe) -> None:
+    """Freeze all, put 4-bit stand-ins and adapters in place."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    wanted = {LINEARS[name] for name in s.targets if name in LINEARS}
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, torch.nn.Linear) or "lm_head" in name:
+            continue
+        parent = model.get_submodule(name.rpartition(".")[0])
+        leaf = name.rpartition(".")[2]
+        base: torch.nn.Module = (
+            _FourBit(module.in_features, module.out_features) if s.method == "qlora" else module
+        )
+        setattr(
+            parent,
+            leaf,
+            _Adapted(
+                base,
+                module.in_features,
+                module.out_features,
+                s.r,
+                torch.float32 if s.adapter_fp32 else torch.bfloat16,
+                casts=s.loss != "frozen",
+            )
+            if leaf in wanted
+            else base,
+        )
+
+
+def of_config(
+    path: Path, method: str, B: int, T: int, bytes_a_weight: float
+) -> tuple[int, int, int]:
+    """(weights' count, bytes of weights, peak bytes beyond them) of an architecture that no formula
+    knows: its real class by its config.json, one pass of B x T tokens.
+
+    `method`: infer runs forward only; lora and qlora run back to the inputs of all layers; full
+    makes all gradients. Raises DataError for a class that transformers has not, or that does not
+    run on fakes.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(path.parent), local_files_only=True)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            model.requires_grad_(method == "full").train(method != "infer")
+            params = sum(p.numel() for p in model.parameters())
+            counter = Counter()
+            for tensor in [*model.parameters(), *model.buffers()]:
+                counter.see(tensor)
+            held = counter.now
+            ids = torch.ones(B, T, dtype=torch.long)
+            with counter, torch.set_grad_enabled(method != "infer"):
+                if method == "infer":
+                    model(input_ids=ids, use_cache=True, logits_to_keep=1)
+                else:
+                    embeds = (
+                        model.get_input_embeddings()(ids).detach().requires_grad_() * 1
+                    )  # some classes write into it
+                    loss = model(inputs_embeds=embeds, labels=ids, use_cache=False).loss
+                    loss.backward()
+            return params, round(params * bytes_a_weight), counter.peak - held
+    except (
+        ValueError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+    ) as fault:
+        raise DataError(
+            f"{path} cannot be traced",
+            why=f"{type(fault).__name__}: {str(fault).splitlines()[0][:200] if str(fault) else ''}",
+            fix="a model whose class transformers has; code from the hub is never run",
+        ) from None

@@ -1,0 +1,267 @@
+"""The truth check of the tapes: the real classes of ultralytics, torchvision, diffusers and
+transformers on fake tensors, one pass forward and back, every storage counted.
+
+Heavy: imports torch; each family's library only when it is asked for. Knows no formula.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._subclasses import FakeTensorMode
+
+from onecard import paths
+from onecard.errors import DataError
+from onecard.memory.architectures.whisper import Whisper
+from onecard.memory.estimators import diffusion, speech, vision
+from onecard.memory.estimators.diffusion import Pipeline
+from onecard.memory.fake_tensor import Counter
+from onecard.memory.simulator import Tape, Tensor
+
+
+def _passed(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool = True) -> int:
+    """Peak bytes of one pass beyond the weights that lie there before."""
+    with torch.device("meta"):  # initializers look at values, which fakes have not
+        net = build()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _give_storage(net)
+        net.train(grad)
+        counter = Counter()
+        for tensor in [*net.parameters(), *net.buffers()]:
+            counter.see(tensor)
+        held = counter.now
+        counter.peak = held
+        with counter, torch.set_grad_enabled(grad):
+            out = call(net)
+            if grad:
+                loss = sum(part.sum() for part in _tensors(out) if part.requires_grad)
+                del out
+                loss.backward()  # type: ignore[union-attr]
+        return counter.peak - held
+
+
+def _give_storage(net: Any) -> None:
+    """Each weight once, however many modules hold it."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in net.modules():
+        for key, value in list(module._parameters.items()):
+            if value is not None:
+                module._parameters[key] = made.setdefault(
+                    id(value),
+                    torch.nn.Parameter(torch.empty(value.shape), requires_grad=value.requires_grad),
+                )
+        for key, value in list(module._buffers.items()):
+            if value is not None:
+                module._buffers[key] = torch.empty(value.shape, dtype=value.dtype)
+
+
+def _tensors(made: Any) -> list[torch.Tensor]:
+    if isinstance(made, torch.Tensor):
+        return [made]
+    if isinstance(made, dict):
+        return [tensor for part in made.values() for tensor in _tensors(part)]
+    if isinstance(made, list | tuple):
+        return [tensor for part in made for tensor in _tensors(part)]
+    return []
+
+
+def quiet_ultralytics() -> None:
+    """Before its first import: no network, no installs, its settings file in our own folder."""
+    for key, value in {
+        "YOLO_OFFLINE": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+        "YOLO_CONFIG_DIR": str(paths.home() / "ultralytics"),
+    }.items():
+        os.environ.setdefault(key, value)
+    paths.home().joinpath("ultralytics").mkdir(parents=True, exist_ok=True)
+
+
+def detector(name: str, B: int, height: int, width: int) -> int:
+    """ultralytics' class by its yaml: yolov8n, yolo11s, yolov8n-seg."""
+    quiet_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+    made = SegmentationModel if name.endswith("-seg") else DetectionModel
+    with torch.device("cpu"):  # it measures its strides by a pass
+        real = made(f"{name}.yaml", verbose=False)
+    return _passed(lambda: real, lambda net: net(torch.empty(B, 3, height, width)))
+
+
+def classifier(name: str, B: int, height: int, width: int) -> int:
+    """torchvision's class: resnet50, vit-base, convnext-tiny. Raises DataError for another."""
+    import torchvision.models as models
+
+    made = {"vit-base": "vit_b_16", "vit-large": "vit_l_16", "vit-huge": "vit_h_14"}.get(
+        name, name.replace("-", "_")
+    )
+    if not hasattr(models, made):
+        raise DataError(
+            f"torchvision has no {name}",
+            why="a trace runs its real class",
+            fix="plan it without --trace",
+        )
+    return _passed(
+        lambda: getattr(models, made)(weights=None),
+        lambda net: net(torch.empty(B, 3, height, width)),
+    )
+
+
+def segmenter(name: str, B: int, height: int, width: int) -> int:
+    """torchvision's DeepLabV3; ultralytics' for a YOLO. Raises DataError for another."""
+    if name.startswith("yolo"):
+        return detector(name, B, height, width)
+    if not name.startswith("deeplabv3"):
+        raise DataError(
+            f"{name} has no class here",
+            why="a trace runs a library's real class",
+            fix="plan it without --trace",
+        )
+    import torchvision.models.segmentation as models
+
+    return _passed(
+        lambda: getattr(models, name.replace("-r", "_resnet"))(
+            weights=None, weights_backbone=None, num_classes=21
+        ),
+        lambda net: net(torch.empty(B, 3, height, width)),
+    )
+
+
+UNETS: dict[str, dict[str, Any]] = {
+    "sd-1.5": {"cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd-2.1": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "block_out_channels": (320, 640, 1280),
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    },
+}
+
+
+def unet(p: Pipeline, B: int, height: int, width: int, *, grad: bool = True) -> int:
+    """diffusers' UNet2DConditionModel. Raises DataError for a pipeline without one."""
+    from diffusers import UNet2DConditionModel
+
+    if p.net not in UNETS:
+        raise DataError(
+            f"{p.name} has no UNet",
+            why="a trace runs diffusers' UNet2DConditionModel",
+            fix="plan it without --trace",
+        )
+    config = UNETS[p.net]
+    added = {"text_embeds": (B, 1280), "time_ids": (B, 6)}
+
+    def call(net: Any) -> Any:
+        extra = (
+            {"added_cond_kwargs": {key: torch.empty(shape) for key, shape in added.items()}}
+            if "addition_embed_type" in config
+            else {}
+        )
+        return net(
+            torch.empty(B, 4, height // 8, width // 8),
+            torch.ones(B),
+            torch.empty(B, 77, config["cross_attention_dim"]),
+            return_dict=False,
+            **extra,
+        )
+
+    return _passed(lambda: UNet2DConditionModel(sample_size=64, **config), call, grad=grad)
+
+
+def decoder(B: int, height: int, width: int) -> int:
+    """diffusers' AutoencoderKL, decoding."""
+    from diffusers import AutoencoderKL
+
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "block_out_channels": (128, 256, 512, 512),
+        "layers_per_block": 2,
+    }
+    return _passed(
+        lambda: AutoencoderKL(latent_channels=4, **blocks),
+        lambda net: net.decode(torch.empty(B, 4, height // 8, width // 8), return_dict=False),
+        grad=False,
+    )
+
+
+def whisper(w: Whisper, B: int, T: int) -> int:
+    """transformers' WhisperForConditionalGeneration, all weights trained, with its loss."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=w.V,
+        d_model=w.D,
+        encoder_layers=w.encoder,
+        decoder_layers=w.decoder,
+        encoder_attention_heads=w.H,
+        decoder_attention_heads=w.H,
+        encoder_ffn_dim=4 * w.D,
+        decoder_ffn_dim=4 * w.D,
+        num_mel_bins=w.mels,
+        use_cache=False,
+    )  # attention is sdpa by itself
+    return _passed(
+        lambda: WhisperForConditionalGeneration(config),
+        lambda net: (
+            net(torch.empty(B, w.mels, 3000), labels=torch.ones(B, T, dtype=torch.long)).loss
+        ),
+    )
+
+
+def check(name: str, settings: Any) -> tuple[int, int]:
+    """(traced, counted by the tape): peak bytes of one pass forward and back in fp32 without the
+    trainer's loss, weights not counted. Raises DataError for what has no real class here."""
+    height, width = settings.height or settings.imgsz, settings.imgsz
+    if name in ("detect", "segment", "classify"):
+        real = {"detect": detector, "segment": segmenter, "classify": classifier}[name]
+        net = vision.find(settings.model, settings.n_classes)
+        if name == "detect" and not net.name.startswith(("yolov8", "yolo11")):
+            raise DataError(
+                f"{settings.model} has no class here",
+                why="a trace runs a library's real class: ultralytics' yolov8 and yolo11",
+                fix="plan it without --trace",
+            )
+        return real(net.name, settings.batch, height, width), passed(
+            lambda t: net.run(t, t.tensor(settings.batch, 3, height, width))
+        )
+    p = diffusion.find(settings.model)
+    side = (height or p.size, width or p.size)
+    return unet(p, settings.batch, *side), passed(
+        lambda t: [diffusion.run_net(p, t, settings.batch, *side, True)]
+    )
+
+
+def check_speech(settings: Any) -> tuple[int, int]:
+    """The same for Whisper, all weights trained, with its loss."""
+    w = speech.find(settings.model)[1]
+    parts = speech.train(
+        w,
+        speech.Training(
+            "full", settings.batch, settings.tokens, amp=False, optimizer="sgd", foreach=False
+        ),
+        device=False,
+    )
+    return whisper(w, settings.batch, settings.tokens), parts[-1].bytes
+
+
+def passed(run: Callable[[Tape], list[Tensor]]) -> int:
+    """What the tape counts for the same pass."""
+    t = Tape(grad=True, device=False)
+    made = run(t)
+    loss = t.op((1,), made)
+    del made
+    t.backward(loss)
+    return t.peak

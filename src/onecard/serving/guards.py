@@ -1,0 +1,202 @@
+"""What stands before every server of ours: loopback by default, a token beyond it, Host and Origin
+checked; its errors. Knows no route.
+
+A page in the user's browser can send requests to 127.0.0.1; without the Host check a rebound DNS
+name could read the answers.
+"""
+
+import hmac
+import ipaddress
+import json
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from onecard.errors import DataError, EngineError, OneCardError, SettingsError
+
+Scope = MutableMapping[str, Any]
+App = Callable[
+    [Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
+]
+MAX_BODY_BYTES = 32 << 20
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def token_for(host: str, token: str) -> str:
+    """The token to demand: the one given, none on loopback, a fresh one beyond it.
+
+    Raises SettingsError for a short one.
+    """
+    if token and len(token) < 16:
+        raise SettingsError(
+            "the token is too short to keep anybody out",
+            why=f"{len(token)} characters",
+            fix="at least 16, or leave it out to get one made",
+        )
+    return token or ("" if is_loopback(host) else secrets.token_hex(24))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket, taken before anything is loaded.
+
+    Raises EngineError when the port is in use.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except socket.gaierror as fault:
+        listener.close()
+        raise EngineError(
+            f"cannot listen on {host}",
+            why=f"no address of this machine has that name ({fault.strerror})",
+            fix="--host 127.0.0.1, or 0.0.0.0 for all networks",
+        ) from None
+    except (OSError, OverflowError) as fault:
+        listener.close()
+        raise EngineError(
+            f"cannot listen on {host}:{port}",
+            why=getattr(fault, "strerror", None) or str(fault),
+            fix="another --port (0 takes a free one), or end the program that holds it",
+        ) from None
+    return listener
+
+
+def address(listener: socket.socket) -> str:
+    """The URL to tell a person: one that can be opened, also when the server listens on all
+    networks."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def error(status: int, text: str) -> JSONResponse:
+    """An error in the form of the OpenAI API."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse(
+        {"error": {"message": text, "type": kind, "param": None, "code": status}}, status
+    )
+
+
+async def body(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent. Raises DataError."""
+    try:
+        value = json.loads(await request.body())
+    except (ValueError, RecursionError) as fault:
+        raise DataError(
+            "the body is no JSON", why=str(fault)[:200], fix="send a JSON object"
+        ) from None
+    if not isinstance(value, dict):
+        raise DataError(
+            "the body is no JSON object",
+            why=f"it is a {type(value).__name__}",
+            fix='send {"...": ...}',
+        )
+    return value
+
+
+async def _told(request: Request, fault: Exception) -> Response:
+    return error(
+        400
+        if isinstance(fault, OneCardError) and fault.code in (2, 5)
+        else 404
+        if isinstance(fault, OneCardError) and fault.code == 6
+        else 502,
+        str(fault),
+    )
+
+
+async def _status(request: Request, fault: Exception) -> Response:
+    status = fault.status_code if isinstance(fault, HTTPException) else 500
+    return error(
+        status,
+        {
+            404: f"there is no {request.url.path} here",
+            405: f"{request.url.path} does not take {request.method}",
+        }.get(status, str(fault)),
+    )
+
+
+ON_FAULT: dict[Any, Any] = {OneCardError: _told, HTTPException: _status}
+"""For Starlette(exception_handlers=...)."""
+
+
+class Guard:
+    """Wraps an ASGI app."""
+
+    def __init__(
+        self, app: App, host: str, token: str, open_paths: tuple[str, ...] = ("/health",)
+    ) -> None:
+        self.app, self.host, self.token, self.open_paths = app, host, token, open_paths
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        fault = self._fault(scope["path"], headers)
+        if fault:
+            status, text = fault
+            body = f'{{"error": {{"message": "{text}", "type": "refused"}}}}'.encode()
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [
+                        (b"content-type", b"application/json"),
+                        (b"content-length", str(len(body)).encode()),
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self.app(scope, receive, send)
+
+    def _fault(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        local = is_loopback(self.host)
+        if local and not is_loopback(host):
+            return 403, "the Host header names another machine"
+        origin = headers.get("origin", "")
+        if origin and urlsplit(origin).netloc != headers.get(
+            "host", ""
+        ):  # another port is another site too
+            return 403, "a page of another site may not call this server"
+        length = headers.get("content-length", "0")
+        if not length.isdigit():
+            return 400, "the Content-Length is no number"
+        if int(length) > MAX_BODY_BYTES:
+            return 413, "the request is larger than 32 MiB"
+        if self.token and path not in self.open_paths:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(
+                given.strip().encode(), self.token.encode()
+            ):
+                return 401, "a token is needed: Authorization: Bearer TOKEN"
+        return None

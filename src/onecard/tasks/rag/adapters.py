@@ -1,0 +1,79 @@
+"""The index as a retriever of LangChain and of LlamaIndex. Thin: all searching is ours.
+
+from onecard.tasks.rag.adapters import langchain_retriever
+documents = langchain_retriever(index="~/my-index").invoke("How do I ...?")
+"""
+
+from typing import Any
+
+from onecard import config
+from onecard.errors import MissingExtra
+from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.retrieve import Hit, Retriever
+
+
+def _retriever(values: dict[str, Any]) -> Retriever:
+    return Retriever(config.load(Settings, ("", values)))
+
+
+def _metadata(hit: Hit) -> dict[str, Any]:
+    c = hit.chunk
+    return {
+        "path": c.path,
+        "line": c.line,
+        "last_line": c.last_line,
+        "page": c.page,
+        "heading": c.head,
+        "score": hit.score,
+    }
+
+
+def langchain_retriever(**settings: Any) -> Any:
+    """A `langchain_core.retrievers.BaseRetriever`. Raises MissingExtra, NotFound."""
+    try:
+        from langchain_core.documents import Document
+        from langchain_core.retrievers import BaseRetriever
+    except ModuleNotFoundError as fault:
+        raise MissingExtra(
+            f"the adapter needs {fault.name}",
+            why="it is not installed",
+            fix="pip install 'onecard[langchain]'",
+        ) from None
+    opened = _retriever(settings)
+
+    class OnecardRetriever(BaseRetriever):  # type: ignore[misc,unused-ignore]
+        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+            return [
+                Document(page_content=hit.chunk.text, metadata=_metadata(hit))
+                for hit in opened.search(query)
+            ]
+
+    return OnecardRetriever()
+
+
+def llamaindex_retriever(**settings: Any) -> Any:
+    """A `llama_index.core.retrievers.BaseRetriever`. Raises MissingExtra, NotFound."""
+    try:
+        from llama_index.core.retrievers import BaseRetriever
+        from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+    except ModuleNotFoundError as fault:
+        raise MissingExtra(
+            f"the adapter needs {fault.name}",
+            why="it is not installed",
+            fix="pip install 'onecard[llamaindex]'",
+        ) from None
+    opened = _retriever(settings)
+
+    class OnecardRetriever(BaseRetriever):  # type: ignore[misc,unused-ignore]
+        def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+            return [
+                NodeWithScore(
+                    node=TextNode(
+                        id_=str(hit.chunk.id), text=hit.chunk.text, metadata=_metadata(hit)
+                    ),
+                    score=hit.score,
+                )
+                for hit in opened.search(query_bundle.query_str)
+            ]
+
+    return OnecardRetriever()

@@ -1,0 +1,251 @@
+"""Texts to tokens: every character comes back, parts do not overlap, bad files are told."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from onecard.errors import DataError, NotFound, SettingsError
+from onecard.reporting import Reporter
+from onecard.tasks.tinylm import corpus, model_config
+from onecard.tasks.tinylm import tokenizers as ours
+from onecard.tasks.tinylm.configs import Settings
+
+TEXT = (
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.\n\nThe quick brown fox – 漢字 "
+    "🙂 – jumps over 12 lazy dogs.\n\n    indented = code(7)\n"
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONECARD_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def made(path, **more):
+    return corpus.prepare(Settings(dataset=str(path), **more), Reporter())
+
+
+def text_of(row, tokenizer):
+    return tokenizer.decode([int(i) for i in row], skip_special_tokens=False)
+
+
+def test_a_tokenizer_of_characters_gives_each_character_one_token():
+    letters = set(TEXT)
+    tokenizer = ours.characters(letters)
+    ids, unknown = ours.encoder(tokenizer)(TEXT)
+    assert len(ids) == len(TEXT) and not unknown and text_of(ids, tokenizer) == TEXT
+    assert tokenizer.encode(TEXT, add_special_tokens=False).ids == ids.tolist(), (
+        "the table and the library must agree"
+    )
+    assert ours.encoder(tokenizer)("aXa")[1] == 1
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe", "code"])
+def test_tokens_give_the_text_back_whatever_the_tokenizer(home, kind):
+    book = home / "book.txt"
+    book.write_text(TEXT * 40, encoding="utf-8")
+    found = made(book, tokenizer=kind, vocab_size=300)
+    assert text_of(found.train, found.tokenizer) + text_of(found.val, found.tokenizer) == TEXT * 40
+    counts = ours.char_counts(found.tokenizer)
+    assert (
+        counts[found.train].sum() + counts[found.val].sum()
+        == len(TEXT) * 40
+        == found.facts["chars"]
+    )
+
+
+def test_code_is_known_by_its_cutting_and_not_by_a_word(home):
+    """A vocabulary may hold the word Digits itself."""
+    book = home / "book.txt"
+    book.write_text("Digits Digits Digits and other words\n" * 60)
+    assert "Digits" in made(book, tokenizer="bpe", vocab_size=300).tokenizer.get_vocab()
+    assert not ours.is_code(made(book, tokenizer="bpe", vocab_size=300).tokenizer) and ours.is_code(
+        made(book, tokenizer="code", vocab_size=300).tokenizer
+    )
+    assert not any(
+        ours.foreign(made(book, tokenizer=kind, vocab_size=300).tokenizer)
+        for kind in ("char", "bpe", "code")
+    )
+
+
+def test_a_text_cut_in_pieces_has_the_same_tokens(monkeypatch, home):
+    book = home / "book.txt"
+    book.write_text(TEXT * 400, encoding="utf-8")
+    first = made(book, tokenizer="bpe", vocab_size=400)
+    again = home / "again"
+    monkeypatch.setenv("ONECARD_HOME", str(again))
+    monkeypatch.setattr(corpus, "PIECE", 997)
+    monkeypatch.setattr(corpus, "ODD_BYTES", 10)
+    assert np.array_equal(
+        corpus.prepare(Settings(dataset=str(book)), Reporter(), first.tokenizer).train, first.train
+    )
+
+
+def test_a_position_split_cuts_where_nanogpt_does(home):
+    book = home / "book.txt"
+    book.write_text("abcdefghij" * 100)
+    found = made(book)
+    assert (
+        len(found.train) == 900 and len(found.val) == 100 and found.tokenizer.get_vocab_size() == 11
+    )
+
+
+def test_documents_and_files_stay_whole(home):
+    folder = home / "notes"
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02}.txt").write_text(f"<{i:02}> note one\n\n<{i:02}> note two\n\n")
+    by_file = made(folder, split="file", val_share=0.3)
+    train, val = (text_of(row, by_file.tokenizer) for row in (by_file.train, by_file.val))
+    assert (
+        all(
+            (f"<{i:02}> note one" in val)
+            == (f"<{i:02}> note two" in val)
+            != (f"<{i:02}> note one" in train)
+            for i in range(20)
+        )
+        and 3 <= val.count("one") <= 8
+    )
+    assert val.count(ours.END) == val.count("one")
+    by_document = made(folder, split="document", val_share=0.3)
+    train, val = (
+        text_of(row, by_document.tokenizer) for row in (by_document.train, by_document.val)
+    )
+    assert train.count("note") + val.count("note") == 40 and 4 <= val.count("note") <= 20
+    (folder / "00.txt").write_text("<00> a\n\n<00> a\n\n<00> a\n\n")
+    twins = made(folder, split="document", val_share=0.3)
+    train, val = (text_of(row, twins.tokenizer) for row in (twins.train, twins.val))
+    assert 0 in (train.count("<00> a"), val.count("<00> a")), "equal documents must lie in one part"
+
+
+def test_jsonl_rows_are_documents(home):
+    rows = home / "rows.jsonl"
+    rows.write_text(
+        "".join(json.dumps({"text": f"row {i} says {i * 7}"}) + "\n" for i in range(50))
+    )
+    found = made(rows, split="document")
+    assert (
+        text_of(found.train, found.tokenizer).count(ours.END)
+        + text_of(found.val, found.tokenizer).count(ours.END)
+        == 50
+    )
+
+
+def test_a_bpe_vocabulary_has_not_seen_what_is_held_out(home):
+    book = home / "book.txt"
+    book.write_text("the cat sat on the mat. " * 90 + "zyxwv " * 40)
+    assert not any(
+        "zyxw" in word for word in made(book, tokenizer="bpe", vocab_size=400).tokenizer.get_vocab()
+    )
+
+
+def test_batches_are_the_same_whatever_came_before(home):
+    book = home / "book.txt"
+    book.write_text(TEXT * 40)
+    found = made(book)
+    assert np.array_equal(
+        found.batch(3, 17, 8, 16), found.batch(3, 17, 8, 16)
+    ) and not np.array_equal(found.batch(3, 17, 8, 16), found.batch(3, 18, 8, 16))
+    rows = found.batch(0, 0, 64, 16)
+    assert rows.shape == (64, 17) and text_of(rows[5], found.tokenizer) in TEXT * 40
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault", "said"),
+    [
+        ("empty.txt", b"", DataError, "is empty"),
+        ("one.txt", b"a" * 5000, DataError, "one character repeated"),
+        ("picture.txt", bytes(range(256)) * 40, DataError, "binary"),
+        (
+            "noise.txt",
+            bytes(np.random.default_rng(0).integers(1, 256, 5000, dtype=np.uint8)),
+            DataError,
+            "binary|no known encoding",
+        ),
+        ("broken.jsonl", b'{"text": "a b"}\n{"text": \n', DataError, "broken.jsonl:2"),
+    ],
+)
+def test_a_bad_text_is_told(home, name, content, fault, said):
+    (home / name).write_bytes(content)
+    with pytest.raises(fault, match=said):
+        made(home / name)
+    assert not list((home / "home").rglob("train.bin"))
+
+
+def test_other_refusals(home):
+    with pytest.raises(NotFound):
+        made(home / "nowhere.txt")
+    with pytest.raises(SettingsError):
+        made("")
+    book = home / "book.txt"
+    book.write_text(TEXT)
+    with pytest.raises(NotFound, match="no tokenizer"):
+        made(book, tokenizer="wordy")
+    with pytest.raises(SettingsError, match="split by file"):
+        made(book, split="file")
+    with pytest.raises(DataError, match="shorter than one block"):
+        corpus.need_blocks(made(book), 256)
+    other = ours.characters(set("abc"))
+    with pytest.raises(DataError, match="does not know this text"):
+        corpus.prepare(Settings(dataset=str(book)), Reporter(), other)
+
+
+def test_latin_1_and_line_ends_are_read(home):
+    book = home / "book.txt"
+    book.write_bytes(
+        ("Ein Märchen über Bären: König und Königin lebten glücklich.\r\n" * 50).encode("latin-1")
+    )
+    found = made(book)
+    whole = text_of(found.train, found.tokenizer) + text_of(found.val, found.tokenizer)
+    assert "Märchen über Bären" in whole and "\r" not in whole
+
+
+def test_100_million_characters_are_not_read_into_memory(home):
+    """Measured in a process of its own: 25 MB here, the bench has the 100."""
+    book = home / "big.txt"
+    with book.open("w") as file:
+        for i in range(25):
+            file.write((TEXT + f"chapter {i}\n") * (1_000_000 // len(TEXT)))
+    code = f"""
+from pathlib import Path
+from onecard.tasks.tinylm import corpus
+from onecard.tasks.tinylm.configs import Settings
+from onecard.runs.record import peak_rss_bytes
+from onecard.reporting import Reporter
+Path({str(home / "small.txt")!r}).write_text({TEXT!r} * (2_000_000 // {len(TEXT)}))  # some pieces: what one takes is there before
+corpus.prepare(Settings(dataset={str(home / "small.txt")!r}), Reporter())
+before = peak_rss_bytes()
+found = corpus.prepare(Settings(dataset={str(book)!r}), Reporter())
+print(len(found.train), (peak_rss_bytes() - before) / 2**20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    tokens, grown_mb = done.stdout.split()
+    assert int(tokens) > 20_000_000 and float(grown_mb) < 60, done.stdout
+
+
+@pytest.mark.parametrize("size", ["0.1m", "1m", "3m", "10m", "30m", "124m"])
+def test_the_dial_meets_its_size(size):
+    vocab = 66 if model_config.size_of(size) < 5e7 else 8192
+    found = model_config.of(Settings(size=size), vocab, 0)
+    assert 0.75 < found.shape.n_params / model_config.size_of(size) < 1.25
+    assert all(reason for reason in found.reasons.values()) and "n_layer" in found.render()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n_embd": 100, "n_head": 3},
+        {"n_embd": 128, "n_head": 4, "n_kv_head": 3},
+        {"n_embd": 36, "n_head": 4},
+        {"size": "big"},
+        {"size": "9b"},
+    ],
+)
+def test_sizes_that_do_not_divide_are_refused_with_the_next_that_do(more):
+    with pytest.raises(SettingsError) as fault:
+        model_config.of(Settings(**more), 66, 0)
+    assert fault.value.fix.startswith("--")
