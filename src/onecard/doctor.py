@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,36 +20,38 @@ from onecard.memory import devices
 from onecard.reporting import Result, table
 from onecard.units import GIB, gib, size
 
-EXTRAS = {
-    "rag": ("sentence_transformers", "qdrant_client"),
-    "langchain": ("langchain_core",),
-    "llamaindex": ("llama_index",),
-    "tracking": ("trackio", "tensorboard", "wandb", "mlflow"),
-    "finetune": ("torch", "transformers", "peft", "trl", "bitsandbytes"),
-    "asr": ("faster_whisper",),
-    "detect": ("ultralytics",),
-    "diffusion": ("diffusers",),
+BESIDE_TASKS = {
+    "langchain": ["langchain-core"],
+    "llamaindex": ["llama-index-core"],
+    "tracking": ["trackio", "tensorboard", "wandb", "mlflow"],
 }
+"""Extras that belong to no task, and their distributions."""
 
 
 @dataclass(frozen=True)
 class Check:
     name: str
     state: str
-    """good, missing (an extra that is not needed for all kinds) or bad."""
-    says: str
+    """good, missing (an extra that is not needed for all tasks) or bad."""
+    summary: str
     fix: str = ""
 
 
-def examine() -> Result:
-    """All checks; the answer's data has `bad`, the number of faults."""
-    checks = [_python(), *_card(), _engine(), _torch(), _memory(), _disk(), _hub(), *_extras()]
-    rows = [[check.state, check.name, check.says, check.fix] for check in checks]
+def examine(extras: Mapping[str, Sequence[str]]) -> Result:
+    """All checks; the result's data has `bad`, the number of faults.
+
+    `extras`: extra -> its distributions that are not installed.
+    """
+    checks = [_python(), *_card(), _engine(), _torch(), _memory(), _disk(), _hub()]
+    checks += [_extra(name, missing) for name, missing in extras.items()]
+    for name, packages in BESIDE_TASKS.items():
+        checks.append(_extra(name, [each for each in packages if not _installed(each)]))
+    rows = [[check.state, check.name, check.summary, check.fix] for check in checks]
     bad = sum(check.state == "bad" for check in checks)
-    words = table(rows, ["state", "what", "found", "fix"]) + (
-        "\n\nall is well" if not bad else f"\n\n{bad} to mend"
-    )
-    return Result({"bad": bad, "checks": [check.__dict__ for check in checks]}, words)
+    drawn = table(rows, ["state", "what", "found", "fix"])
+    verdict = f"{bad} to mend" if bad else "all is well"
+    data = {"bad": bad, "checks": [check.__dict__ for check in checks]}
+    return Result(data, f"{drawn}\n\n{verdict}", (drawn,))
 
 
 def _python() -> Check:
@@ -134,7 +137,7 @@ def _torch() -> Check:
         return Check(
             "torch",
             "missing",
-            "not installed: training kinds need it",
+            "not installed: tasks that train need it",
             "pip install 'onecard[finetune]'",
         )
     version = importlib.metadata.version("torch")
@@ -192,16 +195,16 @@ def _hub() -> Check:
     )
 
 
-def _extras() -> list[Check]:
-    checks = []
-    for extra, modules in EXTRAS.items():
-        lacking = [m for m in modules if importlib.util.find_spec(m) is None]
-        checks.append(
-            Check(
-                f"onecard[{extra}]",
-                "missing" if lacking else "good",
-                f"lacks {', '.join(lacking)}" if lacking else "installed",
-                f"pip install 'onecard[{extra}]'" if lacking else "",
-            )
-        )
-    return checks
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _extra(name: str, missing: Sequence[str]) -> Check:
+    if not missing:
+        return Check(f"onecard[{name}]", "good", "installed")
+    lacks = ", ".join(sorted(set(missing)))
+    return Check(f"onecard[{name}]", "missing", f"lacks {lacks}", f"pip install 'onecard[{name}]'")

@@ -1,13 +1,14 @@
-"""What is told to a person while work goes on: lines, streamed words, a progress bar. Knows nothing
-of the work.
+"""What is told to a person while work goes on: lines, streamed text, progress. Knows no work.
 
-`Screen` itself is silent (tests, notebooks, `--json`); `Terminal` writes. Only this file and cli.py
-print.
+`Reporter` is silent (tests, notebooks, `--json`); `TerminalReporter` writes. With cli/ the only
+place that prints. rich draws when the output is a terminal; pipes and NO_COLOR stay plain.
 """
 
+import os
 import sys
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,17 +16,64 @@ from typing import Any
 from onecard.units import duration
 
 
+class Table(str):
+    """Rows under a head, as text: columns padded to their widest cell.
+
+    Wide CJK characters count two; columns of numbers are set to the right. `Result.tables` carries
+    it to a terminal, where it is drawn.
+    """
+
+    rows: Sequence[Sequence[str]]
+    head: Sequence[str]
+
+    def __new__(cls, rows: Sequence[Sequence[str]], head: Sequence[str]) -> "Table":
+        table = super().__new__(cls, _draw(rows, head))
+        table.rows, table.head = rows, head
+        return table
+
+
+def _draw(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    widths = [max(map(_width, column)) for column in zip(head, *rows, strict=True)]
+    right = _numeric(rows, head)
+
+    def line(row: Sequence[str]) -> str:
+        cells = []
+        for cell, width, to_right in zip(row, widths, right, strict=True):
+            pad = " " * (width - _width(cell))
+            cells.append(pad + cell if to_right else cell + pad)
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def _numeric(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[bool]:
+    """Which columns hold numbers only."""
+    starts = "0123456789-+<=.~–"
+    return [
+        bool(rows) and all(row[i][:1] in starts for row in rows if row[i]) for i in range(len(head))
+    ]
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> Table:
+    return Table(rows, head)
+
+
 @dataclass(frozen=True)
 class Result:
-    """The result of a verb: `data` is what `--json` prints, `text` is what a person reads."""
+    """What a command returns: `data` is what `--json` prints, `text` is what a person reads."""
 
     data: dict[str, Any] = field(default_factory=dict)
     text: str = ""
+    tables: tuple[Table, ...] = ()
+    """Tables whose plain form stands in `text`: a terminal shows them drawn."""
 
 
-CONTROL = {
-    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
-}
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 def plain(text: str) -> str:
@@ -37,6 +85,13 @@ def plain(text: str) -> str:
     return text.translate(CONTROL).encode("utf-8", "backslashreplace").decode()
 
 
+def is_rich(stream: Any) -> bool:
+    """Whether to draw: a terminal that is no dumb one, and no NO_COLOR (https://no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return bool(stream.isatty())
+
+
 class Progress:
     """Counts towards a total; `step` says one more is done."""
 
@@ -46,7 +101,7 @@ class Progress:
 
 
 class Reporter:
-    """Silent: the base of all screens."""
+    """Silent: the base of all reporters."""
 
     interactive = False
 
@@ -75,12 +130,8 @@ class TerminalReporter(Reporter):
         print(plain(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        shown = (
-            f"\x1b[1;33mwarning:\x1b[0m {plain(text)}"
-            if sys.stderr.isatty()
-            else f"warning: {plain(text)}"
-        )
-        print(shown, file=sys.stderr, flush=True)
+        label = "\x1b[1;33mwarning:\x1b[0m" if is_rich(sys.stderr) else "warning:"
+        print(f"{label} {plain(text)}", file=sys.stderr, flush=True)
 
     def stream(self, text: str) -> None:
         sys.stdout.write(plain(text))
@@ -93,20 +144,22 @@ class TerminalReporter(Reporter):
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Progress]:
-        bar = _Bar(what, total)
-        try:
-            yield bar
-        finally:
-            bar.close()
+        if is_rich(sys.stderr):
+            with _rich_bar(what, total) as bar:
+                yield bar
+        else:
+            yield _LogBar(what, total)
 
 
-class _Bar(Progress):
-    """A one-line bar on a terminal; elsewhere one line every ten seconds, so that a log stays
-    short."""
+LOG_S = 10
+"""Seconds between two lines of progress in a log, so that it stays short."""
+
+
+class _LogBar(Progress):
+    """One line every ten seconds."""
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.done = what, total, 0
-        self.live = sys.stderr.isatty()
         self.started = self.shown = time.monotonic()
         self.note = ""
 
@@ -117,56 +170,72 @@ class _Bar(Progress):
         self.done += n
         self.note = note or self.note
         now = time.monotonic()
-        if now - self.shown >= (0.1 if self.live else 10):
+        if now - self.shown >= LOG_S:
             self.shown = now
-            self._show(now)
-
-    def _show(self, now: float) -> None:
-        share = min(self.done / self.total, 1.0) if self.total else 0.0
-        spent = now - self.started
-        left = (
-            f", {duration(spent / self.done * (self.total - self.done))} left"
-            if 0 < self.done < self.total
-            else ""
-        )
-        filled = "█" * round(share * 20)
-        text = (
-            f"{self.what} {filled:<20} {self.done:,}/{self.total:,} ({duration(spent)}{left}) "
-            f"{self.note}"
-        )
-        print(
-            f"\r\x1b[2K{text[:150]}" if self.live else text,
-            end="" if self.live else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    def close(self) -> None:
-        if self.live:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            spent = now - self.started
+            left = ""
+            if 0 < self.done < self.total:
+                left = f", {duration(spent / self.done * (self.total - self.done))} left"
+            text = f"{self.what} {self.done:,}/{self.total:,} ({duration(spent)}{left}) {self.note}"
+            print(plain(text)[:150], file=sys.stderr, flush=True)
 
 
-def table(rows: list[list[str]], head: list[str]) -> str:
-    """Columns padded to their widest cell; wide CJK characters count two.
+@contextmanager
+def _rich_bar(what: str, total: int) -> Iterator[Progress]:
+    """rich's bar, loaded when there is a terminal to draw on: it takes 50 ms."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
-    Numbers are set to the right.
-    """
-    import unicodedata
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with RichProgress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        bar = progress.add_task(Text(what).plain.replace("[", "\\["), total=total, note="")
 
-    def width(text: str) -> int:
-        return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+        class Bar(Progress):
+            def grow(self, n: int) -> None:
+                progress.update(bar, total=(progress.tasks[0].total or 0) + n)
 
-    widths = [max(map(width, column)) for column in zip(head, *rows, strict=True)]
-    right = [
-        bool(rows) and all(row[i][:1] in "0123456789-+<=.~–" for row in rows if row[i])
-        for i in range(len(head))
-    ]
+            def step(self, n: int = 1, note: str = "") -> None:
+                progress.update(bar, advance=n)
+                if note:
+                    progress.update(bar, note=plain(note)[:60])
 
-    def draw(row: list[str]) -> str:
-        cells = [
-            " " * (w - width(c)) + c if r else c + " " * (w - width(c))
-            for c, w, r in zip(row, widths, right, strict=True)
-        ]
-        return "  ".join(cells).rstrip()
+        yield Bar()
 
-    return "\n".join([draw(head), "  ".join("-" * w for w in widths), *map(draw, rows)])
+
+def show(result: Result) -> None:
+    """Print a result: on a terminal its tables are drawn, elsewhere the text is printed."""
+    if not result.text:
+        return
+    if not result.tables or not is_rich(sys.stdout):
+        print(plain(result.text))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    rest = result.text
+    for each in result.tables:
+        before, found, rest_after = rest.partition(each)
+        if not found:
+            continue
+        if before.strip("\n"):
+            console.print(Text(plain(before.strip("\n"))))
+        drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name, number in zip(each.head, _numeric(each.rows, each.head), strict=True):
+            drawn.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+        for row in each.rows:
+            drawn.add_row(*(Text(plain(cell)) for cell in row))
+        console.print(drawn)
+        rest = rest_after
+    if rest.strip("\n"):
+        console.print(Text(plain(rest.strip("\n"))))

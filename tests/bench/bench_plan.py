@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 from onecard.errors import OneCardError
-from onecard.memory import formats, rows_lm, truth
+from onecard.memory import formats
+from validation import rows_lm, truth
 from onecard.memory.architectures import lm
 from onecard.memory.estimators import llm_inference, training
-from onecard.memory.rows import Cannot, format_of, read
+from validation.rows import Cannot, format_of, read
 
 MIB = 2**20
 TRAINED = ("lora", "qlora", "full-ft")

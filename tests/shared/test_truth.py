@@ -1,6 +1,6 @@
 """The plan against published measurements (../shared/truth)."""
 
-from onecard.memory import truth
+from validation import truth
 
 
 def test_published_measurements(shared):

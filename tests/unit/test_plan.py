@@ -8,7 +8,7 @@ import time
 import pytest
 
 from onecard.errors import NotFound, SettingsError
-from onecard.memory import devices, formats, truth, workloads
+from onecard.memory import devices, formats, workloads
 from onecard.memory.architectures import lm
 from onecard.memory.estimators import llm_inference, training
 

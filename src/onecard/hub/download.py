@@ -168,7 +168,7 @@ def _pull_hub_any(model: Model, reporter: Reporter) -> Path:
         for name in files
         if name.endswith(".gguf") and "-of-" not in name and "mmproj" not in name
     }
-    folder = names.shelf(f"hf:{model.repo}")
+    folder = names.model_dir(f"hf:{model.repo}")
     with locked(folder, reporter):
         if ggufs:
             wanted = model.quant or next(

@@ -1,9 +1,10 @@
-"""A model's name to what can be opened: a file or folder on the disk, or a model that a server
-holds. Downloads nothing.
+"""One grammar of model names, for plan, chat, rag, finetune and all others. Downloads nothing.
 
-Names: `smollm2-135m` or `llama3.1:8b` (the catalog), `hf:org/name[:quant]`, `./file.gguf` or a
-folder,
-`ollama:name`, `run:ID`, and whatever `onecard models import` gave a name to.
+llama3.1:8b   llama-3.1-8b   meta-llama/Meta-Llama-3.1-8B-Instruct   the catalog, any spelling
+org/name   hf:org/name[:quant]                                       a repository of the hub
+./file.gguf   ./folder   https://host/file.gguf                      a file, folder or address
+ollama:name   run:ID   a name given by `onecard models import`
+auto                                                                 see hub/auto.py
 """
 
 import json
@@ -14,12 +15,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from onecard import paths
 from onecard.errors import NotFound, SettingsError, not_found
 from onecard.memory.architectures import lm
-from onecard.memory.architectures.gguf import read_header
+from onecard.memory.architectures.gguf import read_header, read_remote
 from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.model_names import canonical, spellings
 from onecard.runs import store
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -36,7 +39,7 @@ class Model:
     """
 
     name: str
-    source: Literal["file", "catalog", "hub", "ollama", "run"]
+    source: Literal["file", "catalog", "hub", "ollama", "run", "address"]
     path: Path | None = None
     quant: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -58,8 +61,10 @@ class Model:
             return lm.from_header(header, self.name), header.data_bytes
         if self.here and self.path and (self.path / "config.json").is_file():
             return lm.from_config(self.path / "config.json"), 0
-        found = lm.named(self.name)
-        return (found, 0) if found else None
+        for name in (self.name, str(self.facts.get("base", "")), self.repo):
+            if name and (found := lm.named(name)):
+                return found, 0
+        return None
 
     def quants(self) -> tuple[str, ...]:
         return tuple(self.facts.get("quants", ())) or ((self.quant,) if self.quant else ())
@@ -70,7 +75,7 @@ def catalog() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8"))
 
 
-def shelf(name: str) -> Path:
+def model_dir(name: str) -> Path:
     """The folder of a pulled or imported model; the name's characters are made safe for a file
     system."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".")
@@ -84,8 +89,12 @@ def shelf(name: str) -> Path:
 
 
 def find(name: str, quant: str = "") -> Model:
-    """What a name stands for. Raises NotFound with the nearest names, SettingsError for no name."""
-    if not name.strip():
+    """What a name stands for: see the grammar above.
+
+    Raises NotFound with the nearest names, SettingsError for no name.
+    """
+    name = name.strip()
+    if not name:
         raise SettingsError(
             "no model is named",
             why="the name is empty",
@@ -97,35 +106,107 @@ def find(name: str, quant: str = "") -> Model:
         return _ollama(name)
     if name.startswith("hf:"):
         return _hub(name, quant)
-    if name in catalog():
-        return _catalog(name, quant)
+    if name.lower().startswith(("http://", "https://")):
+        return _address(name, quant)
     path = Path(name).expanduser()
-    if path.exists():
+    if name not in catalog() and path.exists():
         return Model(name, "file", path.resolve(), quant_of(path.name))
-    if imported := _on_shelf(name, quant):
+    if row := in_catalog(name):
+        return _catalog(row, quant)
+    if imported := _imported(name, quant):
         return imported
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and path.suffix != ".gguf":
+        return _hub(f"hf:{name}", quant)
     if "/" in name or path.suffix == ".gguf":
         raise NotFound(
             f"there is no model file {name}",
             why="nothing lies at that path",
-            fix=f"check the path; a model of the hub is written hf:{name}"
-            if "/" in name
-            else "check the path",
+            fix="check the path, or give the model's name: onecard models list",
         )
-    raise not_found(
-        "model",
-        name,
-        [
-            *(n for n, facts in catalog().items() if facts["task"] not in ("embed", "rerank")),
-            *imported_names(),
-        ],
-        "onecard models list",
-    )
+    raise not_found("model", name, known_names(), "onecard models list")
+
+
+def _address(name: str, quant: str) -> Model:
+    """A GGUF file behind a web address. Raises SettingsError for another form."""
+    file = Path(urlsplit(name).path).name
+    if not file.lower().endswith(".gguf"):
+        raise SettingsError(
+            f"{name} is no GGUF file",
+            why="only GGUF files are taken from a web address",
+            fix="the address of a .gguf file, or hf:org/name",
+        )
+    host = urlsplit(name).hostname or "address"
+    path = model_dir(f"{host}-{Path(file).stem}") / file
+    return Model(name, "address", path, quant or quant_of(file))
+
+
+def in_catalog(name: str) -> str:
+    """The catalog's name for a model in any spelling; empty for one that is not in it.
+
+    >>> in_catalog("meta-llama/Meta-Llama-3.1-8B-Instruct"), in_catalog("llama-3.1-8b")
+    ('llama3.1:8b', 'llama3.1:8b')
+    >>> in_catalog("llama3.1"), in_catalog("llama3.1:80b")
+    ('llama3.1:8b', '')
+    """
+    if name in catalog():
+        return name
+    return next((_index()[key] for key in spellings(name) if key in _index()), "")
+
+
+@cache
+def _index() -> dict[str, str]:
+    index: dict[str, str] = {}
+    for name, facts in catalog().items():
+        for spelling in (name, *facts.get("aliases", ())):
+            index.setdefault(canonical(spelling), name)
+    return index
+
+
+def known_names() -> list[str]:
+    """Names to suggest: of the catalog's models that talk, and of imported ones."""
+    hidden = ("embed", "rerank", "speech")
+    rows = [name for name, facts in catalog().items() if facts["task"] not in hidden]
+    return [*rows, *imported_names()]
+
+
+def find_counts(name: str) -> LM | None:
+    """The model's counts where they are known without a download; None else."""
+    try:
+        return counts(name)[0]
+    except (NotFound, SettingsError):
+        return None
+
+
+def counts(name: str) -> tuple[LM, int]:
+    """What a plan needs: the model's counts, and the bytes of its weights where a file gives them.
+
+    From a folder's config.json, a GGUF's header (on disk or by HTTP range), else the table of usual
+    models. Raises NotFound for an unknown model, DataError, SettingsError.
+    """
+    if name.lower().startswith(("http://", "https://")):
+        header = read_remote(name)
+        return lm.from_header(header, name.rpartition("/")[2]), header.data_bytes
+    path = Path(name).expanduser()
+    if path.suffix == ".json" and path.is_file():
+        return lm.from_config(path), 0
+    unknown: NotFound | None = None
+    if not (path.is_file() or path.is_dir()) and path.suffix != ".gguf":
+        try:
+            return lm.find(name), 0
+        except NotFound as fault:
+            unknown = fault
+    try:
+        known = find(name).counts()
+    except NotFound as fault:
+        raise unknown or fault from None
+    if known is None:
+        raise unknown or not_found("model", name, known_names())
+    return known
 
 
 def imported_names() -> list[str]:
     """The folders of the shelf that hold a model and are not the catalog's."""
-    taken = {shelf(name) for name in catalog()}
+    taken = {model_dir(name) for name in catalog()}
     folders = paths.models().glob("*") if paths.models().is_dir() else []
     return sorted(
         p.name
@@ -137,8 +218,8 @@ def imported_names() -> list[str]:
 def quant_of(file_name: str) -> str:
     """The quantization in a file's name, lower case; empty when it names none.
 
-    >>> quant_of("SmolLM2-135M-Instruct.Q4_1.gguf"), quant_of("Llama-3.1-8B-Q4_K_M.gguf"), quant_of("model.gguf")
-    ('q4_1', 'q4_k_m', '')
+    >>> quant_of("SmolLM2-135M-Instruct.Q4_1.gguf"), quant_of("Llama-3.1-8B-Q4_K_M.gguf")
+    ('q4_1', 'q4_k_m')
     """
     found = QUANT.findall(file_name)
     return found[-1].lower() if found else ""
@@ -152,10 +233,10 @@ def _catalog(name: str, quant: str) -> Model:
     if facts["task"] == "rerank":
         return _hub(f"hf:{facts['hub']}", quant)
     if "file" not in facts:
-        return Model(name, "catalog", shelf(name), facts=facts)
-    here = [q for q in quants if (shelf(name) / file_name(facts, q)).exists()]
+        return Model(name, "catalog", model_dir(name), facts=facts)
+    here = [q for q in quants if (model_dir(name) / file_name(facts, q)).exists()]
     quant = quant or (here[0] if here else quants[0] if len(quants) == 1 else "")
-    path = shelf(name) / file_name(facts, quant) if quant else None
+    path = model_dir(name) / file_name(facts, quant) if quant else None
     return Model(name, "catalog", path, quant, facts, facts.get("hub", ""))
 
 
@@ -172,14 +253,14 @@ def _hub(name: str, quant: str) -> Model:
             fix="hf:org/name or hf:org/name:q4_k_m",
         )
     quant = quant or tail
-    folder = shelf(f"hf:{repo}")
+    folder = model_dir(f"hf:{repo}")
     held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
     path = held[0] if held else folder if (folder / "config.json").exists() else None
     return Model(name, "hub", path, quant or (quant_of(held[0].name) if held else ""), repo=repo)
 
 
-def _on_shelf(name: str, quant: str) -> Model | None:
-    folder = shelf(name)
+def _imported(name: str, quant: str) -> Model | None:
+    folder = model_dir(name)
     held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
     if held:
         return Model(name, "file", held[0], quant_of(held[0].name))

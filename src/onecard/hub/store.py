@@ -19,7 +19,7 @@ def listing() -> Result:
     """Every model of the catalog and every one that lies here."""
     rows: list[dict[str, Any]] = []
     for name, facts in names.catalog().items():
-        files = _files(names.shelf(name))
+        files = _files(names.model_dir(name))
         rows.append(
             {
                 "name": name,
@@ -27,7 +27,7 @@ def listing() -> Result:
                 "here": bool(files),
                 "bytes": sum(p.stat().st_size for p in files),
                 "license": facts["license"],
-                "says": facts["says"],
+                "summary": facts["summary"],
             }
         )
     for name in names.imported_names():
@@ -39,11 +39,11 @@ def listing() -> Result:
                 "here": True,
                 "bytes": sum(p.stat().st_size for p in files),
                 "license": "",
-                "says": "imported",
+                "summary": "imported",
             }
         )
     cells = [
-        [r["name"], r["task"], size(r["bytes"]) if r["here"] else "–", r["license"], r["says"]]
+        [r["name"], r["task"], size(r["bytes"]) if r["here"] else "–", r["license"], r["summary"]]
         for r in rows
     ]
     return Result({"models": rows}, table(cells, ["name", "task", "on disk", "licence", "what"]))
@@ -114,7 +114,7 @@ def import_model(file: str, name: str, reporter: Reporter) -> Result:
             why="a model of your own would hide it",
             fix="--name another",
         )
-    target = names.shelf(name)
+    target = names.model_dir(name)
     with download.locked(target, reporter):
         if source.is_file():
             read_header(source)
@@ -138,7 +138,7 @@ def import_model(file: str, name: str, reporter: Reporter) -> Result:
 
 def remove(name: str, reporter: Reporter) -> Result:
     """Delete a model's folder from the shelf; never a file of the user's own. Raises NotFound."""
-    target = names.shelf(name)
+    target = names.model_dir(name)
     if not target.is_dir():
         raise NotFound(
             f"no model {name} lies here", why=f"{target} is no folder", fix="onecard models list"
@@ -156,7 +156,9 @@ def to_gguf(name: str, out: str, outtype: str, reporter: Reporter) -> Result:
     """
     model = names.find(name)
     path = download.pull(model, reporter)
-    target = Path(out) if out else names.shelf(path.name) / f"{path.name}-{outtype.upper()}.gguf"
+    target = (
+        Path(out) if out else names.model_dir(path.name) / f"{path.name}-{outtype.upper()}.gguf"
+    )
     gguf.to_gguf(path, target, outtype, reporter)
     return Result(
         {"path": str(target), "sha256": fingerprint(target)},
@@ -178,7 +180,7 @@ def quantize(name: str, out: str, quant: str, reporter: Reporter) -> Result:
             fix=f"onecard models convert {name}",
         )
     stem = names.QUANT.sub("", path.stem).rstrip(".-_")
-    target = Path(out) if out else names.shelf(stem) / f"{stem}-{quant.upper()}.gguf"
+    target = Path(out) if out else names.model_dir(stem) / f"{stem}-{quant.upper()}.gguf"
     quantize_file.quantize(path, target, quant, reporter)
     return Result(
         {"path": str(target), "sha256": fingerprint(target), "bytes": target.stat().st_size},

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from onecard import fsio, paths
-from onecard.memory import terms
 from onecard.memory.devices import Device
+from onecard.units import MIB
 
+CUDA_CONTEXT_BYTES = 500 * MIB
+"""Context plus cuBLAS workspace of one process. A guess between published 300 and 700 MiB, until it
+is calibrated."""
 FEWEST = 5
 """Runs of one kind from which a band is learned."""
 NARROWEST = 0.02
@@ -114,7 +117,7 @@ def context_bytes(device: Device) -> tuple[int, str]:
     known = of(device)
     if isinstance(known.get("context_bytes"), int):
         return known["context_bytes"], f"learned from {known.get('runs', 0)} runs on this card"
-    return terms.CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)"
+    return CUDA_CONTEXT_BYTES, "context and cuBLAS workspace (a guess until calibrated)"
 
 
 def segments(device: Device, usual: float) -> float:

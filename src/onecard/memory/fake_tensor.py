@@ -17,9 +17,11 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from onecard.errors import DataError
+from onecard.errors import DataError, SettingsError
+from onecard.memory import formats
 from onecard.memory.architectures.lm import LM
-from onecard.memory.estimators.training import Recipe
+from onecard.memory.estimators.training import OPTIMIZER, Recipe
+from onecard.memory.plan import Term
 
 transformers.logging.set_verbosity_error()
 LINEARS = {
@@ -42,7 +44,7 @@ class Traced:
 
 
 class Counter(TorchDispatchMode):
-    """Bytes of all storages that are alive; each is counted once however many tensors look at it."""
+    """Bytes of all storages that are alive, each counted once however many tensors share it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,6 +236,42 @@ def _adapt(model: Any, s: Recipe) -> None:
             if leaf in wanted
             else base,
         )
+
+
+def plan_terms(config: Any, path: Path) -> tuple[list[Term], dict[str, Any]]:
+    """(terms, choices) of a plan whose architecture no formula knows: its real class, traced.
+
+    `config`: of a language model's answer (`n_ctx`) or of its training. Raises DataError,
+    SettingsError for a format that cannot be traced.
+    """
+    training = hasattr(config, "per_device_train_batch_size")
+    if training:
+        method = "full" if not getattr(config, "use_peft", True) else "lora"
+        format = getattr(config, "weights", "") or ("nf4-dq" if config.load_in_4bit else "bf16")
+        batch, tokens = config.per_device_train_batch_size, config.max_seq_length
+    else:
+        method, format = "infer", config.quant or "bf16"
+        batch, tokens = getattr(config, "n_parallel", 1), config.n_ctx
+    each = formats.PLAIN.get(format) or formats.LINEAR.get(format)
+    if each is None:
+        raise SettingsError(
+            f"the format '{format}' cannot be traced",
+            why=f"no formula knows the architecture of {path}: only plain formats and quantized "
+            "linear layers can be counted",
+            fix="--quant bf16, --quant nf4 or --quant int8",
+        )
+    n_params, weights, passing = of_config(path, method, batch, tokens, each)
+    reason = f"traced: {batch} x {tokens} tokens"
+    if training:
+        reason += ", forward and back" + ("" if method == "full" else ", without adapters")
+    terms = [
+        Term("weights", weights, f"{n_params / 1e9:.2f}e9 in {format}"),
+        Term("one pass", passing, reason),
+    ]
+    if method == "full":
+        optim = "adamw" if config.optim in ("auto", "adamw_torch") else "adamw-8bit"
+        terms.append(Term("optimizer", round(n_params * OPTIMIZER[optim][1]), optim))
+    return terms, {"model": path.parent.name}
 
 
 def of_config(

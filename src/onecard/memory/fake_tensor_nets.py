@@ -221,40 +221,46 @@ def whisper(w: Whisper, B: int, T: int) -> int:
     )
 
 
-def check(name: str, settings: Any) -> tuple[int, int]:
-    """(traced, counted by the tape): peak bytes of one pass forward and back in fp32 without the
-    trainer's loss, weights not counted. Raises DataError for what has no real class here."""
-    height, width = settings.height or settings.imgsz, settings.imgsz
-    if name in ("detect", "segment", "classify"):
-        real = {"detect": detector, "segment": segmenter, "classify": classifier}[name]
-        net = vision.find(settings.model, settings.n_classes)
-        if name == "detect" and not net.name.startswith(("yolov8", "yolo11")):
-            raise DataError(
-                f"{settings.model} has no class here",
-                why="a trace runs a library's real class: ultralytics' yolov8 and yolo11",
-                fix="plan it without --trace",
-            )
-        return real(net.name, settings.batch, height, width), passed(
-            lambda t: net.run(t, t.tensor(settings.batch, 3, height, width))
+def check(tracer: str, config: Any) -> tuple[int, int]:
+    """(traced, counted by the simulator): peak bytes of one pass forward and back in fp32 without
+    the trainer's loss, weights not counted.
+
+    `tracer`: detect, segment, classify, diffusion or speech. Raises DataError for what has no real
+    class here.
+    """
+    if tracer == "speech":
+        return check_speech(config)
+    height, width = config.height or config.imgsz, config.imgsz
+    if tracer == "diffusion":
+        p = diffusion.find(config.model)
+        side = (height or p.size, width or p.size)
+        images = getattr(config, "train_batch_size", 0) or config.num_images
+        return unet(p, images, *side), passed(
+            lambda t: [diffusion.run_net(p, t, images, *side, True)]
         )
-    p = diffusion.find(settings.model)
-    side = (height or p.size, width or p.size)
-    return unet(p, settings.batch, *side), passed(
-        lambda t: [diffusion.run_net(p, t, settings.batch, *side, True)]
+    real = {"detect": detector, "segment": segmenter, "classify": classifier}[tracer]
+    net = vision.find(config.model, config.num_classes)
+    if tracer == "detect" and not net.name.startswith(("yolov8", "yolo11")):
+        raise DataError(
+            f"{config.model} has no class here",
+            why="a trace runs a library's real class: ultralytics' yolov8 and yolo11",
+            fix="plan it without --trace",
+        )
+    return real(net.name, config.batch, height, width), passed(
+        lambda t: net.run(t, t.tensor(config.batch, 3, height, width))
     )
 
 
-def check_speech(settings: Any) -> tuple[int, int]:
+def check_speech(config: Any) -> tuple[int, int]:
     """The same for Whisper, all weights trained, with its loss."""
-    w = speech.find(settings.model)[1]
+    w = speech.find(config.model)[1]
+    batch = getattr(config, "per_device_train_batch_size", 0) or config.batch_size
     parts = speech.train(
         w,
-        speech.Training(
-            "full", settings.batch, settings.tokens, amp=False, optimizer="sgd", foreach=False
-        ),
+        speech.Training("full", batch, amp=False, optimizer="sgd", foreach=False),
         device=False,
     )
-    return whisper(w, settings.batch, settings.tokens), parts[-1].bytes
+    return whisper(w, batch, speech.TOKENS), parts[-1].bytes
 
 
 def passed(run: Callable[[Tape], list[Tensor]]) -> int:

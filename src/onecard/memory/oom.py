@@ -6,7 +6,8 @@ killed the process.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from onecard.errors import DataError
 from onecard.units import GIB, KIB, MIB, size
@@ -32,8 +33,8 @@ PLACES = (
     (r"cache_utils|past_key_value|key_cache|DynamicCache|kv_cache|llama_kv_cache", "KV cache"),
     (r"graph_reserve|compute buffer|ggml_gallocr|sched_reserve", "compute"),
     (
-        r"from_pretrained|load_state_dict|_load_|\.to\(device|\.cuda\(|load_tensors|llama_model_load|model "
-        r"buffer",
+        r"from_pretrained|load_state_dict|_load_|\.to\(device|\.cuda\(|load_tensors|"
+        r"llama_model_load|model buffer",
         "weights",
     ),
     (r"_run_backward|\.backward\(|autograd", "activations"),
@@ -68,6 +69,11 @@ class Oom:
         """Whether what torch holds and does not use would have been enough."""
         return 0 < self.asked_bytes <= self.reserved_idle_bytes
 
+    def as_dict(self) -> dict[str, Any]:
+        facts = asdict(self)
+        del facts["reserved_idle_bytes"]
+        return facts | {"fragmented": self.fragmented}
+
     def render(self) -> str:
         out = [f"{self.term}: {MEANS[self.term]}"]
         if self.line:
@@ -79,21 +85,15 @@ class Oom:
             "held by torch": self.allocated_bytes,
             "held and not used": self.reserved_idle_bytes,
         }
-        told = ", ".join(f"{name} {size(value)}" for name, value in facts.items() if value)
-        return "\n".join(
-            [
-                *out,
-                *([told] if told else []),
-                *(
-                    [
-                        "memory is in pieces: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True "
-                        "gives them back"
-                    ]
-                    if self.fragmented
-                    else []
-                ),
-            ]
-        )
+        figures = ", ".join(f"{name} {size(value)}" for name, value in facts.items() if value)
+        if figures:
+            out.append(figures)
+        if self.fragmented:
+            out.append(
+                "memory is in pieces: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True gives them "
+                "back"
+            )
+        return "\n".join(out)
 
 
 def read(text: str) -> Oom:

@@ -3,13 +3,12 @@
 Knows no kind.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onecard.memory.devices import Device
-from onecard.reporting import table
-from onecard.units import gib, size
+from onecard.reporting import Table, table
+from onecard.units import size
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,10 @@ class Plan:
 
     @property
     def verdict(self) -> str:
-        return (
-            "does not fit"
-            if not self.fits
-            else "fits"
-            if self.high_bytes <= self.device.free_bytes
-            else "fits closely"
-        )
+        """fits, fits closely (the band's upper end does not) or does not fit."""
+        if not self.fits:
+            return "does not fit"
+        return "fits" if self.high_bytes <= self.device.free_bytes else "fits closely"
 
     def largest(self) -> Term:
         return max(self.terms, key=lambda term: term.bytes)
@@ -63,33 +59,23 @@ class Plan:
             "high_bytes": self.high_bytes,
             "verdict": self.verdict,
             "fits": self.fits,
-            "card": self.device.as_dict(),
+            "device": self.device.as_dict(),
             "choices": self.choices,
             "notes": list(self.notes),
             "terms": [{"name": t.name, "bytes": t.bytes, "because": t.reason} for t in self.terms],
         }
 
-    def render(self) -> str:
+    def table(self) -> Table:
+        """Every part in bytes with its reason, and the verdict."""
         rows = [[size(term.bytes), term.name, term.reason] for term in self.terms]
-        spread = (
-            f" ({size(round(self.total_bytes * (1 - self.band)))} to {size(self.high_bytes)})"
-            if self.band
-            else ""
-        )
-        rows.append(
-            [size(self.total_bytes), "total", f"{self.verdict}{spread}: {self.device.render()}"]
-        )
-        lines = [table(rows, ["bytes", "part", "because"])]
-        lines += [f"{name}: {value}" for name, value in self.choices.items()]
+        spread = ""
+        if self.band:
+            low = round(self.total_bytes * (1 - self.band))
+            spread = f" ({size(low)} to {size(self.high_bytes)})"
+        verdict = f"{self.verdict}{spread}: {self.device.render()}"
+        rows.append([size(self.total_bytes), "total", verdict])
+        return table(rows, ["bytes", "part", "because"])
+
+    def render(self) -> str:
+        lines = [str(self.table()), *(f"{name}: {value}" for name, value in self.choices.items())]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-
-def on_cpu(terms: Sequence[Term], device: Device) -> Plan:
-    """A plan whose parts all lie in the computer's memory, whatever card is present."""
-    return Plan(
-        tuple(terms),
-        device,
-        notes=()
-        if device.type == "cpu"
-        else (f"runs on the CPU; {gib(device.free_bytes)} of the card stay free",),
-    )

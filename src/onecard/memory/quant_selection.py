@@ -3,7 +3,7 @@
 Pure arithmetic over counts.
 """
 
-from onecard.memory import terms
+from onecard.memory import calibration
 from onecard.memory.architectures.lm import LM
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
@@ -26,6 +26,7 @@ def layers_on_card(
 ) -> int:
     """How many of the layers (plus one for the output head) a card holds beside context and
     buffers; 0 for none."""
+    context_bytes, _ = calibration.context_bytes(device)
     for layers in range(lm.L + 1, 0, -1):
         parts = llm_inference.llamacpp(
             lm,
@@ -36,7 +37,7 @@ def layers_on_card(
             n_gpu_layers=layers,
             exact_bytes=exact_bytes,
         )
-        if sum(term.bytes for term in parts) + terms.CUDA_CONTEXT_BYTES <= device.free_bytes:
+        if sum(term.bytes for term in parts) + context_bytes <= device.free_bytes:
             return layers
     return 0
 

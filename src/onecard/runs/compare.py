@@ -58,11 +58,7 @@ def regressions(new: RunRecord, others: list[RunRecord]) -> list[str]:
     """One line a metric that fell beyond noise against the last run of the same questions; empty
     when none did."""
     for old in others:
-        if (
-            old.id == new.id
-            or old.about.get("kind") != new.about.get("kind")
-            or old.about.get("verb") != new.about.get("verb")
-        ):
+        if old.id == new.id or old.task != new.task or old.command != new.command:
             continue
         if old.status != "done" or not old.metrics or old.data_differs(new):
             continue

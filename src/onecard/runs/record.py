@@ -1,12 +1,16 @@
-"""A run is a folder, and the folder is the truth. Knows no kind.
+"""A run is a folder, and the folder is the truth. Knows no task.
 
-<date>-<kind>-<id>/
-    run.json  settings.toml  plan.json  env.json     written before the work starts
-    data.json                                        fingerprints of what was read
-    events.jsonl                                     one line a step: {"step": 12, "loss": 1.93, "time_s": 4.2}
-    scores.json  memory.json  artifacts/             written by the work; artifacts/items.jsonl has one line an item
-    README.md  notebook.ipynb  report.html           made by runs.report when the work ends
-    status                                           running | done | failed | stopped
+<date>-<task>-<id>/
+    run.json  settings.toml  plan.json  env.json   written before the work starts
+    data.json                                      fingerprints of what was read
+    events.jsonl                                   one line a step: {"step": 12, "loss": 1.93}
+    scores.json  memory.json  artifacts/           written by the work
+    artifacts/items.jsonl                          one line an evaluated item
+    README.md  notebook.ipynb  report.html         made by runs.report when the work ends
+    status                                         running | done | failed | stopped
+
+run.json holds the process id and its start time: a run whose process is gone was killed. Nothing is
+written before secrets are blotted out (config.redact).
 """
 
 import hashlib
@@ -28,23 +32,17 @@ from typing import Any
 
 import tomli_w
 
+from onecard import config as configs
 from onecard import fsio, paths
-from onecard.config import Settings
+from onecard.config import Config
 from onecard.errors import OneCardError
 from onecard.memory.plan import Plan
+from onecard.redaction import redact
 from onecard.reporting import Reporter
 from onecard.runs import tracking
 
-PACKAGES = (
-    "onecard",
-    "xllamacpp",
-    "onnxruntime",
-    "faiss-cpu",
-    "numpy",
-    "torch",
-    "transformers",
-    "openai",
-)
+PACKAGES = ("onecard", "numpy", "pydantic")
+"""Distributions of every run, beside those of its task."""
 
 
 def peak_rss_bytes(pid: int | str = "self") -> int:
@@ -60,13 +58,16 @@ def peak_rss_bytes(pid: int | str = "self") -> int:
 
 
 class Run:
-    """What a verb is given beside its settings: where to write, whom to tell.
+    """What a command is given beside its config: where to write, whom to report to.
 
     Without a folder nothing is kept.
     """
 
-    def __init__(self, folder: Path | None, reporter: Reporter, plan: Plan) -> None:
+    def __init__(
+        self, folder: Path | None, reporter: Reporter, plan: Plan, secrets: Sequence[str] = ()
+    ) -> None:
         self.folder, self.reporter, self.plan = folder, reporter, plan
+        self._secrets = tuple(secrets)
         self._started = time.monotonic()
         self._trackers: list[tracking.Tracker] = []
         self._data: dict[str, Any] = {}
@@ -78,7 +79,7 @@ class Run:
         return self.folder.name if self.folder else ""
 
     def log(self, step: int, **values: float) -> None:
-        """Append one line of values; names carry their unit (`loss`, `tokens_per_s`, `peak_bytes`)."""
+        """Append one line of values; names carry their unit: loss, tokens_per_s, peak_bytes."""
         if not self.folder:
             return
         self._begun = True
@@ -104,17 +105,27 @@ class Run:
         `id`."""
         if self.folder:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            fsio.write_text(self.folder / "artifacts" / "items.jsonl", text)
+            self._write(self.artifacts / "items.jsonl", text)
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder for what the work makes. Only for a recorded run."""
+        assert self.folder is not None
+        return self.folder / "artifacts"
 
     def artifact(self, name: str, content: str) -> None:
+        """Keep a text under artifacts/. Raises DataError for a name that leads out of it."""
         if self.folder:
-            fsio.write_text(paths.safe_join(self.folder / "artifacts", name), content)
+            self._write(paths.safe_join(self.artifacts, name), content)
 
     def _json(self, name: str, value: Any) -> None:
         if self.folder:
-            fsio.write_text(
-                self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-            )
+            text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+            self._write(self.folder / name, text)
+
+    def _write(self, path: Path, text: str) -> None:
+        """The one way into the run folder: secrets are blotted out on it."""
+        fsio.write_text(path, redact(text, self._secrets))
 
     def measure(self, **more: int) -> None:
         """Write planned and measured bytes: resident memory always; torch's peaks and the driver's
@@ -131,22 +142,20 @@ class Run:
             },
         )
 
-    def changed(self, taken: Sequence[Mapping[str, Any]], settings: Settings, plan: Plan) -> None:
+    def changed(self, taken: Sequence[Mapping[str, Any]], config: Config, plan: Plan) -> None:
         """Memory ran out and settings were changed: keep what, and the new plan beside the old."""
         self.plan = plan
         self._json(
             "changes.json",
             {
                 "changes": list(taken),
-                "settings": settings.model_dump(mode="json", exclude_none=True),
+                "settings": configs.public_values(config),
                 "planned_bytes": plan.total_bytes,
             },
         )
-        self.reporter.warn(
-            "memory ran out; changed "
-            + ", ".join(f"{key}={value}" for key, value in taken[-1]["changes"].items())
-            + f" ({taken[-1]['cost']}) and going on"
-        )
+        changes = ", ".join(f"{key}={value}" for key, value in taken[-1]["changes"].items())
+        cost = taken[-1]["cost"]
+        self.reporter.warn(f"memory ran out; changed {changes} ({cost}) and going on")
 
     def track(self, report_to: str, settings: Mapping[str, Any]) -> None:
         """Send steps and scores to a tracker as well: trackio, tensorboard, wandb, mlflow; 'none'
@@ -165,25 +174,18 @@ class Run:
     ) -> None:
         if not self.folder:
             return
-        if (
-            isinstance(fault, OneCardError) and not self._begun
-        ):  # refused before anything was read: no run
+        if isinstance(fault, OneCardError) and not self._begun:
+            # refused before anything was read: no run
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = None
             return
-        status = (
-            "done"
-            if fault is None
-            else "stopped"
-            if isinstance(fault, KeyboardInterrupt)
-            else "failed"
-        )
+        status = "done" if fault is None else "failed"
+        if isinstance(fault, KeyboardInterrupt):
+            status = "stopped"
         self.measure()
         if fault is not None and kind is not None:
-            fsio.write_text(
-                self.folder / "traceback.txt",
-                "".join(traceback.format_exception(kind, fault, trace)),
-            )
+            text = "".join(traceback.format_exception(kind, fault, trace))
+            self._write(self.folder / "traceback.txt", text)
         for tracker in self._trackers:
             scores = read_json(self.folder / "scores.json").get("metrics", {})
             tracker.finish(
@@ -215,40 +217,66 @@ def _card_bytes(plan: Plan) -> dict[str, int]:
     }
 
 
-def start(kind: str, verb: str, settings: Settings, plan: Plan, reporter: Reporter) -> Run:
-    """Make the folder and write settings, plan and environment into it before any work."""
-    home = paths.runs()
-    folder = home / f"{time.strftime('%Y%m%d-%H%M%S')}-{kind}-{secrets.token_hex(2)}"
+def start(
+    task: str,
+    command: str,
+    config: Config,
+    plan: Plan,
+    reporter: Reporter,
+    packages: Sequence[str] = (),
+) -> Run:
+    """Make the folder and write settings, plan and environment into it before any work.
+
+    `packages`: the distributions of the task, whose versions are kept. The command line is made
+    from the config, not from what was typed: a secret that was typed is not in it.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = paths.runs() / f"{stamp}-{task}-{secrets.token_hex(2)}"
     (folder / "artifacts").mkdir(parents=True)
-    run = Run(folder, reporter, plan)
+    run = Run(folder, reporter, plan, configs.secrets_of(config))
+    values = configs.public_values(config)
+    chosen = {name: value for name, value in values.items() if name in config.model_fields_set}
     run._json(
         "run.json",
         {
-            "kind": kind,
-            "verb": verb,
-            "command": ["onecard", *sys.argv[1:]],
+            "task": task,
+            "command": command,
+            "argv": ["onecard", task, command, *configs.as_flags(chosen)],
             "cwd": str(Path.cwd()),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
         },
     )
-    values = settings.model_dump(mode="json", exclude_none=True)
-    fsio.write_text(folder / "settings.toml", tomli_w.dumps(values))
+    run._write(folder / "settings.toml", tomli_w.dumps(values))
     run._json("plan.json", plan.as_dict())
-    run._json("env.json", environment(plan))
+    run._json("env.json", environment(plan, packages))
     fsio.write_text(folder / "status", "running\n")
     return run
 
 
-def environment(plan: Plan) -> dict[str, Any]:
-    """Card, driver, Python, package versions and the state of the git tree that the code lies in."""
+def process_start(pid: int) -> str:
+    """When a process began, in the kernel's ticks since boot; empty for one that is gone.
+
+    With the process id it names a process for good: ids are given again.
+    """
+    try:
+        # field 22 of proc(5)'s stat; the second field, a name in brackets, may hold spaces
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def environment(plan: Plan, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Device, driver, Python, package versions and the state of the git tree of the code."""
     versions = {}
-    for name in PACKAGES:
+    for name in sorted({*PACKAGES, *packages}):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "card": plan.device.as_dict(),
+        "device": plan.device.as_dict(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),

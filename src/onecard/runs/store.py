@@ -1,4 +1,4 @@
-"""Finds runs, and holds two of them side by side. Knows the folder's files, not the kinds."""
+"""Finds runs. Knows the folder's files, not the tasks."""
 
 import json
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from onecard import config, paths
 from onecard.errors import DataError, NotFound, not_found
-from onecard.runs.record import read_json
+from onecard.runs.record import process_start, read_json
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,33 @@ class RunRecord:
         return read_json(self.folder / "run.json")
 
     @property
+    def task(self) -> str:
+        """onecard 0.1 wrote it as `kind`."""
+        return str(self.about.get("task") or self.about.get("kind") or "")
+
+    @property
+    def command(self) -> str:
+        """onecard 0.1 wrote it as `verb`, and the words of the command line as `command`."""
+        command = self.about.get("command")
+        return command if isinstance(command, str) else str(self.about.get("verb") or "")
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line; onecard 0.1 wrote it as `command`."""
+        words = self.about.get("argv") or self.about.get("command") or []
+        return [str(word) for word in words] if isinstance(words, list) else []
+
+    @property
     def status(self) -> str:
+        """running, done, failed, stopped, killed or unknown."""
         try:
-            return (self.folder / "status").read_text().strip()
+            status = (self.folder / "status").read_text().strip()
         except OSError:
             return "unknown"
+        start = self.about.get("process_start")
+        if status == "running" and start and process_start(self.about.get("pid", 0)) != start:
+            return "killed"
+        return status
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:

@@ -7,11 +7,9 @@ Each tracker's library is an extra (`onecard[tracking]`) and is imported when it
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from onecard.errors import MissingExtra
-
-ReportTo = Literal["none", "trackio", "tensorboard", "wandb", "mlflow"]
 
 
 class Tracker:

@@ -1,13 +1,13 @@
-"""The kinds of project.
-
-A folder here that defines KIND is one; there is no list to keep. Knows no kind's content.
-"""
+"""The tasks. A folder here that defines TASK is one; there is no list to keep. Knows no task's
+content."""
 
 import importlib
-import importlib.util
+import importlib.metadata
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from onecard.errors import MissingExtra, not_found
@@ -15,50 +15,88 @@ from onecard.tasks.base import Command, Task
 
 
 @cache
+def names() -> tuple[str, ...]:
+    """The folders, in alphabetical order; nothing is imported."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+
+
+@cache
 def all_tasks() -> dict[str, Task]:
-    """Every kind by its name, in alphabetical order."""
-    found: dict[str, Task] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.ispkg:
-            kind: Task = importlib.import_module(f"{__name__}.{module.name}").TASK
-            found[kind.name] = kind
-    return found
+    """Every task by its name, in alphabetical order."""
+    return {name: get(name) for name in names()}
 
 
+@cache
 def get(name: str) -> Task:
     """Raises NotFound with the nearest name."""
-    if name not in all_tasks():
-        raise not_found("kind", name, all_tasks())
-    return all_tasks()[name]
+    if name not in names():
+        raise not_found("task", name, names())
+    task: Task = importlib.import_module(f"{__name__}.{name}").TASK
+    return task
 
 
-def command_of(kind: Task, name: str) -> Command:
-    """Raises NotFound with the nearest verb."""
-    if name not in kind.commands:
-        raise not_found(f"verb of {kind.name}", name, [*kind.commands, "plan"])
-    return kind.commands[name]
+def folder(task: Task) -> Path:
+    return Path(__path__[0]) / task.name
 
 
-def work(kind: Task, verb: Command) -> Callable[..., Any]:
-    """Import the function behind a verb: the one place that loads what is heavy.
+def command_of(task: Task, name: str) -> Command:
+    """By its name or its name of onecard 0.1. Raises NotFound with the nearest command."""
+    name = task.aliases.get(name, name)
+    if name not in task.commands:
+        raise not_found(f"command of {task.name}", name, [*task.commands, "plan"])
+    return task.commands[name]
+
+
+def config_class(task: Task, target: str) -> Any:
+    """The class behind 'configs:TrainConfig'."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{task.name}.{module}"), name)
+
+
+def configs(task: Task) -> dict[str, Any]:
+    """Every Config class of the task by its target."""
+    targets = [row.config for row in task.commands.values()]
+    targets += [row.config for row in task.plans.values()]
+    return {target: config_class(task, target) for target in targets}
+
+
+def memory(task: Task) -> ModuleType:
+    """The task's memory.py: `plan(config, device)`, `fallbacks(config)`, `FIT`."""
+    return importlib.import_module(f"{__name__}.{task.name}.memory")
+
+
+def load(task: Task, command: Command) -> Callable[..., Any]:
+    """Import the function behind a command: the one place that loads what is heavy.
 
     Raises MissingExtra.
     """
-    missing = [name for name in verb.needs if importlib.util.find_spec(name) is None]
-    if missing:
-        raise missing_extra(kind, ", ".join(missing))
-    module, _, function = verb.target.partition(":")
+    lacking = missing(command.requires)
+    if lacking:
+        raise missing_extra(task, lacking)
+    module, _, function = command.target.partition(":")
     try:
-        return getattr(importlib.import_module(f"{__name__}.{kind.name}.{module}"), function)  # type: ignore[no-any-return]
+        loaded = importlib.import_module(f"{__name__}.{task.name}.{module}")
     except ModuleNotFoundError as fault:
         if (fault.name or "").startswith("onecard"):
             raise
-        raise missing_extra(kind, str(fault.name)) from fault
+        raise missing_extra(task, [str(fault.name)]) from fault
+    return getattr(loaded, function)  # type: ignore[no-any-return]
 
 
-def missing_extra(kind: Task, modules: str) -> MissingExtra:
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of the distributions that are not installed."""
+    lacking = []
+    for package in packages:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            lacking.append(package)
+    return lacking
+
+
+def missing_extra(task: Task, packages: Iterable[str]) -> MissingExtra:
     return MissingExtra(
-        f"{kind.name} needs {modules}, which is not installed",
-        why="each kind's libraries are installed only when asked for",
-        fix=f"pip install 'onecard[{kind.extra or kind.name}]'",
+        f"{task.name} needs {', '.join(packages)}, which is not installed",
+        why="each task's libraries are installed only when asked for",
+        fix=f"pip install 'onecard[{task.extra or task.name}]'",
     )

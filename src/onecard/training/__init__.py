@@ -1,1 +1,1 @@
-"""What all trainers share: the folder they write to, schedules, checkpoints, seeds. Knows no task."""
+"""What all trainers share: output folder, schedules, checkpoints, seeds. Knows no task."""

@@ -107,7 +107,7 @@ def faster_rcnn(
     mask: bool = False,
     **kind: int,
 ) -> Maps:
-    """Two stages: proposals from a pyramid, then boxes (and masks) of `proposals` regions an image."""
+    """Two stages: proposals from a pyramid, then boxes (and masks) of `proposals` regions."""
     levels = fpn(t, resnet(t, x, depth, 1, caffe, **kind))
     out = _over_levels(t, levels, 1, 3, 12)
     regions = x.shape[0] * proposals

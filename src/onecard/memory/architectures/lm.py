@@ -5,7 +5,6 @@ Letters: V vocabulary, D width, F feed-forward, L layers, H heads, G kv heads, K
 """
 
 import json
-import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any
 
 from onecard.errors import DataError, NotFound, SettingsError, nearest
 from onecard.memory.architectures.gguf import Header
+from onecard.memory.architectures.model_names import canonical, spellings
 
 
 def share_heads(width: int, heads: int, groups: int) -> None:
@@ -138,7 +138,7 @@ class LM:
 
     @property
     def active_params(self) -> int:
-        """Weights that one token passes through, the output head included, the embedding table not."""
+        """Weights that one token passes through: with the output head, without the embedding."""
         if not self.experts:
             return self.linear_params + self.embedding_params
         matrices = 3 if self.gated else 2
@@ -178,30 +178,37 @@ def _row(name: str, row: dict[str, Any]) -> LM:
     return LM(**{"K": facts["D"] // facts["H"], **facts, "name": name})
 
 
+@cache
+def _by_name() -> dict[str, LM]:
+    return {canonical(lm.name): lm for lm in reversed(table())}
+
+
 def named(name: str) -> LM | None:
-    """The model of the table whose name begins this one (the longest counts), whatever stands
-    before a slash.
+    """The model of the table with this name, in any spelling; None for an unknown one.
 
     >>> named("Qwen/Qwen2.5-1.5B-Instruct").L, named("meta-llama/Llama-3.1-8B").G
     (28, 8)
+    >>> named("llama-3.1-80b"), named("gpt2-xl")
+    (None, None)
     """
-    asked = _plain(name)
-    fits = [
-        lm
-        for lm in table()
-        if asked == _plain(lm.name)
-        or asked.startswith((_plain(lm.name) + "-", _plain(lm.name) + ":"))
-    ]
-    return max(fits, key=lambda lm: len(lm.name), default=None)
+    return next((_by_name()[key] for key in spellings(name) if key in _by_name()), None)
 
 
-def _plain(name: str) -> str:
-    bare = name.rsplit("/", 1)[-1].lower().replace("_", "-").removeprefix("hf:")
-    return re.sub(
-        r"^(meta-)?llama(\d)",
-        r"llama-\2",
-        re.sub(r"^llama(\d)", r"llama-\1", bare.replace(":", "-")),
-    )
+USUAL = (
+    "smollm2-135m",
+    "qwen3-0.6b",
+    "llama-3.2-1b",
+    "qwen3-1.7b",
+    "llama-3.2-3b",
+    "qwen3-4b",
+    "llama-3.1-8b",
+    "gemma-3-12b",
+    "qwen3-14b",
+    "gemma-3-27b",
+    "qwen3-32b",
+    "llama-3.3-70b",
+)
+"""What `onecard fit` tries, smallest first: the models that people use."""
 
 
 FAMILIES = frozenset(
@@ -398,7 +405,7 @@ def find(name: str) -> LM:
         return from_config(path if path.suffix == ".json" else path / "config.json")
     found = named(name)
     if found is None:
-        near = nearest(_plain(name), {lm.name for lm in table()})
+        near = nearest(canonical(name), {lm.name for lm in table()})
         raise NotFound(
             f"no config of a model '{name}' is known",
             why="it is not in the table of usual models, and no folder of that name has a "

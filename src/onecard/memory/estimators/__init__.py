@@ -1,1 +1,1 @@
-"""Bytes of a workload as terms, from what a model is made of. Pure arithmetic; knows no model by name."""
+"""Bytes of a workload as terms, from what a model is made of. Pure arithmetic."""

@@ -236,11 +236,8 @@ def make(p: Pipeline, s: Making) -> list[Term]:
     else:
         name = max(phases, key=lambda phase: phases[phase][1])
         held, hump = 0.02 * everything, phases[name][1]  # one layer at a time
-    parts = (
-        f"{p.net} {n_params / 1e6:.0f}e6 in {s.format}, "
-        f"{', '.join(f'{text.name} in {format}' for text, format in zip(p.texts, formats, strict=True))}, "
-        "decoder"
-    )
+    encoders = [f"{text.name} in {format}" for text, format in zip(p.texts, formats, strict=True)]
+    parts = ", ".join([f"{p.net} {n_params / 1e6:.0f}e6 in {s.format}", *encoders, "decoder"])
     return [
         Term(
             "weights",

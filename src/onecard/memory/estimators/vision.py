@@ -7,13 +7,14 @@ something.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from onecard.errors import not_found
+from onecard.errors import SettingsError, not_found
 from onecard.memory.architectures import backbones, detr, dfine, rfdetr, yolo
 from onecard.memory.estimators.training import OPTIMIZER
+from onecard.memory.fallbacks import EIGHT_BIT, Change, halve
 from onecard.memory.plan import Term
 from onecard.memory.simulator import Tape, Tensor
 from onecard.units import MIB
@@ -139,6 +140,38 @@ def find(name: str, n_classes: int = 0) -> Net:
             ema=True,
         )
     return _backbone(name, plain, n_classes)
+
+
+def of_task(name: str, task: str, n_classes: int, example: str) -> Net:
+    """The network, held against what it is to do. Raises NotFound, SettingsError."""
+    if not name.strip():
+        raise SettingsError(
+            "no model is named",
+            why="a plan needs a model's layers",
+            fix=f"onecard plan {task} {example}",
+        )
+    net = find(name, n_classes)
+    does = "detect" if net.task == "pose" else net.task  # boxes with key points
+    if does != task:
+        raise SettingsError(
+            f"{name} does not {task}",
+            why=f"its head is made to {net.task}",
+            fix=f"onecard plan {does} {name}",
+        )
+    return net
+
+
+def training_fallbacks(config: Any) -> Iterator[Change]:
+    """Smallest loss first, for the training config of any vision task."""
+    if not config.amp:
+        yield {"amp": True}, "equal within noise in published runs, faster"
+    cost = "more accumulation keeps the effective batch; batch norm sees fewer images"
+    yield from halve("batch", config.batch, 1, cost)
+    if config.optimizer == "adamw":
+        yield {"optimizer": "adamw-8bit"}, EIGHT_BIT
+    if config.ema:
+        yield {"ema": False}, "without averaged weights: usually a few tenths of a point of mAP"
+    yield from halve("imgsz", config.imgsz, 160, "small things are lost")
 
 
 def _backbone(name: str, plain: str, n_classes: int) -> Net:

@@ -129,8 +129,10 @@ def tiles_of(m: VLM, width: int = 0, height: int = 0) -> tuple[int, int, int]:
     """(tiles, patches of a tile, tokens among the words) of one image; without a size, of the
     largest that the model takes.
 
-    >>> tiles_of(MODELS["qwen2-vl-7b"], 1024, 1024)[2], tiles_of(MODELS["llava-1.5-7b"], 4000, 3000)[2]
-    (1369, 576)
+    >>> tiles_of(MODELS["qwen2-vl-7b"], 1024, 1024)[2]
+    1369
+    >>> tiles_of(MODELS["llava-1.5-7b"], 4000, 3000)[2]
+    576
     """
     tower = TOWERS[m.tower]
     if not m.tile:

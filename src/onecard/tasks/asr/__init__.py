@@ -1,113 +1,80 @@
-"""asr: speech written down, who spoke when, a careful editor, and Whisper fine-tuned for your
-domain."""
+"""asr: transcription, speakers, punctuation, and Whisper fine-tuned for your domain."""
 
-from onecard.tasks.asr.configs import Settings
-from onecard.tasks.asr.memory import plan, smaller
-from onecard.tasks.base import Command, Task
+from onecard.tasks.base import Command, PlanPreset, Task
 
-HEARS = ("faster_whisper", "soxr", "scipy")
-LEARNS = (*HEARS, "torch", "transformers", "peft")
-EAR = (
-    "model_name",
-    "language",
-    "task",
-    "compute_type",
-    "batch_size",
-    "beam_size",
-    "word_timestamps",
-    "hotwords",
-    "names",
-    "names_file",
-    "initial_prompt",
-    "vad_threshold",
-    "guards",
-    "threads",
-)
-SPEAKERS = ("diarize", "num_speakers", "speaker_threshold", "diarizer")
-TRAINING = (
-    "dataset",
-    "eval_dataset",
-    "general_dataset",
-    "model_name",
-    "language",
-    "method",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "freeze_encoder",
-    "augment",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_steps",
-    "learning_rate",
-    "warmup_ratio",
-    "gradient_checkpointing",
-    "bf16",
-    "save_steps",
-    "eval_share",
-    "eval_items",
-    "max_first_pass_wer",
-    "seed",
-    "output_dir",
-    "resume",
-    "threads",
-    "report_to",
-)
+DECODE = ("faster-whisper", "soxr", "scipy")
+TRAIN = (*DECODE, "torch", "transformers", "peft")
 
 TASK = Task(
     name="asr",
-    says="speech written down, who spoke when, a careful editor, and Whisper fine-tuned for your "
-    "domain",
-    settings=Settings,
-    plan=plan,
+    summary="transcribe speech, tell who spoke when, restore punctuation, and fine-tune Whisper "
+    "for your domain",
     commands={
         "transcribe": Command(
             "transcribe:transcribe",
-            "write down sound files, films and folders of them",
+            "transcribe sound files, films and folders of them",
+            "configs:TranscribeConfig",
             "audio",
-            needs=HEARS,
-            fields=(
-                "audio",
-                *EAR,
-                *SPEAKERS,
-                "edit",
-                "editor_model",
-                "formats",
-                "output_dir",
-                "resume",
-                "live",
-            ),
+            requires=DECODE,
         ),
         "enroll": Command(
-            "transcribe:enroll",
+            "enroll:enroll",
             "know a voice by its name: enroll NAME clip.wav",
+            "configs:EnrollConfig",
             "audio",
-            needs=(*HEARS, "torch"),
-            records=False,
-            fields=("audio", "name"),
+            requires=(*DECODE, "torch"),
+            recorded=False,
         ),
         "train": Command(
-            "transcribe:train",
+            "train:train",
             "fine-tune Whisper on sounds with their texts, scored before and after",
+            "configs:TrainConfig",
             "dataset",
-            needs=LEARNS,
-            fields=TRAINING,
+            requires=TRAIN,
         ),
         "evaluate": Command(
             "evaluate:evaluate",
             "word and speaker errors, speed and latency on a folder with references",
+            "configs:EvaluateConfig",
             "references",
-            needs=(*LEARNS[:-1], "pyannote.metrics"),
-            fields=("references", *EAR, *SPEAKERS, "edit", "editor_model", "report_to"),
+            requires=(*DECODE, "torch", "transformers", "pyannote.metrics"),
         ),
         "serve": Command(
             "serve:serve",
             "answer OpenAI's /v1/audio/transcriptions",
-            records=False,
-            needs=(*HEARS, "multipart"),
-            fields=("host", "port", "token", *EAR, *SPEAKERS),
+            "configs:ServeConfig",
+            recorded=False,
+            requires=(*DECODE, "python-multipart"),
         ),
     },
-    smaller=smaller,
+    plans={
+        "asr": PlanPreset("speech transcribed", "configs:PlanConfig", example="large-v3-turbo"),
+        "asr-lora": PlanPreset(
+            "Whisper fine-tuned with LoRA",
+            "configs:TrainConfig",
+            {"bf16": True},
+            "large-v3-turbo",
+        ),
+        "asr-full": PlanPreset(
+            "Whisper fine-tuned, all weights",
+            "configs:TrainConfig",
+            {"method": "full", "bf16": True},
+            "small",
+        ),
+    },
+    packages=(
+        "faster-whisper",
+        "ctranslate2",
+        "av",
+        "soxr",
+        "scipy",
+        "silero-vad",
+        "torch",
+        "transformers",
+        "peft",
+        "pyannote.metrics",
+        "python-multipart",
+        "onnxruntime",
+        "xllamacpp",
+    ),
 )

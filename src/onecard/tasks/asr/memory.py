@@ -1,105 +1,149 @@
-"""What hearing or learning to hear will need: Whisper under CTranslate2, or a training step. Pure
-arithmetic."""
+"""Memory of asr: Whisper under CTranslate2, or a training step. Pure arithmetic."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
-from onecard.memory import calibration
-from onecard.memory import workloads_nets as nets
+from onecard.config import Config
+from onecard.errors import SettingsError
+from onecard.memory import calibration, terms
+from onecard.memory.architectures.whisper import Whisper
 from onecard.memory.devices import Device
 from onecard.memory.estimators import speech
+from onecard.memory.fallbacks import CHECKPOINTING, Change, FitRow, halve, halve_batch
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.asr.configs import Settings
+from onecard.tasks.asr.configs import DecodeConfig, PlanConfig, TrainConfig
 from onecard.units import GIB, MIB
 
+BAND = 0.12
+"""Half-width of the band around a total; measured on a CPU only (within 7 %)."""
 PROGRAM_BYTES = 260 * MIB
-"""Python with CTranslate2, PyAV and Silero, and a stretch of sound: measured resident memory less
-the model."""
+"""Python with CTranslate2, PyAV and Silero, and a chunk of sound: measured resident memory less the
+model."""
 TRAIN_PROGRAM_BYTES = round(0.9 * GIB)
 """Python with torch and transformers."""
+FORMATS = {
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "int8_float16": "int8-fp16",
+    "int8": "int8",
+}
+"""CTranslate2's compute_type -> the estimator's format."""
 
 
-def plan(settings: Settings, device: Device) -> Plan:
-    """The larger of hearing and training, if there is something to train on.
+def plan(config: Config, device: Device) -> Plan:
+    """Of transcription or of training; nothing for the commands that do neither.
 
     Raises NotFound for a model that is not known by name.
     """
-    name, model = _model(settings.model_name)
-    form = {
-        "auto": "fp16" if device.type != "cpu" else "int8",
-        "float16": "fp16",
-        "bfloat16": "bf16",
-        "float32": "fp32",
-        "int8_float16": "int8-fp16",
-    }.get(settings.compute_type, settings.compute_type)
-    terms = speech.transcribe(
-        model, form, settings.batch_size, settings.beam_size, device=device.type
+    if isinstance(config, TrainConfig):
+        return _plan_training(config, device)
+    if not isinstance(config, DecodeConfig):
+        return Plan((), device)
+    name, model = find(config.model)
+    format = _format(config, device)
+    engine = config.engine if isinstance(config, PlanConfig) else "ctranslate2"
+    parts = speech.transcribe(
+        model, format, config.batch_size, config.beam_size, engine, device=device.type
     )
-    program = PROGRAM_BYTES
-    if settings.dataset:
-        recipe = speech.Training(
-            settings.method,
-            settings.per_device_train_batch_size,
-            r=settings.lora_r,
-            targets=("q", "v"),
-            amp=settings.bf16,
-            checkpointing=settings.gradient_checkpointing,
-            frozen_encoder=settings.freeze_encoder,
-            foreach=device.type != "cpu",
+    if device.type == "cpu":
+        because = "Python with its libraries, and eight minutes of sound"
+        parts.append(Term("program", PROGRAM_BYTES, because))
+    else:
+        parts += terms.cuda_context(device)
+    choices = {"model": name, "weights": f"{model.n_params / 1e6:.0f}e6", "format": format}
+    return Plan(tuple(parts), device, choices, (), calibration.band(device, "asr", BAND))
+
+
+def _format(config: DecodeConfig, device: Device) -> str:
+    if config.compute_type == "auto":
+        return "int8" if device.type == "cpu" else "fp16"
+    return FORMATS[config.compute_type]
+
+
+def _plan_training(config: TrainConfig, device: Device) -> Plan:
+    name, model = find(config.model)
+    parts = speech.train(model, recipe_of(config, device.type), device.type != "cpu")
+    if device.type == "cpu":
+        parts.append(Term("program", TRAIN_PROGRAM_BYTES, "Python with torch and transformers"))
+    else:
+        parts += [*terms.cnn_segments(parts, device), *terms.cuda_context(device)]
+    choices = {"model": name, "weights": f"{model.n_params / 1e6:.0f}e6"}
+    return Plan(tuple(parts), device, choices, (), calibration.band(device, "asr", BAND))
+
+
+def recipe_of(config: TrainConfig, device_type: str) -> speech.Training:
+    """The step as the estimator reads it."""
+    return speech.Training(
+        config.method,
+        config.per_device_train_batch_size,
+        r=config.lora_r,
+        targets=("q", "v"),
+        amp=config.bf16,
+        checkpointing=config.gradient_checkpointing,
+        frozen_encoder=config.freeze_encoder,
+        foreach=device_type != "cpu",
+    )
+
+
+def find(name: str) -> tuple[str, Whisper]:
+    """A folder or a run is as large as the base model unless its name says otherwise.
+
+    Raises NotFound, SettingsError for no name.
+    """
+    if not name.strip():
+        raise SettingsError(
+            "no model is named",
+            why="a plan needs a model's counts",
+            fix="onecard plan asr large-v3-turbo",
         )
-        training = speech.train(model, recipe, device.type != "cpu")
-        if sum(term.bytes for term in training) > sum(term.bytes for term in terms):
-            terms, program = training, TRAIN_PROGRAM_BYTES
-    terms = [
-        *terms,
-        *(
-            [Term("program", program, "Python with its libraries, and eight minutes of sound")]
-            if device.type == "cpu"
-            else nets.context(device)
+    plain = not name.startswith("run:") and "/" not in name.removeprefix("openai/")
+    return speech.find(name if plain else "base")
+
+
+def fallbacks(config: Config) -> Iterator[Change]:
+    """Smallest loss first; what leaves the mathematics equal says so."""
+    if isinstance(config, TrainConfig):
+        yield from halve_batch(config)
+        if not config.gradient_checkpointing:
+            yield {"gradient_checkpointing": True}, CHECKPOINTING
+        if not config.bf16:
+            yield {"bf16": True}, "equal within noise in published runs, faster on a GPU"
+        if not config.freeze_encoder:
+            yield {"freeze_encoder": True}, "the decoder learns, the encoder does not"
+        if config.method == "full":
+            yield {"method": "lora"}, "adapters instead of all weights"
+    elif isinstance(config, DecodeConfig):
+        yield from halve("batch_size", config.batch_size, 1, "the same text, slower")
+        if config.compute_type in ("auto", "float16", "float32", "bfloat16"):
+            cost = "word errors rise by some tenths of a point at most in published runs"
+            yield {"compute_type": "int8_float16"}, cost
+        yield from halve("beam_size", config.beam_size, 1, "a few more errors")
+
+
+SIZES = ("tiny", "base", "small", "medium", "large-v3")
+
+
+def fit_rows() -> tuple[FitRow, ...]:
+    """What `onecard fit` shows of asr."""
+    training = TrainConfig(
+        bf16=True,
+        freeze_encoder=False,
+        per_device_train_batch_size=4,
+        gradient_checkpointing=True,
+    )
+    batches = (1, 2, 4, 8, 16, 32)
+    return (
+        FitRow("asr", "transcription", PlanConfig(batch_size=1), SIZES, "batch_size", batches),
+        FitRow(
+            "asr-lora",
+            "Whisper, LoRA",
+            training,
+            SIZES,
+            "per_device_train_batch_size",
+            (4, 8, 16, 32, 64),
         ),
-    ]
-    return Plan(
-        tuple(terms),
-        device,
-        {"model": name, "weights": f"{model.n_params / 1e6:.0f}e6", "format": form},
-        (),
-        calibration.band(device, "asr", nets.BAND["asr"]),
     )
 
 
-def _model(name: str) -> tuple[str, Any]:
-    """A folder or a run is as large as the base model unless its name says otherwise."""
-    known = (
-        name if not name.startswith("run:") and "/" not in name.removeprefix("openai/") else "base"
-    )
-    return speech.find(known)
-
-
-def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
-    """The ladder: smallest loss first."""
-    if settings.dataset:
-        batch = settings.per_device_train_batch_size
-        while batch > 1:
-            batch //= 2
-            yield (
-                {
-                    "per_device_train_batch_size": batch,
-                    "gradient_accumulation_steps": settings.gradient_accumulation_steps
-                    * settings.per_device_train_batch_size
-                    // batch,
-                },
-                "the same mathematics: the effective batch stays",
-            )
-        if not settings.gradient_checkpointing:
-            yield {"gradient_checkpointing": True}, "the same mathematics, a third slower"
-        if not settings.freeze_encoder:
-            yield {"freeze_encoder": True}, "words are learned, sounds are not"
-    batch = settings.batch_size
-    while batch > 1:
-        batch //= 2
-        yield {"batch_size": batch}, "the same words, slower"
-    if settings.compute_type in ("auto", "float16", "float32"):
-        yield (
-            {"compute_type": "int8_float16"},
-            "word errors rise by some tenths of a point at most in published runs",
-        )
+TRACER = "speech"
+"""memory/fake_tensor_nets.py's check for `onecard plan --trace`."""

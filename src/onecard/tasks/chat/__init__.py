@@ -1,53 +1,43 @@
-"""chat: talk with a local language model, in the terminal or through an OpenAI-compatible server."""
+"""chat: a local language model in the terminal or behind an OpenAI-compatible server."""
 
-from onecard.inference.config import EngineSettings
-from onecard.tasks.base import Command, Task
-from onecard.tasks.chat.configs import Settings
-from onecard.tasks.chat.memory import plan
-
-ENGINE = tuple(EngineSettings.model_fields)
+from onecard.tasks.base import Command, PlanPreset, Task
 
 TASK = Task(
     name="chat",
-    says="talk with a local language model, in the terminal or through an OpenAI-compatible server",
-    settings=Settings,
-    plan=plan,
+    summary="talk with a local language model, in the terminal or through an OpenAI-compatible "
+    "server",
     commands={
-        "talk": Command(
-            "chat:talk", "talk in the terminal", records=False, fields=("system", *ENGINE)
-        ),
+        "chat": Command("chat:chat", "talk in the terminal", "configs:ChatConfig", recorded=False),
         "ask": Command(
             "ask:ask",
             "ask one question; what is piped in is context",
+            "configs:AskConfig",
             "question",
-            records=False,
-            fields=("question", "system", *ENGINE),
+            recorded=False,
         ),
         "serve": Command(
-            "serve:serve",
-            "answer the OpenAI HTTP API",
-            records=False,
-            fields=(
-                "host",
-                "port",
-                "token",
-                "n_parallel",
-                "embedding_model",
-                "rerank_model",
-                *ENGINE,
-            ),
+            "serve:serve", "answer the OpenAI HTTP API", "configs:ServeConfig", recorded=False
         ),
         "bench": Command(
-            "ask:bench",
+            "bench:bench",
             "measure tokens/s, time to first token and memory",
-            fields=("repeats", "prompt_tokens", "generate_tokens", "report_to", *ENGINE),
+            "configs:BenchConfig",
         ),
         "evaluate": Command(
             "evaluate:evaluate",
             "score answers against references",
+            "configs:EvaluateConfig",
             "questions",
-            fields=("questions", "judge", "rubric", "system", "report_to", *ENGINE),
         ),
     },
-    default_verb="talk",
+    plans={
+        "llm-infer": PlanPreset(
+            "a language model that answers: llama.cpp, transformers or vLLM",
+            "configs:PlanConfig",
+            example="llama-3.1-8b",
+        ),
+    },
+    default_command="chat",
+    aliases={"talk": "chat"},
+    packages=("xllamacpp", "openai", "onnxruntime"),
 )

@@ -1,45 +1,88 @@
-"""What one may choose for chat."""
+"""Settings of chat, one Config per command."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from onecard.inference.config import EngineSettings
-from onecard.runs.tracking import ReportTo
+from onecard.config import Config
+from onecard.inference.config import LlmConfig
+from onecard.runs.config import TrackingConfig
+from onecard.serving.config import ServeConfig as HttpConfig
 
 
-class Settings(EngineSettings):
-    question: str = ""
-    """The question; what is piped in on standard input is given as context."""
+class PromptConfig(Config):
+    """Prompt."""
+
     system: str = (
         "You are a helpful assistant. Answer shortly and truthfully; say so when you do not know."
     )
-    """The instruction that stands before the talk."""
-    host: str = "127.0.0.1"
-    """serve: the address to listen on; beyond this machine a token is demanded."""
+    """System prompt."""
+
+
+class ChatConfig(PromptConfig, LlmConfig):
+    """Chat."""
+
+
+class AskConfig(PromptConfig, LlmConfig):
+    """Question."""
+
+    question: str = ""
+    """The question; what is piped in on standard input is given as context."""
+
+
+class ServeConfig(HttpConfig, LlmConfig):
+    """OpenAI API."""
+
     port: int = Field(default=8080, ge=0, le=65535)
-    """serve: the port; 0 takes a free one."""
-    token: str = ""
-    """serve: the token that clients must send; beyond this machine one is made when none is given.
-    """
+    """Port; 0 takes a free one."""
     n_parallel: int = Field(default=1, ge=1, le=64)
-    """serve: talks answered at once; each has a context of its own."""
+    """Conversations answered at once; each has a context of its own."""
     embedding_model: str = "e5-small"
-    """serve: the model of /v1/embeddings and, without a rerank_model, of /v1/rerank."""
+    """The model of /v1/embeddings and, without a rerank_model, of /v1/rerank."""
     rerank_model: str = ""
-    """serve: a cross-encoder (GGUF or a folder of sentence-transformers) for /v1/rerank."""
+    """A cross-encoder (GGUF or a folder of sentence-transformers) for /v1/rerank."""
+
+
+class BenchConfig(LlmConfig, TrackingConfig):
+    """Benchmark."""
+
     repeats: int = Field(default=5, ge=1, le=100)
-    """bench: measurements of each size; medians are told."""
+    """Measurements of each size; medians are reported."""
     prompt_tokens: int = Field(default=512, ge=8)
-    """bench: length of the prompt (tokens)."""
+    """Length of the prompt (tokens)."""
     generate_tokens: int = Field(default=128, ge=8)
-    """bench: length of the answer (tokens)."""
+    """Length of the answer (tokens)."""
+
+
+class EvaluateConfig(PromptConfig, LlmConfig, TrackingConfig):
+    """Evaluation."""
+
     questions: str = ""
-    """evaluate: a JSONL file with question and answer in each line."""
+    """A JSONL file with question and answer in each line."""
     judge: Literal["none", "self"] = "none"
-    """evaluate: 'self' has the same model mark the answers by the rubric; rows with human_mark show
-    how far to trust it."""
+    """'self' has the same model mark the answers by the rubric; rows with human_mark show how far
+    to trust it."""
     rubric: str = "5: right and complete. 3: partly right. 1: wrong or no answer."
-    """evaluate: what the judge marks by."""
-    report_to: ReportTo = "none"
-    """Also send scores to a tracker."""
+    """What the judge marks by."""
+
+
+class PlanConfig(LlmConfig):
+    """What-if: other engines than onecard's own."""
+
+    engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
+    """What runs the model."""
+    quant: str = ""
+    """Weights: q4_k_m, q8_0 ... for llama.cpp; bf16, fp8, int8, nf4, gptq-int4, awq-int4,
+    exl2-4.65 ... for the others. Empty: q4_k_m or bf16."""
+    kv_type: Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "fp8", "int8"] = "f16"  # type: ignore[assignment]
+    """Type of the KV cache."""
+    n_ctx: int = Field(default=4096, ge=1, le=10_000_000)
+    """Context window (tokens): prompt and answer together."""
+    n_parallel: int = Field(default=1, ge=1, le=4096)
+    """Sequences at once."""
+    cpu_moe: bool = False
+    """llama.cpp: keep the experts of a mixture in the computer's memory."""
+    flash_attn: bool = True
+    """llama.cpp: without it score matrices are added."""
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """vLLM: share of the card that it takes."""

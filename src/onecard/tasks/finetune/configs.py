@@ -1,45 +1,107 @@
-"""What one may choose for a fine-tune. Field names are those of transformers, TRL and PEFT."""
+"""Settings of finetune, one Config per command. Names are those of transformers, TRL and PEFT."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from onecard.config import Settings as Base
-from onecard.runs.tracking import ReportTo
+from onecard.config import Config
+from onecard.inference.config import AUTO
+from onecard.runs.config import TrackingConfig
+from onecard.training.config import BatchConfig, CheckpointConfig, LoraConfig, ScheduleConfig
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class Settings(Base):
-    model_name: str = "smollm2-135m"
+class BaseModelConfig(Config):
+    """Base model."""
+
+    model: str = AUTO
     """The model to tune: a name of `onecard models list`, org/name of the hub, a folder with
-    config.json and safetensors, or run:ID."""
+    config.json and safetensors, or run:ID; auto takes the best one whose training fits the device,
+    and the embedded one offline or without a card."""
+
+
+class DataConfig(Config):
+    """Data."""
+
     dataset: str = ""
-    """Your pairs: JSONL, JSON, CSV or Parquet in Alpaca, ShareGPT, messages, prompt/completion or
-    question/answer form, or a folder of MedQuAD-like XML."""
+    """Training pairs: JSONL, JSON, CSV or Parquet in Alpaca, ShareGPT, messages, prompt/completion
+    or question/answer form, or a folder of MedQuAD-like XML."""
     eval_dataset: str = ""
     """Held-out pairs in the same forms; empty splits some off the dataset, whole groups at a time.
     """
     columns: tuple[str, ...] = ()
-    """Names of your own: --columns prompt=frage --columns completion=antwort; for XML: item=QAPair,
-    prompt=Question, completion=Answer. Parts: system, prompt, completion, rejected, group, item."""
-    method: Literal["sft", "dpo", "orpo"] = "sft"
-    """sft learns answers; dpo and orpo learn from preference pairs (prompt, chosen, rejected)."""
+    """Your own column names: --columns prompt=frage --columns completion=antwort; for XML:
+    item=QAPair, prompt=Question, completion=Answer. Parts: system, prompt, completion, rejected,
+    group, item."""
+    max_seq_length: int = Field(default=1024, ge=32, le=1_000_000)
+    """Longest sample and, with packing, the size of a pack (tokens)."""
+    overlong: Literal["drop", "cut"] = "drop"
+    """A sample longer than max_seq_length is left out (drop), or its end is cut off (cut)."""
+    eval_share: float = Field(default=0.1, gt=0, lt=0.9)
+    """Share of the groups that is split off for evaluation when no eval_dataset is given."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split, the adapters, the data order and dropout."""
+
+
+class ScoreConfig(Config):
+    """Scores."""
+
+    eval_items: int = Field(default=100, ge=2, le=100_000)
+    """Most held-out items that are scored by their loss."""
+    generate_items: int = Field(default=24, ge=0, le=10_000)
+    """How many of them are answered and compared with their references; 0 for none."""
+    max_new_tokens: int = Field(default=128, ge=1, le=8192)
+    """Longest answer in an evaluation (tokens)."""
+
+
+class ExportFormatConfig(Config):
+    """Export."""
+
+    quants: tuple[str, ...] = ("f16", "q8_0", "q4_k_m")
+    """GGUF files to make, each scored again; --quants none for no file."""
+    adapter_gguf: bool = True
+    """Also make a GGUF of the adapter alone, for llama.cpp's --lora."""
+
+
+class CheckConfig(BaseModelConfig, DataConfig):
+    """Validation of the data."""
+
+
+class PrecisionConfig(Config):
+    """Precision and memory."""
+
     load_in_4bit: bool = False
     """Frozen weights in nf4 with double quantization (QLoRA)."""
     load_in_8bit: bool = False
     """Frozen weights in int8."""
     bf16: bool = False
-    """Compute in bfloat16; frozen weights that are not quantized lie in it too."""
+    """Compute in bfloat16; frozen weights that are not quantized are kept in it too."""
     gradient_checkpointing: bool = False
-    """Keep each layer's input only and compute the rest anew: less memory, about a third slower,
+    """Keep each layer's input only and compute the rest again: less memory, about a third slower,
     the same mathematics."""
-    lora_r: int = Field(default=16, ge=1, le=1024)
-    """Rank of the adapters."""
-    lora_alpha: float = Field(default=32, gt=0)
-    """Scale of the adapters: alpha / r, with rslora alpha / sqrt(r)."""
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an adapter's inputs that is dropped in training."""
+
+
+class TrainConfig(
+    BaseModelConfig,
+    DataConfig,
+    PrecisionConfig,
+    LoraConfig,
+    BatchConfig,
+    ScheduleConfig,
+    CheckpointConfig,
+    ScoreConfig,
+    ExportFormatConfig,
+    TrackingConfig,
+):
+    """Training."""
+
+    method: Literal["sft", "dpo", "orpo"] = "sft"
+    """sft learns answers; dpo and orpo learn from preference pairs (prompt, chosen, rejected)."""
+    beta: float = Field(default=0.1, gt=0)
+    """dpo, orpo: strength of the preferences."""
+    packing: bool = True
+    """Several samples in one row; attention does not cross from one to another."""
     use_rslora: bool = False
     """Rank-stabilized scale: worth it from rank 64 on."""
     use_dora: bool = False
@@ -48,66 +110,97 @@ class Settings(Base):
     """Layers with adapters; all linear ones unless named."""
     neftune_noise_alpha: float = Field(default=0.0, ge=0)
     """Noise on the embeddings while training (NEFTune); 5 is usual, 0 is off."""
-    beta: float = Field(default=0.1, gt=0)
-    """dpo, orpo: how strongly preferences pull."""
     per_device_train_batch_size: int = Field(default=1, ge=1, le=512)
     """Packs (or samples, without packing) of a micro-batch."""
     gradient_accumulation_steps: int = Field(default=8, ge=1, le=4096)
     """Micro-batches of a step."""
-    max_seq_length: int = Field(default=1024, ge=32, le=1_000_000)
-    """Longest sample and, with packing, the size of a pack (tokens)."""
-    packing: bool = True
-    """Lay several samples in one row; attention does not cross from one to another."""
-    overlong: Literal["drop", "cut"] = "drop"
-    """What happens to a sample longer than max_seq_length: it is left out, or its end is cut off.
-    """
-    num_train_epochs: float = Field(default=1.0, gt=0, le=1000)
-    """Rounds over the data."""
-    max_steps: int = Field(default=0, ge=0)
-    """Stop after so many steps; 0 goes by epochs."""
     learning_rate: float = Field(default=2e-4, gt=0, lt=1)
-    """Highest learning rate."""
+    """Peak learning rate."""
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's decay."""
+    """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Longer gradients are cut to this."""
+    """Gradient clipping."""
     optim: Literal["auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = "auto"
-    """The optimizer; auto takes paged 8-bit AdamW on a card and plain AdamW on a CPU."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of adapters, data order and dropout."""
-    output_dir: str = ""
-    """Where adapter, checkpoints and exports go; empty means the run's own folder."""
-    resume: bool = False
-    """Go on from the last whole checkpoint in output_dir."""
+    """Optimizer; auto takes paged 8-bit AdamW on a GPU and plain AdamW on a CPU."""
     save_steps: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     logging_steps: int = Field(default=1, ge=1)
     """Steps between two lines of the record."""
-    eval_share: float = Field(default=0.1, gt=0, lt=0.9)
-    """Share of the groups that is split off for evaluation when no eval_dataset is given."""
-    eval_items: int = Field(default=100, ge=2, le=100_000)
-    """Most held-out items that are scored by their loss."""
-    generate_items: int = Field(default=24, ge=0, le=10_000)
-    """Of these, how many are answered in words and compared with their references; 0 for none."""
-    max_new_tokens: int = Field(default=128, ge=1, le=8192)
-    """Longest answer in an evaluation (tokens)."""
-    rubric: str = ""
-    """evaluate: also have judge_model mark the answers by this rubric."""
-    judge_model: str = ""
-    """evaluate, make-data: the language model that marks or drafts."""
-    quants: tuple[str, ...] = ("f16", "q8_0", "q4_k_m")
-    """GGUF files that are made after training, each scored again; none with --quants none."""
-    adapter_gguf: bool = True
-    """Also make a GGUF of the adapter alone, for llama.cpp's --lora."""
-    notes: str = ""
-    """make-data: folder of notes from which pairs are drafted."""
-    pairs: int = Field(default=20, ge=1, le=100_000)
-    """make-data: how many pairs to draft."""
+
+
+class PlanConfig(TrainConfig):
+    """What-if: other trainers than onecard's own."""
+
+    use_peft: bool = True
+    """Adapters (LoRA); off plans full fine-tuning, which onecard does not run."""
+    optim: Literal[
+        "auto",
+        "adamw_torch",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "adafactor",
+        "lion_32bit",
+        "lion_8bit",
+        "sgd",
+        "muon",
+    ] = "auto"  # type: ignore[assignment]
+    """Optimizer; paged states live in the computer's memory when the card is full."""
+    attn_implementation: Literal["onecard", "sdpa", "flash_attention_2", "eager"] = "onecard"
+    """Attention kernel; eager keeps score matrices."""
+    loss: Literal["onecard", "upcast", "plain", "chunked", "fused"] = "onecard"
+    """Cross-entropy: upcast is transformers' own in fp32, fused is Liger's, chunked is torchtune's.
+    """
+    weights: str = ""
+    """Frozen weights in another format: gptq-int4, nf4, fp16, fp32 ..."""
+    fp32_norms: bool = False
+    """Embeddings, head and norms in fp32, as PEFT's prepare_model_for_kbit_training leaves them."""
+
+
+class EvaluateConfig(ScoreConfig, TrackingConfig):
+    """Evaluation."""
+
     run_id: str = ""
-    """export, evaluate: the training run to take the adapter from."""
-    report_to: ReportTo = "none"
-    """Also send steps and scores to a tracker."""
+    """The training run to take the adapter from."""
+    eval_dataset: str = ""
+    """Pairs to score; empty takes what the run held out."""
+    columns: tuple[str, ...] = ()
+    """Your own column names, as for training."""
+    rubric: str = ""
+    """Also have judge_model mark the answers by this rubric."""
+    judge_model: str = ""
+    """The language model that marks."""
+    seed: int = Field(default=0, ge=0)
+    """Seed."""
+
+
+class ExportConfig(ExportFormatConfig):
+    """Export."""
+
+    run_id: str = ""
+    """The training run to take the adapter from."""
+    output_dir: str = ""
+    """Where files go; empty means the training run's own folder."""
+    generate_items: int = Field(default=24, ge=0, le=10_000)
+    """How many held-out items are answered by each file and compared; 0 for none."""
+    max_new_tokens: int = Field(default=128, ge=1, le=8192)
+    """Longest answer (tokens)."""
+
+
+class DraftConfig(Config):
+    """Synthetic data."""
+
+    notes: str = ""
+    """Folder of notes from which pairs are drafted."""
+    num_pairs: int = Field(default=20, ge=1, le=100_000)
+    """How many pairs to draft."""
+    model: str = AUTO
+    """The language model that drafts."""
+    output_dir: str = ""
+    """Where the pairs go; empty means the run's own folder."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the sampling."""

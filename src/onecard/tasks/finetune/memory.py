@@ -1,136 +1,253 @@
-"""What a fine-tune will need: the terms of LoRA and QLoRA steps, for the settings' own names.
+"""Memory of a fine-tune: terms of LoRA, QLoRA and full steps, from the command's own Config.
 
-Pure arithmetic.
+Pure arithmetic; memory/estimators/training.py holds the formulas.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
-from onecard.memory import workloads
-from onecard.memory.architectures import lm
+from onecard.config import Config
+from onecard.errors import SettingsError
+from onecard.hub import auto, names
+from onecard.inference.config import AUTO
+from onecard.memory import calibration, formats, terms, throughput
+from onecard.memory.architectures.lm import LM, USUAL
 from onecard.memory.devices import Device
+from onecard.memory.estimators import training
+from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve_batch
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import LAYERS, PlanConfig, TrainConfig
 from onecard.units import GIB
 
-OPTIM = {"adamw_torch": "adamw", "adamw_8bit": "adamw-8bit", "paged_adamw_8bit": "paged-adamw-8bit"}
+OPTIM = {
+    "adamw_torch": "adamw",
+    "adamw_8bit": "adamw-8bit",
+    "paged_adamw_8bit": "paged-adamw-8bit",
+    "paged_adamw_32bit": "paged-adamw",
+    "adafactor": "adafactor",
+    "lion_32bit": "lion",
+    "lion_8bit": "lion-8bit",
+    "sgd": "sgd",
+    "muon": "muon",
+}
+"""transformers' names of optimizers -> the estimator's."""
+ATTENTION = {"onecard": "samples", "sdpa": "sdpa", "flash_attention_2": "flash", "eager": "eager"}
 SHORT = {f"{name}_proj": name for name in ("q", "k", "v", "o", "gate", "up", "down")}
+SHORT |= {"lm_head": "head"}
 CPU_PROGRAM_BYTES = 2 * GIB
 """Python with torch, transformers and TRL (0.9 GiB), and what heap and oneDNN hold beyond the
 tensors: resident memory of SmolLM2's training was 3.1 GiB beside 1.03 GiB of tensors."""
+BAND = {"lora": 0.08, "qlora": 0.06, "full": 0.12}
+"""Half-width of the band around a total: nine of ten published rows stay below its upper end
+(tests/validation)."""
 
 
-def optim_of(settings: Settings, device: str) -> str:
-    return (
-        settings.optim
-        if settings.optim != "auto"
-        else "adamw_torch"
-        if device == "cpu"
-        else "paged_adamw_8bit"
-    )
+def optim_of(config: TrainConfig, device_type: str) -> str:
+    """The optimizer that auto takes on a device."""
+    if config.optim != "auto":
+        return config.optim
+    return "adamw_torch" if device_type == "cpu" else "paged_adamw_8bit"
 
 
-def plan(settings: Settings, device: Device) -> Plan:
-    """Weights, adapters, gradients, optimizer, activations and the chunked loss of one step.
+def resolve_auto(
+    config: TrainConfig, device: Device, check_hub: bool = False
+) -> tuple[TrainConfig, str]:
+    """(the config with a named model, why that one)."""
+    if config.model != AUTO:
+        return config, ""
 
-    Raises NotFound, SettingsError.
+    def fits(name: str) -> bool:
+        named = config.model_copy(update={"model": name})
+        return plan(named, device).high_bytes <= device.free_bytes
+
+    name, reason = auto.best(device, fits, "its training fits", check_hub)
+    return config.model_copy(update={"model": name}), reason
+
+
+def plan(config: Config, device: Device) -> Plan:
+    """Weights, adapters, gradients, optimizer, activations and the loss of one step.
+
+    Nothing for the commands that do not train. Raises NotFound, SettingsError.
     """
-    method, tuned = as_workload(settings, device)
-    made = workloads.get(method).plan(tuned, device)
-    terms = [
-        term
-        for term in made.terms
-        if not (device.type == "cpu" and term.name in ("fragments", "CUDA context"))
-    ]
-    if device.type == "cpu":
-        terms.append(
-            Term(
-                "program", CPU_PROGRAM_BYTES, "Python with torch and its libraries, heap and oneDNN"
+    if not isinstance(config, TrainConfig):
+        return Plan((), device)
+    config, reason = resolve_auto(config, device)
+    recipe = recipe_of(config, device.type)
+    lm, _ = counts(config.model)
+    parts = training.step(lm, recipe)
+    on_cpu = device.type == "cpu"
+    if on_cpu:
+        because = "Python with torch and its libraries, heap and oneDNN"
+        parts.append(Term("program", CPU_PROGRAM_BYTES, because))
+    else:
+        parts += [training.fragments(lm, recipe), *terms.cuda_context(device)]
+    if config.method == "dpo":
+        parts = [_twice(term) for term in parts]
+    notes = [f"model auto: {config.model}, {reason}"] if reason else []
+    if recipe.method == "full":
+        notes.append("full fine-tuning was measured on few cards: its band is wider")
+    choices: dict[str, Any] = {
+        "model": lm.name,
+        "weights": f"{lm.n_params / 1e9:.2f}e9",
+        "format": recipe.weights,
+        "optim": optim_of(config, device.type),
+    }
+    choices |= _rates(lm, device, recipe)
+    band = calibration.band(device, recipe.method, BAND[recipe.method])
+    return Plan(tuple(parts), device, choices, tuple(notes), band)
+
+
+def _twice(term: Term) -> Term:
+    """DPO: chosen and rejected are in one batch, and the reference reads both before."""
+    if "activations" in term.name or "loss" in term.name:
+        return Term(term.name, 2 * term.bytes, f"chosen and rejected: twice {term.reason}")
+    return term
+
+
+def _rates(lm: LM, device: Device, recipe: training.Recipe) -> dict[str, Any]:
+    rate = throughput.train_tokens_per_s(lm, device, recipe.method, recipe.checkpointing)
+    if not rate:
+        return {}
+    seconds = recipe.B * recipe.T * recipe.accumulation / rate
+    return {"tokens/s, about": round(rate), "s/step, about": round(seconds, 2)}
+
+
+def counts(name: str) -> tuple[LM, int]:
+    """The model's counts. Raises NotFound, SettingsError for no name."""
+    if not name.strip():
+        raise SettingsError(
+            "no model is named",
+            why="a plan needs a model's counts",
+            fix="onecard plan qlora llama-3.1-8b",
+        )
+    return names.counts(name)
+
+
+def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe:
+    """The step as the estimator reads it. Raises SettingsError."""
+    what_if = config if isinstance(config, PlanConfig) else PlanConfig()
+    unknown = [name for name in config.target_modules if name not in SHORT]
+    if unknown:
+        raise SettingsError(
+            f"'{unknown[0]}' is no layer to adapt",
+            why=f"layers are: {', '.join([*LAYERS, 'lm_head'])}",
+            fix="--target_modules q_proj --target_modules v_proj",
+        )
+    method = "qlora" if config.load_in_4bit else "lora"
+    if not what_if.use_peft:
+        method = "full"
+    weights = _weights(config, what_if)
+    return training.Recipe(
+        method,  # type: ignore[arg-type]
+        weights,
+        config.per_device_train_batch_size,
+        config.max_seq_length,
+        config.lora_r,
+        tuple(SHORT[name] for name in config.target_modules),
+        OPTIM[optim_of(config, device_type)],
+        config.gradient_checkpointing,
+        ATTENTION[what_if.attn_implementation],  # type: ignore[arg-type]
+        what_if.fp32_norms,
+        loss="frozen" if what_if.loss == "onecard" else what_if.loss,
+        compute_fp32=weights in ("fp32", "f32"),
+        accumulation=config.gradient_accumulation_steps,
+        keeps_logits=False,
+    )
+
+
+def _weights(config: TrainConfig, what_if: PlanConfig) -> str:
+    if what_if.weights:
+        if what_if.weights not in (*formats.PLAIN, *formats.LINEAR):
+            raise SettingsError(
+                f"the format '{what_if.weights}' is not known here",
+                why=f"known are: {', '.join([*formats.PLAIN, *formats.LINEAR])}",
+                fix="--weights with one of these",
             )
-        )
-    if (
-        settings.method == "dpo"
-    ):  # chosen and rejected lie in one batch, and the reference reads them before
-        terms = [
-            Term(t.name, 2 * t.bytes, f"chosen and rejected: twice {t.reason}")
-            if "activations" in t.name or "loss" in t.name
-            else t
-            for t in terms
-        ]
-    chosen = {key: value for key, value in made.choices.items() if key != "s/step, about"}
-    return Plan(
-        tuple(terms),
-        device,
-        chosen | {"optim": optim_of(settings, device.type)},
-        made.notes,
-        made.band,
-    )
+        return what_if.weights
+    if config.load_in_4bit:
+        return "nf4-dq"
+    if config.load_in_8bit:
+        return "int8"
+    return "bf16" if config.bf16 else "fp32"
 
 
-def as_workload(settings: Settings, device: Device) -> tuple[str, workloads.TuneSettings]:
-    """The same step in the words of `onecard plan lora|qlora`."""
-    format = (
-        "nf4-dq"
-        if settings.load_in_4bit
-        else "int8"
-        if settings.load_in_8bit
-        else "bf16"
-        if settings.bf16
-        else "fp32"
-    )
-    known = tuple(SHORT[name] for name in settings.target_modules if name in SHORT)
-    tuned = workloads.TuneSettings(
-        model=plan_name(settings.model_name),
-        format=format,
-        batch=settings.per_device_train_batch_size,
-        seq=settings.max_seq_length,
-        accumulation=settings.gradient_accumulation_steps,
-        lora_r=settings.lora_r,
-        targets=known or workloads.TuneSettings.model_fields["targets"].default,
-        optimizer=OPTIM[optim_of(settings, device.type)],
-        checkpointing=settings.gradient_checkpointing,
-        loss="frozen",
-        attention="samples",
-    )
-    return ("qlora" if settings.load_in_4bit else "lora"), tuned
-
-
-def plan_name(name: str) -> str:
-    """A hub name that the table of usual models knows, else the name as it is."""
-    return name.removeprefix("hf:") if lm.named(name.removeprefix("hf:")) else name
-
-
-def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
-    """The ladder: smallest loss first; what leaves the mathematics equal says so."""
-    if not settings.gradient_checkpointing:
-        yield {"gradient_checkpointing": True}, "the same mathematics, about a third slower"
-    batch = settings.per_device_train_batch_size
-    while batch > 1:
-        batch //= 2
-        yield (
-            {
-                "per_device_train_batch_size": batch,
-                "gradient_accumulation_steps": settings.gradient_accumulation_steps
-                * settings.per_device_train_batch_size
-                // batch,
-            },
-            "the same mathematics: the effective batch stays; somewhat slower",
-        )
-    if settings.optim in ("adamw_torch", "auto"):
-        yield (
-            {"optim": "paged_adamw_8bit"},
-            "equal within noise in published runs (Dettmers 2022), its states can leave the card; "
-            "they start anew",
-        )
-    if not settings.load_in_4bit:
-        yield (
-            {"load_in_4bit": True, "load_in_8bit": False},
-            "frozen weights in 4 bits: a little quality (QLoRA, Dettmers 2023)",
-        )
-    seq = settings.max_seq_length
+def fallbacks(config: Config) -> Iterator[Change]:
+    """Smallest loss first; what leaves the mathematics equal says so."""
+    if not isinstance(config, TrainConfig):
+        return
+    full = False
+    if isinstance(config, PlanConfig):
+        full = not config.use_peft
+        if config.loss not in ("onecard", "fused"):
+            yield {"loss": "fused"}, "the same mathematics, no slower (Liger kernel)"
+        if config.attn_implementation == "eager":
+            yield {"attn_implementation": "sdpa"}, "the same mathematics, faster"
+        if config.fp32_norms:
+            cost = "embeddings and norms in 16 bits: the loss is equal within noise"
+            yield {"fp32_norms": False}, cost
+    if not config.gradient_checkpointing:
+        yield {"gradient_checkpointing": True}, CHECKPOINTING
+    yield from halve_batch(config)
+    if config.optim == "adamw_torch":
+        yield {"optim": "adamw_8bit"}, f"{EIGHT_BIT}; its states start anew"
+    if config.optim != "paged_adamw_8bit":
+        cost = f"{EIGHT_BIT}, and its states can leave the GPU; they start anew"
+        yield {"optim": "paged_adamw_8bit"}, cost
+    if not config.bf16 and not (config.load_in_4bit or config.load_in_8bit):
+        yield {"bf16": True}, "equal within noise in published runs, faster on a GPU"
+    if not config.load_in_4bit and not full:
+        change = {"load_in_4bit": True, "load_in_8bit": False}
+        yield change, "frozen weights in 4 bits: a little quality (QLoRA, Dettmers 2023)"
+    seq = config.max_seq_length
     while seq > 128:
         seq //= 2
-        yield (
-            {"max_seq_length": seq},
-            f"samples longer than {seq} tokens are left out or cut: other data",
+        cost = f"samples longer than {seq} tokens are left out or cut: other data"
+        yield {"max_seq_length": seq}, cost
+
+
+TOKENS = (2048, 4096, 8192, 16384, 32768)
+
+
+def fit_rows() -> tuple[FitRow, ...]:
+    """What `onecard fit` shows of finetune."""
+    usual: dict[str, Any] = {
+        "bf16": True,
+        "gradient_checkpointing": True,
+        "max_seq_length": 2048,
+    }
+    rows = {
+        "qlora": ("QLoRA", PlanConfig(load_in_4bit=True, **usual)),
+        "lora": ("LoRA, 16 bits", PlanConfig(**usual)),
+        "full": (
+            "full fine-tuning",
+            PlanConfig(use_peft=False, loss="fused", optim="adamw_8bit", **usual),
+        ),
+    }
+    return tuple(
+        FitRow(name, summary, config, USUAL, "max_seq_length", TOKENS)
+        for name, (summary, config) in rows.items()
+    )
+
+
+def traced(config: PlanConfig) -> tuple[LM, training.Recipe]:
+    """What `onecard plan --trace` runs: the real model class with AdamW and its own loss.
+
+    Raises SettingsError for settings that the trace does not know.
+    """
+    same = {"optim": ("auto", "adamw_torch"), "attn_implementation": ("onecard", "sdpa", "eager")}
+    for name, values in same.items():
+        if getattr(config, name) not in values:
+            raise SettingsError(
+                f"--{name} {getattr(config, name)} cannot be traced",
+                why="the trace knows AdamW and PyTorch's own attention",
+                fix=f"leave --{name} out",
+            )
+    if config.fp32_norms or config.loss not in ("onecard", "upcast"):
+        raise SettingsError(
+            "these settings cannot be traced",
+            why="the trace knows the model's own loss, with embeddings in the model's type",
+            fix="leave --loss and --fp32_norms out",
         )
+    attention = "eager" if config.attn_implementation == "eager" else "sdpa"
+    update = {"optim": "adamw_torch", "loss": "upcast", "attn_implementation": attention}
+    return counts(config.model)[0], recipe_of(config.model_copy(update=update))

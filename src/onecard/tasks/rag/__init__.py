@@ -1,85 +1,68 @@
 """rag: ask your own notes and code, with citations, offline."""
 
-from onecard.inference.config import EngineSettings
-from onecard.tasks.base import Command, Task
-from onecard.tasks.rag.configs import Settings
-from onecard.tasks.rag.memory import plan
-
-ENGINE = tuple(EngineSettings.model_fields)
-SEARCH = (
-    "index",
-    "mode",
-    "top_k",
-    "embedding_model",
-    "rerank_model",
-    "store",
-    "qdrant_url",
-    "candidates",
-    "lexical_weight",
-    "feedback",
-    "n_threads",
-)
-ANSWER = ("style", "abstain_below", "tools", "max_rounds")
+from onecard.tasks.base import Command, PlanPreset, Task
 
 TASK = Task(
     name="rag",
-    says="ask your own notes and code, offline, with citations and a score",
-    settings=Settings,
-    plan=plan,
+    summary="ask your own notes and code, offline, with citations and a score",
     commands={
         "index": Command(
             "index:index",
             "read folders into an index; only what changed is read again",
+            "configs:IndexConfig",
             "folders",
-            records=False,
-            fields=(
-                "folders",
-                "index",
-                "watch",
-                "embedding_model",
-                "chunk_tokens",
-                "chunk_overlap",
-                "max_file_mb",
-                "n_threads",
-            ),
+            recorded=False,
         ),
         "ask": Command(
             "ask:ask",
             "ask a question; the answer cites your files",
+            "configs:AskConfig",
             "question",
-            records=False,
-            fields=("question", *SEARCH, *ANSWER, *ENGINE),
+            recorded=False,
         ),
         "chat": Command(
-            "chat:talk",
-            "a talk over your notes; follow-up questions are understood",
-            records=False,
-            fields=(*SEARCH, *ANSWER, *ENGINE),
+            "chat:chat",
+            "a conversation over your notes; follow-up questions are understood",
+            "configs:ChatConfig",
+            recorded=False,
         ),
         "search": Command(
-            "ask:search",
+            "search:search",
             "the passages only, no model",
+            "configs:QueryConfig",
             "question",
-            records=False,
-            fields=("question", *SEARCH),
+            recorded=False,
         ),
         "evaluate": Command(
             "evaluate:evaluate",
             "score search and answers on a question set",
+            "configs:EvaluateConfig",
             "questions",
-            fields=("questions", "ablate", "answers", *SEARCH, *ANSWER, "report_to", *ENGINE),
         ),
-        "make-questions": Command(
-            "draft_questions:make",
+        "draft-questions": Command(
+            "draft_questions:draft_questions",
             "draft a question set from your notes, for you to correct",
+            "configs:DraftQuestionsConfig",
             "questions",
-            fields=("questions", "n_questions", "index", *ENGINE),
         ),
         "serve": Command(
             "serve:serve",
             "a page and an OpenAI-compatible API over your notes",
-            records=False,
-            fields=("host", "port", "token", *SEARCH, *ANSWER, *ENGINE),
+            "configs:ServeConfig",
+            recorded=False,
         ),
     },
+    plans={
+        "rag": PlanPreset("answers over your own notes", "configs:AskConfig", {}, "llama-3.1-8b"),
+    },
+    aliases={"make-questions": "draft-questions"},
+    packages=(
+        "xllamacpp",
+        "openai",
+        "onnxruntime",
+        "faiss-cpu",
+        "qdrant-client",
+        "sentence-transformers",
+        "torch",
+    ),
 )

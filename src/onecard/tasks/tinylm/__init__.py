@@ -1,94 +1,54 @@
-"""tinylm: a language model of a few million weights from scratch, to learn from and to measure."""
+"""tinylm: a language model of a few million weights from scratch."""
 
-from onecard.tasks.base import Command, Task
-from onecard.tasks.tinylm.configs import Settings
-from onecard.tasks.tinylm.memory import plan, smaller
+from onecard.tasks.base import Command, PlanPreset, Task
 
-NEEDS = ("torch", "tokenizers", "safetensors")
-TRAINING = tuple(
-    name
-    for name in Settings.model_fields
-    if name
-    not in (
-        "run_id",
-        "prompt",
-        "max_new_tokens",
-        "num_samples",
-        "temperature",
-        "top_k",
-        "top_p",
-        "positions",
-        "seeds",
-    )
-)
-
-NOT_ABLATED = (
-    "position",
-    "profile",
-    "sample",
-    "sample_tokens",
-    "keep_best",
-    "quants",
-    "minutes",
-    "compile",
-    "save_steps",
-    "eval_steps",
-    "logging_steps",
-)
+REQUIRES = ("torch", "tokenizers", "safetensors")
 
 TASK = Task(
     name="tinylm",
-    says="a language model of a few million weights from scratch, to learn from and to measure",
-    settings=Settings,
-    plan=plan,
+    summary="a language model of a few million weights from scratch, to learn from and to measure",
     commands={
         "train": Command(
             "train:train",
-            "learn from a text, score over all that is held out, write files for chat",
+            "learn from a text, score everything that is held out, write files for chat",
+            "configs:TrainConfig",
             "dataset",
-            needs=NEEDS,
-            fields=TRAINING,
+            requires=REQUIRES,
         ),
         "generate": Command(
-            "train:write",
-            "write on from a prompt",
+            "generate:generate",
+            "continue a prompt",
+            "configs:GenerateConfig",
             "run_id",
-            needs=NEEDS,
-            records=False,
-            fields=(
-                "run_id",
-                "prompt",
-                "max_new_tokens",
-                "num_samples",
-                "temperature",
-                "top_k",
-                "top_p",
-                "seed",
-            ),
+            requires=REQUIRES,
+            recorded=False,
         ),
         "evaluate": Command(
             "evaluate:evaluate",
-            "loss, perplexity, bits a character, pace with and without cache, reading beyond the "
-            "training length",
+            "loss, perplexity, bits per character, speed with and without cache, reading beyond "
+            "the training length",
+            "configs:EvaluateConfig",
             "run_id",
-            needs=NEEDS,
-            fields=("run_id", "dataset", "split", "val_share", "seed", "report_to"),
+            requires=REQUIRES,
         ),
         "export": Command(
             "export:export",
             "safetensors for transformers and GGUF for chat",
+            "configs:ExportConfig",
             "run_id",
-            needs=NEEDS,
-            fields=("run_id", "quants", "output_dir"),
+            requires=REQUIRES,
         ),
         "ablate": Command(
             "ablate:ablate",
             "learned, sinusoidal, RoPE and ALiBi positions against each other at equal weights and "
             "compute",
+            "configs:AblateConfig",
             "dataset",
-            needs=NEEDS,
-            fields=(*(name for name in TRAINING if name not in NOT_ABLATED), "positions", "seeds"),
+            requires=REQUIRES,
         ),
     },
-    smaller=smaller,
+    plans={
+        "tinylm": PlanPreset("a tiny language model from scratch", "configs:TrainConfig"),
+    },
+    packages=("torch", "tokenizers", "safetensors", "xllamacpp"),
 )

@@ -1,13 +1,16 @@
-"""What training a tiny language model from scratch will need. Pure arithmetic."""
+"""Memory of training a tiny language model from scratch. Pure arithmetic."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
-from onecard.memory import workloads_nets as nets
+from onecard.config import Config
+from onecard.memory import calibration, terms
+from onecard.memory.architectures import lm
 from onecard.memory.devices import Device
+from onecard.memory.estimators import training
+from onecard.memory.fallbacks import SAME, Change
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.tinylm.configs import Settings
-from onecard.tasks.tinylm.model_config import of
+from onecard.tasks.tinylm import model_config
+from onecard.tasks.tinylm.configs import TrainConfig
 from onecard.units import GIB
 
 VOCAB = 66
@@ -16,76 +19,93 @@ CPU_PROGRAM_BYTES = round(0.84 * GIB)
 HEAP_SHARE = 0.4
 """Python with torch, and what heap and oneDNN hold beyond the tensors, as a share of these: fitted
 to peaks of resident memory of seven trainings (0.3 to 6 million weights, characters and BPE: 65 to
-1757 MiB of tensors,
-865 to 1593 MiB beside them), whose totals it meets within 11 % (README)."""
+1757 MiB of tensors, 865 to 1593 MiB beside them), whose totals it meets within 11 % (README)."""
+BAND = 0.12
+"""Half-width of the band around a total."""
 
 
-def plan(settings: Settings, device: Device) -> Plan:
-    """Weights, gradients, optimizer and activations of one step.
+def plan(config: Config, device: Device) -> Plan:
+    """Weights, gradients, optimizer and activations of one step; nothing for the other commands.
 
     Raises SettingsError for sizes that do not divide.
     """
-    vocab = VOCAB if settings.tokenizer == "char" else settings.vocab_size
-    made = of(settings, vocab, 0)
-    s = made.shape
-    narrow = settings.bf16 == "on" or (settings.bf16 == "auto" and device.type != "cpu")
-    step = nets.TinySettings(
-        n_layer=s.n_layer,
-        n_head=s.n_head,
-        n_kv_head=s.n_kv_head,
-        n_embd=s.n_embd,
-        d_ff=s.d_ff,
-        mlp=s.mlp,
-        qk_norm=s.qk_norm,
-        block_size=s.block_size,
-        batch=made.batch,
-        accumulation=made.accumulation,
-        vocab_size=s.vocab_size,
-        amp=narrow,
-        optimizer=settings.optim,
-        ema=bool(settings.ema_decay),
+    if not isinstance(config, TrainConfig):
+        return Plan((), device)
+    vocab = VOCAB if config.tokenizer == "char" else config.vocab_size
+    chosen = model_config.of(config, vocab, 0)
+    model = chosen.model_config
+    on_cpu = device.type == "cpu"
+    counts = lm.LM(
+        "tiny",
+        model.vocab_size,
+        model.n_embd,
+        model.d_ff,
+        model.n_layer,
+        model.n_head,
+        model.n_kv_head,
+        model.n_embd // model.n_head,
+        tied=True,
+        gated=model.mlp == "swiglu",
+        qk_norm=model.qk_norm,
     )
-    base = nets.plan_tiny(step, device)
-    parts = [*base.terms]
-    if device.type == "cpu":
-        parts.append(
-            Term(
-                "program",
-                CPU_PROGRAM_BYTES + round(HEAP_SHARE * sum(term.bytes for term in parts)),
-                f"Python with torch, heap and oneDNN: {CPU_PROGRAM_BYTES / GIB:.2f} GiB and "
-                f"{HEAP_SHARE:.0%} of the rest",
-            )
+    amp = config.bf16 == "on" or (config.bf16 == "auto" and not on_cpu)
+    recipe = training.Recipe(
+        "full",
+        "bf16" if amp else "fp32",
+        chosen.batch,
+        model.block_size,
+        optimizer=config.optim,
+        checkpointing=False,
+        mixed=amp,
+        compute_fp32=not amp,
+        keeps_logits=False,
+        accumulation=chosen.accumulation,
+    )
+    parts = training.step(counts, recipe)
+    if config.ema_decay:
+        because = f"{counts.n_params / 1e6:.2f}e6 x 4 B"
+        parts.append(Term("averaged weights", 4 * counts.n_params, because))
+    if on_cpu:
+        beside = CPU_PROGRAM_BYTES + round(HEAP_SHARE * sum(term.bytes for term in parts))
+        because = (
+            f"Python with torch, heap and oneDNN: {CPU_PROGRAM_BYTES / GIB:.2f} GiB and "
+            f"{HEAP_SHARE:.0%} of the rest"
         )
-    notes = (
-        ("the vocabulary is not known before the text is read: 66 characters are assumed",)
-        if settings.tokenizer == "char"
-        else ()
-    )
-    return Plan(
-        tuple(parts),
-        device,
-        {
-            "weights": f"{s.n_params / 1e6:.2f}e6",
-            "layers x width": f"{s.n_layer} x {s.n_embd}",
-            "tokens a step": made.tokens_a_step,
-        },
-        notes,
-        base.band,
-    )
+        parts.append(Term("program", beside, because))
+    else:
+        parts += [training.fragments(counts, recipe), *terms.cuda_context(device)]
+    notes = []
+    if config.tokenizer == "char":
+        notes.append(
+            f"the vocabulary is not known before the text is read: {VOCAB} characters are assumed"
+        )
+    choices = {
+        "weights": f"{model.n_params / 1e6:.2f}e6",
+        "layers x width": f"{model.n_layer} x {model.n_embd}",
+        "tokens per step": chosen.tokens_a_step,
+    }
+    band = calibration.band(device, "tinylm", BAND)
+    return Plan(tuple(parts), device, choices, tuple(notes), band)
 
 
-def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
-    """The ladder: the same mathematics with smaller micro-batches, down to one sample."""
-    made = of(settings, VOCAB, 0)
-    batch, whole = made.batch, made.batch * made.accumulation
+def fallbacks(config: Config) -> Iterator[Change]:
+    """The same mathematics with smaller micro-batches, down to one sample; then bf16, then less."""
+    if not isinstance(config, TrainConfig):
+        return
+    chosen = model_config.of(config, VOCAB, 0)
+    batch, effective = chosen.batch, chosen.batch * chosen.accumulation
     while batch > 1:
         batch //= 2
         yield (
             {
                 "per_device_train_batch_size": batch,
-                "gradient_accumulation_steps": -(-whole // batch),
+                "gradient_accumulation_steps": -(-effective // batch),
             },
-            "the same mathematics: the effective batch stays; somewhat slower",
+            SAME,
         )
-    if settings.bf16 != "on":
+    if config.bf16 != "on":
         yield {"bf16": "on"}, "equal within noise in published runs"
+    block = chosen.model_config.block_size
+    while block > 16:
+        block //= 2
+        yield {"block_size": block}, "a shorter context: another model"

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from validation import rows_lm, rows_nets
+from validation.rows import Cannot, Row, read
+
 from onecard.errors import OneCardError
-from onecard.memory import rows_lm, rows_nets
-from onecard.memory.rows import Cannot, Row, read
 from onecard.reporting import Result, table
 from onecard.units import size
 

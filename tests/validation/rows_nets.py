@@ -4,10 +4,11 @@ planned, with the defaults of the trainer or pipeline that it comes from."""
 import re
 from collections.abc import Callable
 
-from onecard.memory import terms
+from validation.rows import Cannot, Row, format_of
+
+from onecard.memory import calibration
 from onecard.memory.estimators import diffusion, speech, training, vision, vlm
 from onecard.memory.plan import Term
-from onecard.memory.rows import Cannot, Row, format_of
 from onecard.units import MIB
 
 SEGMENTS = 1.1
@@ -57,7 +58,7 @@ def detect(row: Row) -> int:
     return (
         round(total * SEGMENTS)
         if row["kind"] == "reserved"
-        else total + (terms.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0)
+        else total + (calibration.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0)
     )
 
 
@@ -122,7 +123,7 @@ def make(row: Row) -> int:
         tiny_decoder="taesd" in said,
     )
     return _sum(diffusion.make(pipeline, s)) + (
-        terms.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0
+        calibration.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0
     )
 
 
@@ -146,7 +147,7 @@ def tune_picture(row: Row) -> int:
     )
     allocated = row["kind"] == "allocated"
     return _sum(diffusion.train(pipeline, s, apart=not allocated)) + (
-        0 if allocated or row["kind"] == "reserved" else terms.CUDA_CONTEXT_BYTES
+        0 if allocated or row["kind"] == "reserved" else calibration.CUDA_CONTEXT_BYTES
     )
 
 
@@ -170,7 +171,7 @@ def transcribe(row: Row) -> int:
     device = "cpu" if "cpu" in row["gpu"].lower() else "cuda"
     n = row.number("batch") or (int(batch[1]) if batch else 1)
     return _sum(speech.transcribe(model, form, n, int(beam[1]) if beam else 5, engine, device)) + (  # type: ignore[arg-type]
-        terms.CUDA_CONTEXT_BYTES if row["kind"] != "allocated" and device == "cuda" else 0
+        calibration.CUDA_CONTEXT_BYTES if row["kind"] != "allocated" and device == "cuda" else 0
     )
 
 
@@ -186,7 +187,7 @@ def tune_speech(row: Row) -> int:
         optimizer=_optimizer(row, "adamw"),
     )
     return _sum(speech.train(model, s)) + (
-        terms.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0
+        calibration.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0
     )
 
 
@@ -207,7 +208,7 @@ def look(row: Row) -> int:
         fused="eager" not in row["attention"].lower(),
         image=not text,
     )
-    return _sum(parts) + (terms.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0)
+    return _sum(parts) + (calibration.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0)
 
 
 def tune_vlm(row: Row) -> int:

@@ -3,11 +3,12 @@ and training steps with their trainers' defaults."""
 
 import re
 
-from onecard.memory import terms as terms_of
+from validation.rows import Cannot, Row, format_of
+
+from onecard.memory import calibration
 from onecard.memory.architectures import lm
 from onecard.memory.estimators import llm_inference, training
 from onecard.memory.plan import Term
-from onecard.memory.rows import Cannot, Row, format_of
 from onecard.units import MIB
 
 CONTEXT_BYTES = 141 * MIB
@@ -36,7 +37,7 @@ def plan(row: Row) -> int:
     if (
         tuned and row["kind"] == "claimed" and "torchtune" not in row["source"].lower()
     ):  # a figure without its counter is the driver's; torchtune prints torch's
-        total += terms_of.CUDA_CONTEXT_BYTES
+        total += calibration.CUDA_CONTEXT_BYTES
     return (
         total + DEVICE_BYTES
         if row["kind"] == "nvidia-smi" or "page header says" in row.said

@@ -1,0 +1,94 @@
+"""The one door for command line, web page and notebook. Prints nothing.
+
+    config = api.configure("rag", "ask", values={"question": "..."})
+    print(api.plan("rag", config, card="12gb").render())
+    result = api.run("rag", "ask", config)
+
+Names are loaded when they are asked for: a plan need not load what a run needs.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onecard.api.machine import doctor, models, pull
+    from onecard.api.planning import (
+        configure,
+        configure_plan,
+        explain_oom,
+        fit,
+        fit_card,
+        plan,
+        plan_task,
+        plans,
+        presets,
+        trace,
+    )
+    from onecard.api.running import (
+        compare,
+        find_run,
+        plan_calibrate,
+        plan_check,
+        report,
+        rerun,
+        run,
+        runs,
+    )
+
+_MODULES = {
+    "machine": ("doctor", "models", "pull"),
+    "planning": (
+        "configure",
+        "configure_plan",
+        "explain_oom",
+        "fit",
+        "fit_card",
+        "plan",
+        "plan_task",
+        "plans",
+        "presets",
+        "trace",
+    ),
+    "running": (
+        "compare",
+        "find_run",
+        "plan_calibrate",
+        "plan_check",
+        "report",
+        "rerun",
+        "run",
+        "runs",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "compare",
+    "configure",
+    "configure_plan",
+    "doctor",
+    "explain_oom",
+    "find_run",
+    "fit",
+    "fit_card",
+    "models",
+    "plan",
+    "plan_calibrate",
+    "plan_check",
+    "plan_task",
+    "plans",
+    "presets",
+    "pull",
+    "report",
+    "rerun",
+    "run",
+    "runs",
+    "trace",
+]

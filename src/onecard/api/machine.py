@@ -1,0 +1,32 @@
+"""Models and packages of this machine."""
+
+import importlib
+from types import ModuleType
+
+from onecard import doctor as examination
+from onecard import tasks
+from onecard.hub import names, store
+from onecard.reporting import Reporter, Result
+
+
+def models() -> ModuleType:
+    """The model store: listing, show, pull, import_model, remove, to_gguf, quantize."""
+    return store
+
+
+def pull(name: str, quant: str = "", reporter: Reporter | None = None) -> Result:
+    """Bring a model to this machine, ready to run. Raises NotFound with what was tried."""
+    reporter = reporter or Reporter()
+    if names.catalog().get(name, {}).get("task") == "embed":
+        # loads onnx: the embedder is converted once
+        folder = importlib.import_module("onecard.inference.embeddings").e5_folder(reporter)
+        return Result({"name": name, "path": str(folder)}, f"{name} lies in {folder}")
+    return store.pull(name, quant, reporter)
+
+
+def doctor() -> Result:
+    """What this machine has and lacks, each fault with its fix."""
+    extras: dict[str, list[str]] = {}
+    for task in tasks.all_tasks().values():
+        extras.setdefault(task.extra or task.name, []).extend(tasks.missing(task.packages))
+    return examination.examine(extras)

@@ -1,0 +1,291 @@
+"""Configs and plans of every task. Light: nothing is loaded, run or recorded."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from onecard import config as configs
+from onecard import tasks
+from onecard.config import Config, Layer
+from onecard.errors import DoesNotFit, MissingExtra, NotFound, SettingsError, not_found
+from onecard.memory import devices, fallbacks, oom
+from onecard.memory.architectures.lm import UnknownFamily
+from onecard.memory.devices import Device
+from onecard.memory.estimators import training
+from onecard.memory.plan import Plan
+from onecard.memory.terms import cuda_context
+from onecard.reporting import Result, table
+from onecard.tasks.base import PlanPreset, Task
+from onecard.units import gib
+
+
+def presets(task: str) -> list[str]:
+    """The names of a task's presets."""
+    return sorted(path.stem for path in _preset_dir(task).glob("*.toml"))
+
+
+def _preset_dir(task: str) -> Path:
+    return tasks.folder(tasks.get(task)) / "presets"
+
+
+def configure(
+    task: str,
+    command: str = "",
+    *,
+    preset: str = "",
+    file: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Config:
+    """The config of a command: defaults < preset < file < values.
+
+    Without a command, of what `onecard TASK plan` plans. Raises SettingsError with all faults,
+    NotFound.
+    """
+    the_task = tasks.get(task)
+    if not command:
+        return configure_plan(next(iter(the_task.plans)), preset=preset, file=file, values=values)
+    target = tasks.command_of(the_task, command).config
+    return _load(the_task, target, preset=preset, file=file, values=values)
+
+
+def _load(
+    task: Task,
+    target: str,
+    *,
+    preset: str = "",
+    file: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
+) -> Config:
+    """`base`: values below the preset. A preset and a file may hold values of other commands."""
+    schema = tasks.config_class(task, target)
+    layers = [Layer("", dict(base or {}))]
+    if preset or file:
+        shared = frozenset(
+            name for other in tasks.configs(task).values() for name in other.model_fields
+        )
+        if preset:
+            if preset not in presets(task.name):
+                raise not_found(f"preset of {task.name}", preset, presets(task.name))
+            path = _preset_dir(task.name) / f"{preset}.toml"
+            layers.append(Layer(f"preset {preset}", configs.read_toml(path), shared))
+        if file:
+            layers.append(Layer(str(file), configs.read_toml(file), shared))
+    layers.append(Layer("", dict(values or {})))
+    return cast(Config, configs.load(schema, *layers))
+
+
+def plans() -> dict[str, PlanPreset]:
+    """Every short name of `onecard plan`."""
+    return {name: row for task in tasks.all_tasks().values() for name, row in task.plans.items()}
+
+
+def plan_task(name: str) -> Task:
+    """The task behind a short name. Raises NotFound."""
+    for task in sorted(tasks.names(), key=lambda task: not name.startswith(task)):
+        if name in tasks.get(task).plans:
+            return tasks.get(task)
+    raise not_found("plan", name, plans(), "onecard plan --help")
+
+
+def configure_plan(
+    name: str,
+    *,
+    preset: str = "",
+    file: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> Config:
+    """The config behind a short name of `onecard plan`. Raises NotFound, SettingsError."""
+    task = plan_task(name)
+    row = task.plans[name]
+    return _load(task, row.config, preset=preset, file=file, values=values, base=row.values)
+
+
+def plan(task: str, config: Config, *, card: str = "auto") -> Plan:
+    """What a config will need on a device: 'auto', 'cpu', '4070ti', '12gb'.
+
+    Raises NotFound, SettingsError. An architecture that no formula knows is traced.
+    """
+    return plan_config(tasks.get(task), config, devices.find(card))
+
+
+def plan_config(task: Task, config: Config, device: Device) -> Plan:
+    """The same for a device that was found."""
+    try:
+        return cast(Plan, tasks.memory(task).plan(config, device))
+    except UnknownFamily as fault:
+        return _traced_plan(config, device, fault)
+
+
+TRACED_SETTINGS = frozenset(
+    {"quant", "n_ctx", "n_parallel", "per_device_train_batch_size", "max_seq_length", "optim"}
+)
+"""What a traced plan reads of a config."""
+
+
+def _traced_plan(config: Any, device: Device, fault: UnknownFamily) -> Plan:
+    """Of an architecture that no formula knows: its real class on fake tensors.
+
+    Raises the fault where torch is missing.
+    """
+    try:
+        fake_tensor = importlib.import_module("onecard.memory.fake_tensor")
+    except ModuleNotFoundError:
+        raise fault from None
+    terms, choices = fake_tensor.plan_terms(config, fault.path)
+    note = f"{fault.what}: its real class was traced instead"
+    return Plan((*terms, *cuda_context(device)), device, choices, (note,), TRACED_BAND)
+
+
+TRACED_BAND = 0.12
+"""Half-width of the band of a traced plan, as of full fine-tuning."""
+
+
+def fit(task: str, config: Config, *, card: str = "auto") -> Result:
+    """Change the settings, smallest loss first, until the plan fits.
+
+    Raises NotFound, SettingsError, DoesNotFit when no change is left.
+    """
+    the_task, device = tasks.get(task), devices.find(card)
+    memory = tasks.memory(the_task)
+    only: frozenset[str] = frozenset()
+    try:
+        memory.plan(config, device)
+    except UnknownFamily:
+        only = TRACED_SETTINGS  # each plan is a trace that takes seconds
+
+    def planner(changed: Any, on: Device) -> Plan:
+        return plan_config(the_task, changed, on)
+
+    fitted = fallbacks.fit(config, device, planner, memory.fallbacks(config), only)
+    if not fitted.plan.fits:
+        largest = fitted.plan.largest()
+        raise DoesNotFit(
+            f"{task} does not fit on {device.name}, whatever is changed",
+            why=f"with every change it needs {gib(fitted.plan.total_bytes)}; the largest part is "
+            f"{largest.name}, {gib(largest.bytes)}",
+            fix="a smaller model, or a larger card",
+        )
+    lines = [row.render() for row in fitted.fallbacks]
+    text = "nothing needs to change"
+    if lines:
+        text = "\n".join(["changes, smallest loss first:", *(f"  {line}" for line in lines)])
+    data = {
+        **fitted.plan.as_dict(),
+        "settings": configs.public_values(fitted.config),
+        "changes": [row.as_dict() for row in fitted.fallbacks],
+    }
+    return Result(data, f"{text}\n\n{fitted.plan.render()}")
+
+
+def trace(task: str, config: Config) -> Result:
+    """The plan of a training step against the real model class on fake tensors.
+
+    Raises SettingsError for what cannot be traced, MissingExtra.
+    """
+    memory = tasks.memory(tasks.get(task))
+    if hasattr(memory, "traced") and hasattr(config, "gradient_checkpointing"):
+        lm, recipe = memory.traced(config)
+        step = _heavy("fake_tensor").step(lm, recipe)
+        planned = sum(term.bytes for term in training.step(lm, recipe))
+        traced, static = step.peak_bytes, step.static_bytes
+        error = planned / traced - 1
+        text = (
+            f"traced peak  {gib(traced)}  ({gib(static)} before the step)\n"
+            f"planned      {gib(planned)}  ({error:+.1%}; without fragments and CUDA context)"
+        )
+        data = {"traced_bytes": traced, "static_bytes": static}
+        return Result({**data, "planned_bytes": planned, "error": error}, text)
+    if not hasattr(memory, "TRACER"):
+        raise SettingsError(
+            f"{task} cannot be traced",
+            why="a trace runs one training step of a fine-tune, a detector, a segmenter, a "
+            "classifier, a denoiser or Whisper",
+            fix="onecard plan qlora MODEL --trace; llama.cpp's own buffers are printed by onecard "
+            "chat -v",
+        )
+    try:
+        traced, planned = _heavy("fake_tensor_nets").check(memory.TRACER, config)
+    except ModuleNotFoundError as fault:
+        raise _no_trace(fault, task) from None
+    error = planned / traced - 1
+    text = (
+        f"traced peak  {gib(traced)}  (one pass forward and back of the real class in fp32, "
+        f"weights not counted)\n"
+        f"simulated    {gib(planned)}  ({error:+.1%}; the same pass in the plan's simulator)"
+    )
+    return Result({"traced_bytes": traced, "planned_bytes": planned, "error": error}, text)
+
+
+def _heavy(module: str) -> Any:
+    """A module of memory/ that loads torch. Raises MissingExtra."""
+    try:
+        return importlib.import_module(f"onecard.memory.{module}")
+    except ModuleNotFoundError as fault:
+        raise _no_trace(fault, "finetune") from None
+
+
+def _no_trace(fault: ModuleNotFoundError, extra: str) -> MissingExtra:
+    return MissingExtra(
+        f"--trace needs {fault.name}",
+        why="it runs the real class of a library on fake tensors",
+        fix=f"pip install 'onecard[{extra}]'",
+    )
+
+
+def explain_oom(
+    path: Path, name: str = "", values: Mapping[str, Any] | None = None, *, card: str = "auto"
+) -> Result:
+    """What a traceback or a run folder tells of the memory that lacked; with a plan's short name,
+    the next three things to change. Raises NotFound, DataError."""
+    file = path / "traceback.txt" if path.is_dir() else path
+    if not file.is_file():
+        why = "nothing lies at that path"
+        if path.is_dir():
+            why = "a run folder that failed has a traceback.txt"
+        raise NotFound(
+            f"there is no {file}",
+            why=why,
+            fix="give a text file with the traceback, or a run's folder",
+        )
+    cause = oom.read(file.read_text(encoding="utf-8", errors="replace"))
+    data: dict[str, Any] = {**cause.as_dict(), "changes": []}
+    parts = [cause.render()]
+    if name:
+        task, config = plan_task(name), configure_plan(name, values=values)
+        memory = tasks.memory(task)
+        changes = memory.fallbacks(config)
+        rows = fallbacks.next_changes(config, devices.find(card), memory.plan, changes)
+        data["changes"] = [row.as_dict() for row in rows]
+        lines = [f"  {row.render()}" for row in rows]
+        parts.append("\n".join(["change next, smallest loss first:", *lines]))
+    else:
+        parts.append(
+            "with --plan and its settings the next things to change are told with what each "
+            "saves: onecard explain-oom FILE --plan qlora --model llama-3.1-8b"
+        )
+    return Result(data, "\n\n".join(parts))
+
+
+def fit_card(card: str = "auto") -> Result:
+    """What fits on this device, over all tasks."""
+    device = devices.find(card)
+    rows = []
+    for task in tasks.all_tasks().values():
+        memory = tasks.memory(task)
+        for row in memory.fit_rows() if hasattr(memory, "fit_rows") else ():
+            rows.append(fallbacks.largest(row, device, memory.plan))
+    cells = [
+        [
+            row["workload"],
+            row["summary"],
+            row["model"] or "–",
+            row["what"],
+            gib(row["bytes"]) if row["bytes"] else "–",
+        ]
+        for row in rows
+    ]
+    head = ["plan", "what", "largest usual model", "with", "needs"]
+    data = {"card": device.as_dict(), "rows": rows}
+    return Result(data, f"{device.render()}\n\n{table(cells, head)}")

@@ -1,0 +1,145 @@
+"""Runs: plan, refuse what cannot fit, record, compare, repeat."""
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+from onecard import config as configs
+from onecard import tasks
+from onecard.api.planning import configure, plan_config
+from onecard.config import Config
+from onecard.errors import DoesNotFit
+from onecard.memory import devices
+from onecard.memory.devices import Device
+from onecard.memory.plan import Plan
+from onecard.reporting import Reporter, Result
+from onecard.runs import measured, record, store
+from onecard.runs.store import RunRecord
+from onecard.tasks.base import Task
+from onecard.training import oom_fallback
+from onecard.units import gib
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    task: str,
+    command: str,
+    config: Config,
+    *,
+    card: str = "auto",
+    reporter: Reporter | None = None,
+) -> Result:
+    """Plan, refuse what cannot fit, open a record, do the work.
+
+    Raises what the work raises, and DoesNotFit.
+    """
+    the_task = tasks.get(task)
+    the_command = tasks.command_of(the_task, command)
+    command = the_task.aliases.get(command, command)
+    reporter = reporter or Reporter()
+    device = devices.find(card)
+    config = _resolve_auto(the_task, config, device, reporter)
+    planned = plan_config(the_task, config, device)
+    log.info("planned %s of %s", gib(planned.total_bytes), gib(device.free_bytes))
+    if not planned.fits:
+        largest = planned.largest()
+        raise DoesNotFit(
+            f"{task} needs {gib(planned.total_bytes)}; {gib(device.free_bytes)} is free on "
+            f"{device.name}",
+            why=f"the largest part is {largest.name}, {gib(largest.bytes)}: {largest.reason}",
+            fix=f"onecard {task} plan {command}  shows every part; make that one smaller, or free "
+            "memory on the device",
+        )
+    work = tasks.load(the_task, the_command)
+    if not the_command.recorded:
+        return cast(Result, work(config, record.Run(None, reporter, planned)))
+    return _recorded(the_task, command, work, config, planned, reporter)
+
+
+def _resolve_auto(task: Task, config: Config, device: Device, reporter: Reporter) -> Config:
+    """A config whose model is named, so that a run can be repeated."""
+    if getattr(config, "model", "") != "auto":
+        return config
+    module = tasks.memory(task)
+    if not hasattr(module, "resolve_auto"):
+        return config
+    config, reason = module.resolve_auto(config, device, check_hub=True)
+    if reason and device.type != "cpu":
+        reporter.line(f"model auto: {getattr(config, 'model', '')}, {reason}")
+    log.info("model auto: %s, %s", getattr(config, "model", ""), reason)
+    return config
+
+
+def _recorded(
+    task: Task, command: str, work: Any, config: Config, planned: Plan, reporter: Reporter
+) -> Result:
+    memory = tasks.memory(task)
+    the_run = record.start(task.name, command, config, planned, reporter, task.packages)
+    try:
+        with the_run:
+            the_run.track(getattr(config, "report_to", "none"), configs.public_values(config))
+            changes = getattr(memory, "fallbacks", lambda config: ())
+            result: Result = oom_fallback.run(
+                work, config, the_run, planned.device, memory.plan, changes
+            )
+    finally:
+        if the_run.folder:
+            report(the_run.folder.name)
+    text = f"{result.text}\nrun: {the_run.folder}".lstrip("\n")
+    return Result({**result.data, "run": str(the_run.folder)}, text)
+
+
+def runs(limit: int = 50) -> list[RunRecord]:
+    """The newest first, as RunRecord."""
+    return store.recent(limit)
+
+
+def find_run(run_id: str) -> RunRecord:
+    """A RunRecord by its id, a part of it, or 'last'. Raises NotFound."""
+    return store.find(run_id)
+
+
+def report(run_id: str) -> Path:
+    """Make README.md, notebook.ipynb and report.html of a run again; the path of the page.
+
+    Raises NotFound.
+    """
+    past = store.find(run_id)
+    _lazy("report").write(past)
+    return past.folder / "report.html"
+
+
+def compare(old: str, new: str) -> Result:
+    """Two runs side by side with a paired test. Raises NotFound."""
+    return cast(Result, _lazy("compare").compare(store.find(old), store.find(new)))
+
+
+def _lazy(module: str) -> Any:
+    """A module of runs/ that loads matplotlib or scipy."""
+    return importlib.import_module(f"onecard.runs.{module}")
+
+
+def rerun(run_id: str, *, reporter: Reporter | None = None) -> Result:
+    """The same work with the same settings, as a run of its own, compared with the first.
+
+    Raises NotFound, SettingsError.
+    """
+    past = store.find(run_id)
+    task, command = past.task, past.command
+    config = configure(task, command, file=past.folder / "settings.toml")
+    result = run(task, command, config, reporter=reporter)
+    against = compare(past.id, Path(result.data["run"]).name)
+    data = {**result.data, "against": against.data}
+    return Result(data, f"{result.text}\n\n{against.text}")
+
+
+def plan_check() -> Result:
+    """Planned against measured peak of every past run that kept both."""
+    return measured.check()
+
+
+def plan_calibrate() -> Result:
+    """Learn each device's own constants from the runs on it. Raises NotFound."""
+    return measured.calibrate()

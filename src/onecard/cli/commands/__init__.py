@@ -1,0 +1,1 @@
+"""The commands above the tasks, a file each. Loaded when they are asked for."""

@@ -1,0 +1,28 @@
+"""Settings of detect, one Config per command. Names are those of Ultralytics."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from onecard.config import Config
+from onecard.training.config import VisionPredictConfig, VisionTrainConfig
+
+
+class DetectorConfig(Config):
+    """Detector."""
+
+    model: str = ""
+    """yolov8n, yolo11s, rtmdet-tiny, rt-detr-r50, d-fine-n, rf-detr-base, faster-rcnn-r50 ..."""
+
+
+class TrainConfig(DetectorConfig, VisionTrainConfig):
+    """Detection."""
+
+    optimizer: Literal["sgd-momentum", "adamw", "adamw-8bit", "sgd", "lion"] = "sgd-momentum"
+    """Optimizer."""
+    max_boxes: int = Field(default=100, ge=1, le=5000)
+    """Boxes of the fullest image of a batch, mosaics counted."""
+
+
+class PredictConfig(DetectorConfig, VisionPredictConfig):
+    """Detection."""

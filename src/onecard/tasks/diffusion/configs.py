@@ -1,0 +1,54 @@
+"""Settings of diffusion, one Config per command. Names are those of diffusers."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from onecard.config import Config
+
+
+class PipelineConfig(Config):
+    """Pipeline."""
+
+    model: str = ""
+    """sd-1.5, sd-2.1, sdxl, sd3-medium, flux.1, pixart, qwen-image ..."""
+    imgsz: int = Field(default=0, ge=0, le=4096)
+    """Width of a picture (px); 0 for the model's own."""
+    height: int = Field(default=0, ge=0, le=4096)
+    """Height of a picture (px); 0 for a square."""
+    quant: Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4", "nf4-dq"] = "fp16"
+    """Weights of the denoiser and the text encoders."""
+
+
+class GenerateConfig(PipelineConfig):
+    """Generation."""
+
+    num_images: int = Field(default=1, ge=1, le=256)
+    """Pictures at once."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel; eager keeps score matrices."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """What waits in the computer's memory: nothing, the parts not at work, all but one layer."""
+    vae_slicing: bool = False
+    """The decoder takes one picture at a time."""
+    vae_tiling: bool = False
+    """The decoder takes tiles of 512 px."""
+
+
+class TrainConfig(PipelineConfig):
+    """LoRA training."""
+
+    quant: Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4", "nf4-dq"] = "bf16"
+    """Frozen weights."""
+    method: Literal["lora", "full"] = "lora"
+    """Adapters on the attention's projections, or the whole denoiser."""
+    train_batch_size: int = Field(default=1, ge=1, le=256)
+    """Pictures of a step."""
+    rank: int = Field(default=16, ge=1, le=1024)
+    """Rank of the adapters."""
+    optim: Literal["adamw", "adamw-8bit", "adafactor", "lion"] = "adamw"
+    """Optimizer."""
+    gradient_checkpointing: bool = True
+    """Keep each block's input only and compute the rest again."""
+    cache_latents: bool = False
+    """Compute latents and text embeddings before training: the encoders leave the GPU."""

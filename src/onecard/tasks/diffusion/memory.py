@@ -1,0 +1,122 @@
+"""Memory of diffusion: pictures generated, or a LoRA trained. Pure arithmetic."""
+
+from collections.abc import Iterator
+
+from onecard.config import Config
+from onecard.errors import SettingsError
+from onecard.memory import calibration, terms
+from onecard.memory.devices import Device
+from onecard.memory.estimators import diffusion
+from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
+from onecard.memory.plan import Plan
+from onecard.tasks.diffusion.configs import GenerateConfig, PipelineConfig, TrainConfig
+
+BAND = 0.3
+"""Half-width of the band around a total: nine of ten published rows stay below its upper end
+(tests/validation); offloading is the widest."""
+USUAL = ("sd-1.5", "sdxl", "sd3-medium", "flux.1", "qwen-image")
+
+
+def plan(config: Config, device: Device) -> Plan:
+    """Raises NotFound for an unknown pipeline, SettingsError for no name."""
+    assert isinstance(config, PipelineConfig)
+    pipeline = find(config.model)
+    height, width = config.height or config.imgsz, config.imgsz
+    if isinstance(config, GenerateConfig):
+        parts = diffusion.make(
+            pipeline,
+            diffusion.Making(
+                config.num_images,
+                height,
+                width,
+                config.quant,
+                fused=config.attn_implementation == "sdpa",
+                offload=config.offload,
+                slicing=config.vae_slicing,
+                tiling=config.vae_tiling,
+            ),
+        )
+    else:
+        assert isinstance(config, TrainConfig)
+        parts = diffusion.train(
+            pipeline,
+            diffusion.Training(
+                config.method,
+                config.train_batch_size,
+                height,
+                width,
+                config.rank,
+                config.quant,
+                config.optim,
+                config.gradient_checkpointing,
+                config.cache_latents,
+            ),
+        )
+    parts = [*parts, *terms.cnn_segments(parts, device), *terms.cuda_context(device)]
+    choices = {"model": pipeline.name, "size": f"{width or pipeline.size} px"}
+    band = calibration.band(device, "diffusion", BAND)
+    return Plan(tuple(parts), device, choices, (), band)
+
+
+def find(name: str) -> diffusion.Pipeline:
+    """Raises NotFound, SettingsError for no name."""
+    if not name.strip():
+        raise SettingsError(
+            "no model is named",
+            why="a plan needs a model's counts",
+            fix="onecard plan diffusion sdxl",
+        )
+    return diffusion.find(name)
+
+
+def fallbacks(config: Config) -> Iterator[Change]:
+    """Smallest loss first."""
+    if isinstance(config, GenerateConfig):
+        yield from _generation_fallbacks(config)
+    elif isinstance(config, TrainConfig):
+        if not config.gradient_checkpointing:
+            yield {"gradient_checkpointing": True}, CHECKPOINTING
+        if not config.cache_latents:
+            cost = "the same mathematics, faster; no augmentation of the pictures"
+            yield {"cache_latents": True}, cost
+        batch = config.train_batch_size
+        yield from halve("train_batch_size", batch, 1, "more accumulation keeps the batch")
+        if config.optim == "adamw":
+            yield {"optim": "adamw-8bit"}, EIGHT_BIT
+        if config.method == "lora" and config.quant not in ("nf4", "nf4-dq"):
+            yield {"quant": "nf4"}, "a little quality; QLoRA as for language models"
+    assert isinstance(config, PipelineConfig)
+    side = config.imgsz or find(config.model).size
+    yield from halve("imgsz", side, 256, "smaller pictures")
+
+
+def _generation_fallbacks(config: GenerateConfig) -> Iterator[Change]:
+    if config.attn_implementation == "eager":
+        yield {"attn_implementation": "sdpa"}, "the same mathematics, faster"
+    if not config.vae_slicing and config.num_images > 1:
+        yield {"vae_slicing": True}, "the same pictures, hardly slower"
+    if config.quant == "fp32":
+        yield {"quant": "fp16"}, "no visible difference"
+    if config.offload == "none":
+        yield {"offload": "model"}, "the same pictures, some seconds slower each"
+    if not config.vae_tiling:
+        yield {"vae_tiling": True}, "seams may show between tiles"
+    yield {"quant": "nf4"}, "small differences in detail"
+    yield from halve("num_images", config.num_images, 1, "fewer pictures at once")
+    if config.offload != "sequential":
+        yield {"offload": "sequential"}, "the same pictures, many times slower"
+
+
+def fit_rows() -> tuple[FitRow, ...]:
+    """What `onecard fit` shows of diffusion."""
+    generation = GenerateConfig(offload="model", vae_slicing=True)
+    training = TrainConfig(cache_latents=True, optim="adamw-8bit")
+    batches = (1, 2, 4, 8, 16)
+    return (
+        FitRow("diffusion", "pictures, parts offloaded", generation, USUAL, "num_images", batches),
+        FitRow("diffusion-lora", "LoRA of a style", training, USUAL, "train_batch_size", batches),
+    )
+
+
+TRACER = "diffusion"
+"""memory/fake_tensor_nets.py's check for `onecard plan --trace`."""

@@ -1,0 +1,50 @@
+"""Settings of vlm, one Config per command. Names are those of transformers and PEFT."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from onecard.config import Config
+
+
+class VlmConfig(Config):
+    """Vision-language model."""
+
+    model: str = ""
+    """llava-1.5-7b, qwen2.5-vl-3b, smolvlm-2.2b, internvl2-2b, gemma-3-4b ..."""
+    imgsz: int = Field(default=0, ge=0, le=8192)
+    """Longer side of a picture (px); 0 for the largest that the model takes."""
+    height: int = Field(default=0, ge=0, le=8192)
+    """Its other side (px); 0 for a square."""
+    text_tokens: int = Field(default=256, ge=1, le=100_000)
+    """Tokens of text beside the picture."""
+
+
+class AskConfig(VlmConfig):
+    """Question."""
+
+    batch_size: int = Field(default=1, ge=1, le=256)
+    """Pictures at once."""
+    quant: str = "bf16"
+    """Weights of the language model: bf16, int8, nf4 ..."""
+
+
+class TrainConfig(VlmConfig):
+    """Training."""
+
+    method: Literal["lora", "full"] = "lora"
+    """Adapters on the language model, or all its weights; the projector is trained too."""
+    load_in_4bit: bool = False
+    """Frozen weights in nf4 with double quantization (QLoRA)."""
+    per_device_train_batch_size: int = Field(default=1, ge=1, le=256)
+    """Samples of a micro-batch, each with one picture."""
+    vision_tower: Literal["frozen", "lora", "full"] = "frozen"
+    """What happens to the vision tower."""
+    lora_r: int = Field(default=16, ge=1, le=1024)
+    """Rank of the adapters."""
+    optim: Literal["adamw", "adamw-8bit", "paged-adamw-8bit", "lion"] = "adamw"
+    """Optimizer."""
+    gradient_checkpointing: bool = True
+    """Keep each layer's input only and compute the rest again."""
+    loss: Literal["upcast", "chunked", "fused"] = "upcast"
+    """Cross-entropy: in fp32 as transformers makes it, in chunks, or fused (Liger)."""
