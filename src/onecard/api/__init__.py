@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onecard.api.machine import doctor, models, pull
+    from onecard.api.machine import convert, doctor, models, pull, quantize
     from onecard.api.planning import (
         configure,
         configure_plan,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "machine": ("doctor", "models", "pull"),
+    "machine": ("convert", "doctor", "models", "pull", "quantize"),
     "planning": (
         "configure",
         "configure_plan",
@@ -73,6 +73,7 @@ __all__ = [
     "compare",
     "configure",
     "configure_plan",
+    "convert",
     "doctor",
     "explain_oom",
     "find_run",
@@ -86,6 +87,7 @@ __all__ = [
     "plans",
     "presets",
     "pull",
+    "quantize",
     "report",
     "rerun",
     "run",

@@ -10,7 +10,7 @@ from onecard.reporting import Reporter, Result
 
 
 def models() -> ModuleType:
-    """The model store: listing, show, pull, import_model, remove, to_gguf, quantize."""
+    """The model store: listing, show, pull, import_model, remove."""
     return store
 
 
@@ -22,6 +22,21 @@ def pull(name: str, quant: str = "", reporter: Reporter | None = None) -> Result
         folder = importlib.import_module("onecard.inference.embeddings").e5_folder(reporter)
         return Result({"name": name, "path": str(folder)}, f"{name} lies in {folder}")
     return store.pull(name, quant, reporter)
+
+
+def convert(name: str, out: str, outtype: str, reporter: Reporter | None = None) -> Result:
+    """A folder of safetensors to one GGUF file. Raises NotFound, DataError."""
+    return _export().convert(name, out, outtype, reporter or Reporter())  # type: ignore[no-any-return]
+
+
+def quantize(name: str, out: str, quant: str, reporter: Reporter | None = None) -> Result:
+    """A GGUF file in fewer bits. Raises NotFound, DataError."""
+    return _export().quantize(name, out, quant, reporter or Reporter())  # type: ignore[no-any-return]
+
+
+def _export() -> ModuleType:
+    """Loads numpy and gguf, which no plan needs."""
+    return importlib.import_module("onecard.export.stored_models")
 
 
 def doctor() -> Result:

@@ -102,7 +102,7 @@ class TaskPlanGroup(LazyGroup):
 
 
 def _schema(task: Task, target: str) -> Callable[[], type[Config]]:
-    return lambda: tasks.config_class(task, target)  # type: ignore[no-any-return]
+    return lambda: tasks.config_class(task, target)
 
 
 def task_command(task: Task, name: str) -> ConfigCommand:

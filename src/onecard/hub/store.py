@@ -1,5 +1,4 @@
-"""The models on this machine: list, show, pull, import, remove, and the way to GGUF and to fewer
-bits. Knows no engine."""
+"""The model store: list, show, pull, import, remove models on this machine. Knows no engine."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +6,10 @@ from typing import Any
 
 from onecard import fsio, paths
 from onecard.errors import DataError, NotFound, SettingsError
-from onecard.export import gguf
 from onecard.hub import download, names
+from onecard.memory import formats
 from onecard.memory.architectures.gguf import read_header
 from onecard.reporting import Reporter, Result, table
-from onecard.runs.record import fingerprint
 from onecard.units import size
 
 
@@ -43,10 +41,17 @@ def listing() -> Result:
             }
         )
     cells = [
-        [r["name"], r["task"], size(r["bytes"]) if r["here"] else "–", r["license"], r["summary"]]
-        for r in rows
+        [
+            row["name"],
+            row["task"],
+            size(row["bytes"]) if row["here"] else "–",
+            row["license"],
+            row["summary"],
+        ]
+        for row in rows
     ]
-    return Result({"models": rows}, table(cells, ["name", "task", "on disk", "licence", "what"]))
+    drawn = table(cells, ["name", "task", "on disk", "licence", "what"])
+    return Result({"models": rows}, drawn, (drawn,))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -58,7 +63,10 @@ def _files(folder: Path) -> list[Path]:
 
 
 def show(name: str) -> Result:
-    """What is known of one model; a GGUF's header is read. Raises NotFound."""
+    """What is known of one model: licence, context, sizes by quantization; a GGUF's header is read.
+
+    Raises NotFound.
+    """
     model = names.find(name)
     data: dict[str, Any] = {
         "name": name,
@@ -68,9 +76,13 @@ def show(name: str) -> Result:
         "url": model.url,
         **model.facts,
     }
+    counts = model.counts()
+    if counts:
+        data["n_params"] = counts[0].n_params
+        data["max_tokens"] = counts[0].max_tokens
+        data["sizes"] = sizes_by_quant(model)
     if model.here and model.path and model.path.suffix == ".gguf":
         header = read_header(model.path)
-        counts = model.counts()
         data |= {
             "architecture": header.architecture,
             "bytes": model.path.stat().st_size,
@@ -78,12 +90,26 @@ def show(name: str) -> Result:
             "tensors": len(header.tensors),
             "has_chat_template": header.has_chat_template,
             "max_tokens": header.number("context_length"),
-            "n_params": counts[0].n_params if counts else 0,
         }
-    return Result(
-        data,
-        "\n".join(f"{key:18} {value}" for key, value in data.items() if value not in ("", None)),
-    )
+    lines = []
+    for key, value in data.items():
+        if key == "sizes":
+            value = ", ".join(f"{quant} {size(n)}" for quant, n in value.items())
+        if value not in ("", None):
+            lines.append(f"{key:18} {value}")
+    return Result(data, "\n".join(lines))
+
+
+def sizes_by_quant(model: names.Model) -> dict[str, int]:
+    """Quantization -> bytes of the weights, by the model's counts; empty where they are unknown."""
+    counts = model.counts()
+    if not counts:
+        return {}
+    return {
+        quant: round(formats.gguf(counts[0], quant).total)
+        for quant in model.quants()
+        if quant in formats.MIXTURES
+    }
 
 
 def pull(name: str, quant: str, reporter: Reporter) -> Result:
@@ -96,7 +122,7 @@ def pull(name: str, quant: str, reporter: Reporter) -> Result:
 
 
 def import_model(file: str, name: str, reporter: Reporter) -> Result:
-    """Copy a GGUF file or a folder of safetensors onto the shelf under a name.
+    """Copy a GGUF file or a folder of safetensors into the model store under a name.
 
     Raises DataError for anything else.
     """
@@ -137,7 +163,10 @@ def import_model(file: str, name: str, reporter: Reporter) -> Result:
 
 
 def remove(name: str, reporter: Reporter) -> Result:
-    """Delete a model's folder from the shelf; never a file of the user's own. Raises NotFound."""
+    """Delete a model's folder from the model store; never a file of the user's own.
+
+    Raises NotFound.
+    """
     target = names.model_dir(name)
     if not target.is_dir():
         raise NotFound(
@@ -147,42 +176,3 @@ def remove(name: str, reporter: Reporter) -> Result:
     with download.locked(target, reporter):
         shutil.rmtree(target)
     return Result({"name": name, "freed_bytes": freed}, f"removed {name}: {size(freed)} freed")
-
-
-def to_gguf(name: str, out: str, outtype: str, reporter: Reporter) -> Result:
-    """A folder of safetensors to one GGUF file.
-
-    Raises DataError with the converter's last lines.
-    """
-    model = names.find(name)
-    path = download.pull(model, reporter)
-    target = (
-        Path(out) if out else names.model_dir(path.name) / f"{path.name}-{outtype.upper()}.gguf"
-    )
-    gguf.to_gguf(path, target, outtype, reporter)
-    return Result(
-        {"path": str(target), "sha256": fingerprint(target)},
-        f"wrote {target} ({size(target.stat().st_size)})",
-    )
-
-
-def quantize(name: str, out: str, quant: str, reporter: Reporter) -> Result:
-    """A GGUF file to fewer bits. Raises DataError, NotFound."""
-    from onecard.export import (
-        quantize as quantize_file,
-    )  # loads numpy and gguf, which no plan needs
-
-    path = download.pull(names.find(name), reporter)
-    if path.suffix != ".gguf" and path.is_dir():
-        raise DataError(
-            f"{name} is not a GGUF file",
-            why="only GGUF files are quantized",
-            fix=f"onecard models convert {name}",
-        )
-    stem = names.QUANT.sub("", path.stem).rstrip(".-_")
-    target = Path(out) if out else names.model_dir(stem) / f"{stem}-{quant.upper()}.gguf"
-    quantize_file.quantize(path, target, quant, reporter)
-    return Result(
-        {"path": str(target), "sha256": fingerprint(target), "bytes": target.stat().st_size},
-        f"wrote {target} ({size(path.stat().st_size)} -> {size(target.stat().st_size)})",
-    )

@@ -88,7 +88,7 @@ for each in (
     _command(
         "convert",
         "Safetensors to GGUF.",
-        lambda reporter, name, out, outtype: api.models().to_gguf(name, out, outtype, reporter),
+        lambda reporter, name, out, outtype: api.convert(name, out, outtype, reporter),
         _option("out", "the file to write"),
         _option("outtype", "f32, f16, bf16 or q8_0", "f16"),
         argument="FOLDER",
@@ -96,7 +96,7 @@ for each in (
     _command(
         "quantize",
         "A GGUF file in fewer bits.",
-        lambda reporter, name, out, quant: api.models().quantize(name, out, quant, reporter),
+        lambda reporter, name, out, quant: api.quantize(name, out, quant, reporter),
         _option("out", "the file to write"),
         _option("quant", "the quantization", "q4_k_m"),
     ),
