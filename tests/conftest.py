@@ -1,5 +1,7 @@
-"""One cache for all tests: models are fetched once into ONECARD_HOME, runs and indexes go to a
-folder of the test session."""
+"""Every test has a home of its own; models are fetched once, into a cache that only tests use.
+
+ONECARD_HOME of the developer is never read: a poisoned one changes nothing.
+"""
 
 import json
 import os
@@ -13,29 +15,73 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+CACHE = Path(os.environ.get("ONECARD_TEST_CACHE") or Path.home() / ".cache" / "onecard-tests")
+"""Models and what is converted from them: 98 MB, 91 MB and 500 MB, which no test writes to."""
+SHARED_FOLDERS = ("models", "dense", "ultralytics")
+"""Folders of the home that hold downloaded or converted files."""
 
 HTTPX_LIKE = {
-    "guide/timeouts.md": "# Timeouts\n\nThe client waits five seconds before it gives up. Set "
-    "another limit with `timeout=10.0`.\n\n## Retries\n\n"
+    "guide/timeouts.md": "# Timeouts\n\nThe client waits five seconds before it gives up. "
+    "Set another limit with `timeout=10.0`.\n\n## Retries\n\n"
     "The retry delay doubles after each failure, beginning at 250 milliseconds, and is never "
     "longer than 30 seconds.\n",
-    "guide/pool.md": "---\ntitle: Connection pool\ntags: [network]\n---\n# Connection pool\n\nAt "
-    "most 100 connections are kept open. See [[timeouts]].\n\n"
+    "guide/pool.md": "---\ntitle: Connection pool\ntags: [network]\n---\n# Connection pool\n\n"
+    "At most 100 connections are kept open. See [[timeouts]].\n\n"
     "## Closing\n\nIdle connections are closed after five minutes.\n",
     "guide/中文.md": "# 快取\n\n快取檔案存放在使用者的家目錄，超過七天的檔案會自動刪除。\n",
-    "src/client.py": '"""A small client."""\n\n\nclass Client:\n    """Sends requests."""\n\n    '
-    'def send_request(self, url: str) -> bytes:\n        """Send one request and read the whole '
-    'body."""\n        return b""\n\n\n'
-    'def parse_retry_after(header: str) -> float:\n    """Seconds to wait, from the Retry-After '
-    'header."""\n    return float(header)\n',
+    "src/client.py": '"""A small client."""\n\n\nclass Client:\n    """Sends requests."""\n\n'
+    "    def send_request(self, url: str) -> bytes:\n"
+    '        """Send one request and read the whole body."""\n        return b""\n\n\n'
+    "def parse_retry_after(header: str) -> float:\n"
+    '    """Seconds to wait, from the Retry-After header."""\n    return float(header)\n',
 }
 
 
+def new_home(folder):
+    """A home whose models are the cache's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SHARED_FOLDERS:
+        (CACHE / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(CACHE / name, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_home(tmp_path_factory):
+    """The home of servers and of what a module prepares for its tests."""
+    home = new_home(tmp_path_factory.mktemp("home") / "onecard")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("ONECARD_HOME", str(home))
+    for name in ("ONECARD_RUNS", "ONECARD_OFFLINE", "OPENAI_API_KEY", "ONECARD_TOKEN"):
+        patch.delenv(name, raising=False)
+    yield home
+    patch.undo()
+
+
+@pytest.fixture
+def empty_home(tmp_path, monkeypatch):
+    """A home without models, for tests that write to the model store."""
+    home = tmp_path / "empty-home"
+    home.mkdir()
+    monkeypatch.setenv("ONECARD_HOME", str(home))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def own_home(request, tmp_path_factory, monkeypatch, session_home):
+    """A home for each test, but where a module's tests share what they made (`home`)."""
+    if "home" in request.fixturenames or "serving" in request.fixturenames:
+        return session_home
+    home = new_home(tmp_path_factory.mktemp("own") / "onecard")
+    monkeypatch.setenv("ONECARD_HOME", str(home))
+    return home
+
+
 @pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    """The cache with the models; runs and indexes of the tests lie elsewhere."""
-    runs = tmp_path_factory.mktemp("runs")
-    os.environ["ONECARD_RUNS"] = str(runs)
+def home(session_home):
+    """The folder of the session's runs."""
+    runs = session_home / "runs"
+    runs.mkdir(exist_ok=True)
     return runs
 
 
@@ -50,8 +96,10 @@ def notes(tmp_path):
 
 
 class Done:
-    def __init__(self, done):
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+    """What a command line gave."""
+
+    def __init__(self, process):
+        self.code, self.out, self.err = process.returncode, process.stdout, process.stderr
 
     @property
     def data(self):
@@ -59,28 +107,27 @@ class Done:
 
 
 @pytest.fixture
-def onecard(home, tmp_path):
-    """The real command line, in a folder of its own: onecard("rag", "index", ...) -> code, out,
-    err."""
+def onecard(tmp_path):
+    """The real command line, in a folder of its own: onecard("rag", "index", ...) -> Done."""
 
     def run(*words, stdin="", env=None, timeout=300):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "onecard", *map(str, words)],
             input=stdin,
             capture_output=True,
             text=True,
             cwd=tmp_path,
             timeout=timeout,
-            env={**os.environ, "ONECARD_RUNS": str(home), **(env or {})},
+            env={**os.environ, **(env or {})},
         )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Done(done)
+        assert "Traceback" not in process.stderr, process.stderr
+        return Done(process)
 
     return run
 
 
 @pytest.fixture(scope="module")
-def serving(home):
+def serving(session_home):
     """Starts servers of ours as child processes: serving("chat", "serve", ...) -> address without a
     path. They end with the module."""
     children = []
@@ -90,17 +137,20 @@ def serving(home):
             [sys.executable, "-m", "onecard", *map(str, words), "--port", "0"],
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "ONECARD_HOME": str(session_home)},
         )
         children.append(child)
+        lines = []
         while line := child.stderr.readline():
-            if found := re.search(r"http://127\S+?:\d+", line):
-                return found[0]
-        raise AssertionError("the server ended")
+            lines.append(line)
+            if address := re.search(r"http://127\S+?:\d+", line):
+                return address[0]
+        raise AssertionError(f"the server ended: {''.join(lines)}")
 
     yield start
     for child in children:
         child.send_signal(signal.SIGINT)
-        child.wait(timeout=15)
+        child.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 import pytest
 
 trace_nets = pytest.importorskip("onecard.memory.fake_tensor_nets", reason="installed by make test")
-from onecard.memory import workloads_nets as w  # noqa: E402
+from onecard import api  # noqa: E402
 from onecard.memory.architectures import denoisers as nets  # noqa: E402
-from onecard.memory.estimators import diffusion  # noqa: E402
+from onecard.memory.estimators import diffusion, speech  # noqa: E402
 from onecard.memory.simulator import Tape  # noqa: E402
 
 
@@ -28,13 +28,17 @@ from onecard.memory.simulator import Tape  # noqa: E402
     ],
 )
 def test_networks_of_images(task, name, imgsz, batch):
-    traced, planned = trace_nets.check(task, w.VisionSettings(model=name, imgsz=imgsz, batch=batch))
+    traced, planned = trace_nets.check(
+        task, api.configure_plan(task, values={"model": name, "imgsz": imgsz, "batch": batch})
+    )
     assert planned == pytest.approx(traced, rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "imgsz"), [("sd-1.5", 512), ("sd-2.1", 256), ("sdxl", 512)])
 def test_unets(name, imgsz):
-    traced, planned = trace_nets.check("diffusion", w.DiffusionSettings(model=name, imgsz=imgsz))
+    traced, planned = trace_nets.check(
+        "diffusion", api.configure_plan("diffusion", values={"model": name, "imgsz": imgsz})
+    )
     assert planned == pytest.approx(traced, rel=0.05)
 
 
@@ -49,9 +53,7 @@ def test_the_decoder_of_a_picture():
     [("tiny", 2, 60), ("base", 1, 200), ("small", 2, 100), ("large-v3-turbo", 1, 60)],
 )
 def test_whisper(name, batch, tokens):
-    traced, planned = trace_nets.check_speech(
-        w.SpeechSettings(model=name, batch=batch, tokens=tokens)
-    )
+    traced, planned = trace_nets.check_whisper(speech.find(name)[1], batch, tokens)
     assert planned == pytest.approx(traced, rel=0.05)
 
 

@@ -5,21 +5,15 @@ import json
 import pytest
 
 from onecard import api, tasks
+from onecard.api import running
 from onecard.cli.app import main
-from onecard.config import Settings
+from onecard.config import Config
 from onecard.errors import DoesNotFit
-from onecard.memory import calibration, devices, workloads
+from onecard.memory import calibration, devices
 from onecard.memory.plan import Plan, Term
-from onecard.memory.workloads import TuneSettings
-from onecard.memory.workloads_nets import VisionSettings
 from onecard.reporting import Reporter, Result
 from onecard.tasks.base import Command, Task
 from onecard.units import GIB, MIB
-
-
-@pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("ONECARD_HOME", str(tmp_path))
 
 
 def on_card(n, context=400 * MIB, segments=1.08, name="RTX 4070 Ti"):
@@ -42,20 +36,20 @@ def test_constants_of_a_card_are_learned_and_used():
     assert learned["RTX 4070 Ti"]["context_bytes"] == 400 * MIB and learned["RTX 4070 Ti"][
         "segments"
     ] == pytest.approx(0.08, abs=1e-3)
-    held = devices.find("4070ti")
-    before = workloads.get("detect").plan(VisionSettings(model="yolov8n"), held)
+
+    def plan(name, model, card):
+        config = api.configure_plan(name, values={"model": model})
+        return api.plan(api.plan_task(name).name, config, card=card)
+
+    before = plan("detect", "yolov8n", "4070ti")
     calibration.save(learned)
-    after = workloads.get("detect").plan(VisionSettings(model="yolov8n"), held)
+    after = plan("detect", "yolov8n", "4070ti")
     context = {term.name: term for term in after.terms}["CUDA context"]
-    assert context.bytes == 400 * MIB and "6 runs" in context.reason
+    assert context.bytes == 400 * MIB
+    assert "6 runs" in context.reason
     assert after.band == learned["RTX 4070 Ti"]["bands"]["detect"] != before.band
-    assert (
-        workloads.get("qlora")
-        .plan(TuneSettings(model="smollm2-135m"), devices.find("12gb"))
-        .terms[-1]
-        .bytes
-        == 500 * MIB
-    )  # another card has learned nothing
+    # another card has learned nothing
+    assert plan("qlora", "smollm2-135m", "12gb").terms[-1].bytes == 500 * MIB
 
 
 def test_too_few_runs_make_no_band():
@@ -79,6 +73,7 @@ def test_a_cpu_teaches_what_the_program_itself_takes():
 
 
 def test_a_spoilt_file_changes_nothing():
+    calibration.file().parent.mkdir(parents=True, exist_ok=True)
     calibration.file().write_text("{not json")
     assert calibration.of(devices.find("4070ti")) == {}
 
@@ -89,32 +84,39 @@ def test_without_runs_it_says_what_to_do(capsys):
     assert main(["plan", "--check"]) == 0
 
 
-class Toy(Settings):
+class Toy(Config):
+    """Toy."""
+
     batch: int = 8
     """Samples."""
 
 
-def a_kind(work, smaller):
-    def plan(s, held):
-        return Plan((Term("activations", s.batch * MIB, f"{s.batch} samples"),), held)
+class Memory:
+    """A task's memory.py: each sample takes one MiB."""
 
-    return Task(
-        "toy", "a toy", Toy, plan, {"train": Command("work:train", "trains")}, smaller=smaller
-    ), work
+    def __init__(self, fallbacks):
+        self.fallbacks = fallbacks
+
+    @staticmethod
+    def plan(config, device):
+        reason = f"{config.batch} samples"
+        return Plan((Term("activations", config.batch * MIB, reason),), device)
+
+
+def halve_batch(config):
+    if config.batch > 1:
+        yield {"batch": config.batch // 2}, "the same mathematics"
 
 
 @pytest.fixture
 def toy(monkeypatch):
-    def use(
-        work,
-        smaller=lambda s: (
-            [({"batch": s.batch // 2}, "the same mathematics")] if s.batch > 1 else []
-        ),
-    ):
-        kind, work = a_kind(work, smaller)
-        monkeypatch.setattr(tasks, "get", lambda name: kind)
-        monkeypatch.setattr(tasks, "work", lambda *_: work)
-        monkeypatch.setattr(api, "report", lambda run_id: None)
+    def use(work, fallbacks=halve_batch):
+        command = Command("train:train", "trains", "configs:Toy")
+        task = Task("toy", "a toy", {"train": command}, {})
+        monkeypatch.setattr(tasks, "get", lambda name: task)
+        monkeypatch.setattr(tasks, "load", lambda *_: work)
+        monkeypatch.setattr(tasks, "memory", lambda task: Memory(fallbacks))
+        monkeypatch.setattr(running, "report", lambda run_id: None)
 
     return use
 
@@ -123,7 +125,7 @@ class OutOfMemoryError(RuntimeError):
     """torch's is known by its name, so that torch need not be loaded."""
 
 
-def test_work_goes_on_with_the_next_rung(toy):
+def test_work_goes_on_with_the_next_fallback(toy):
     seen = []
 
     def work(settings, run):
@@ -150,7 +152,7 @@ def test_work_goes_on_with_the_next_rung(toy):
     assert json.loads((past.folder / "memory.json").read_text())["planned_bytes"] == 2 * MIB
 
 
-def test_without_a_rung_left_it_is_told_what_lacked(toy):
+def test_without_a_fallback_left_it_is_told_what_lacked(toy):
     def work(settings, run):
         run.data("rows", rows=1, sha256="0")
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -128,7 +128,7 @@ def test_a_real_card_is_asked_and_a_cpu_only_engine_beside_it_is_told(monkeypatc
         and "pip install xllamacpp" in warning
         and llamacpp.bypassed(["RTX 4070 Ti"]) == ""
     )
-    row = next(c for c in doctor.examine().data["checks"] if c["name"] == "llama.cpp")
+    row = next(c for c in doctor.examine({}).data["checks"] if c["name"] == "llama.cpp")
     assert row["state"] == "bad" and "pip install" in row["fix"]
 
 

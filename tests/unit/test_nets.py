@@ -2,23 +2,16 @@
 
 import itertools
 import json
-import time
 
 import pytest
 
+from onecard import api, tasks
 from onecard.cli.app import main
 from onecard.errors import NotFound, SettingsError
-from onecard.memory import devices, fallbacks, workloads
+from onecard.memory import devices, fallbacks
 from onecard.memory.architectures import backbones
 from onecard.memory.estimators import diffusion, speech, vision, vlm
 from onecard.memory.simulator import Tape
-from onecard.memory.workloads_nets import (
-    DiffusionSettings,
-    SpeechSettings,
-    TinySettings,
-    VisionSettings,
-    VlmSettings,
-)
 
 HELD = devices.find("12gb")
 PUBLISHED = {  # millions of weights: the projects' own tables
@@ -147,63 +140,75 @@ def test_checkpointing_keeps_less_and_gives_the_same_gradients():
     assert peaks[1] < peaks[0] and grown[0] == grown[1]
 
 
-def test_more_images_and_larger_ones_need_more():
-    for small, large in itertools.pairwise(
-        [VisionSettings(model="yolov8n", batch=b, imgsz=s) for s in (320, 640) for b in (2, 4, 8)]
-    ):
-        if small.imgsz == large.imgsz:
-            assert (
-                workloads.get("detect").plan(small, HELD).total_bytes
-                < workloads.get("detect").plan(large, HELD).total_bytes
-            )
-    half, full = (
-        workloads.get("detect").plan(VisionSettings(model="yolov8n", amp=amp), HELD).total_bytes
-        for amp in (True, False)
-    )
-    assert half < full
+def planned(name, card="12gb", **values):
+    return api.plan(api.plan_task(name).name, api.configure_plan(name, values=values), card=card)
+
+
+@pytest.mark.parametrize("imgsz", [320, 640])
+def test_more_images_need_more(imgsz):
+    sizes = [
+        planned("detect", model="yolov8n", batch=batch, imgsz=imgsz).total_bytes
+        for batch in (2, 4, 8)
+    ]
+    assert all(small < large for small, large in itertools.pairwise(sizes))
+
+
+def test_16_bits_need_less():
+    half = planned("detect", model="yolov8n", amp=True)
+    assert half.total_bytes < planned("detect", model="yolov8n", amp=False).total_bytes
+
+
+TOO_LARGE = {("llava-1.5-7b", "8gb"), ("qwen2.5-vl-7b", "8gb"), ("large-v3", "8gb")}
+"""(model, card) where no change is left that makes it fit."""
 
 
 @pytest.mark.parametrize(
-    ("workload", "settings"),
+    ("name", "values"),
     [
-        ("detect", VisionSettings(model="yolo11x", batch=64, amp=False)),
-        ("segment", VisionSettings(model="unet", batch=32, imgsz=1024)),
-        ("classify", VisionSettings(model="vit-large", batch=256, imgsz=384, optimizer="adamw")),
-        ("diffusion", DiffusionSettings(model="sdxl", batch=8, format="fp32", attention="eager")),
-        ("diffusion", DiffusionSettings(model="sdxl", task="lora", batch=16, checkpointing=False)),
-        ("diffusion", DiffusionSettings(model="flux.1")),
-        ("asr", SpeechSettings(model="large-v3", task="full", batch=16, amp=False)),
-        ("asr", SpeechSettings(model="large-v3", batch=64)),
-        ("vlm", VlmSettings(model="llava-1.5-7b", task="lora", batch=8)),
-        ("vlm", VlmSettings(model="qwen2.5-vl-7b", batch=4)),
-        ("tinylm", TinySettings(n_layer=24, n_embd=768, n_head=12, batch=256)),
+        ("detect", {"model": "yolo11x", "batch": 64, "amp": False}),
+        ("segment", {"model": "unet", "batch": 32, "imgsz": 1024}),
+        ("classify", {"model": "vit-large", "batch": 256, "imgsz": 384, "optimizer": "adamw"}),
+        (
+            "diffusion",
+            {"model": "sdxl", "num_images": 8, "quant": "fp32", "attn_implementation": "eager"},
+        ),
+        (
+            "diffusion-lora",
+            {"model": "sdxl", "train_batch_size": 16, "gradient_checkpointing": False},
+        ),
+        ("diffusion", {"model": "flux.1"}),
+        ("asr-full", {"model": "large-v3", "per_device_train_batch_size": 16, "bf16": False}),
+        ("asr", {"model": "large-v3", "batch_size": 64}),
+        ("vlm-lora", {"model": "llava-1.5-7b", "per_device_train_batch_size": 8}),
+        ("vlm", {"model": "qwen2.5-vl-7b", "batch_size": 4}),
+        (
+            "tinylm",
+            {"n_layer": 24, "n_embd": 768, "n_head": 12, "per_device_train_batch_size": 256},
+        ),
     ],
 )
-@pytest.mark.parametrize("name", ["8gb", "12gb", "24gb"])
-def test_the_ladder_ends_with_what_fits(workload, settings, name):
-    held = devices.find(name)
-    started = time.perf_counter()
-    changed, plan, rungs = fallbacks.fit(workload, settings, held)
-    assert time.perf_counter() - started < 1.5
-    if plan.verdict != "fits":  # then nothing is left to turn
-        assert (settings.model, name) in {
-            ("llava-1.5-7b", "8gb"),
-            ("qwen2.5-vl-7b", "8gb"),
-            ("large-v3", "8gb"),
-        }
+@pytest.mark.parametrize("card", ["8gb", "12gb", "24gb"])
+def test_the_fallbacks_end_with_what_fits(name, values, card):
+    task = api.plan_task(name).name
+    config = api.configure_plan(name, values=values)
+    memory = tasks.memory(tasks.get(task))
+    device = devices.find(card)
+    fitted = fallbacks.fit(config, device, memory.plan, memory.fallbacks(config))
+    if fitted.plan.verdict != "fits":
+        assert (values["model"], card) in TOO_LARGE
         return
-    assert plan.total_bytes == workloads.get(workload).plan(changed, held).total_bytes and all(
-        rung.saved_bytes > 0 for rung in rungs
-    )
+    assert fitted.plan.total_bytes == memory.plan(fitted.config, device).total_bytes
+    assert all(row.saved_bytes > 0 for row in fitted.fallbacks)
 
 
-def test_every_model_that_fit_tries_is_known():
-    for name, _, base, models, _, _ in fallbacks.ROWS:
-        for model in models:
-            assert (
-                workloads.get(name).plan(base.model_copy(update={"model": model}), HELD).total_bytes
-                > 0
-            )
+@pytest.mark.parametrize("task", tasks.names())
+def test_every_model_that_fit_tries_is_known(task):
+    memory = tasks.memory(tasks.get(task))
+    rows = memory.fit_rows() if hasattr(memory, "fit_rows") else ()
+    for row in rows:
+        for model in row.models:
+            config = row.config.model_copy(update={"model": model})
+            assert memory.plan(config, HELD).total_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -272,4 +277,4 @@ def test_names_in_any_spelling():
     with pytest.raises(NotFound):
         speech.find("whisper")
     with pytest.raises(SettingsError):
-        workloads.get("classify").plan(VisionSettings(model="unet"), HELD)
+        planned("classify", model="unet")

@@ -58,8 +58,10 @@ def test_layers_off_the_card_slow_it_down_and_experts_count_only_when_used():
         < throughput.decode_tokens_per_s(model, whole, one, 1, total_weights=total) / 2
     )
     mixture, dense = lm.find("qwen3-30b-a3b"), lm.find("qwen2.5-32b")
-    rate = lambda m: throughput.decode_tokens_per_s(
-        m, llm_inference.llamacpp(m, "q4_k_m", 4096), devices.find("3090"), 1
-    )
+
+    def rate(model):
+        terms = llm_inference.llamacpp(model, "q4_k_m", 4096)
+        return throughput.decode_tokens_per_s(model, terms, devices.find("3090"), 1)
+
     assert rate(mixture) > 3 * rate(dense)
     assert throughput.decode_tokens_per_s(model, whole, devices.find("12gb"), 1) == 0

@@ -130,6 +130,7 @@ class ConfigCommand(click.Command):
                     _note(name, field)
                     name = f"--{field}"
                 elif negated in schema.model_fields:
+                    _note(f"--{name[5:]}", negated)
                     name = f"--no_{negated}"
                 else:
                     faults.append(self._unknown(name))
@@ -165,11 +166,13 @@ class ConfigCommand(click.Command):
 
     def _unknown(self, name: str) -> str:
         plain = name[2:].replace("-", "_")
-        near = nearest(plain, [*self._schema().model_fields, *(p.name or "" for p in self._flags)])
-        if near:
-            return f"unknown option {name}: did you mean --{near[0]}?"
-        where = self._elsewhere(plain)
-        return f"unknown option {name}" + (f": it belongs to {where}" if where else "")
+        names = (plain, *configs.RENAMED.get(plain, ()))
+        where = next((owner for each in names if (owner := self._elsewhere(each))), "")
+        if where:
+            return f"unknown option {name}: it belongs to {where}"
+        known = [*self._schema().model_fields, *(flag.name or "" for flag in self._flags)]
+        near = nearest(plain, known)
+        return f"unknown option {name}" + (f": did you mean --{near[0]}?" if near else "")
 
     def _call(self, **values: Any) -> None:
         words = list(values.pop(WORDS, ()) or ())

