@@ -1,6 +1,6 @@
 """What this machine has and lacks for onecard, each fault with the command that mends it.
 
-Knows the extras, not the kinds' work.
+Knows the extras, not the tasks' work.
 """
 
 import importlib.metadata
@@ -105,19 +105,18 @@ def _engine() -> Check:
         "import xllamacpp as x; print([d['description'] for d in x.get_device_info() if "
         "d['type'].name != 'GGML_BACKEND_DEVICE_TYPE_CPU'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )  # in a child: it is 100 MB of library
-    if done.returncode:
+    # in a child: it is 100 MB of library
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if child.returncode:
         return Check(
             "llama.cpp",
             "bad",
-            f"xllamacpp {version} does not load: {done.stderr.strip().splitlines()[-1:]}",
+            f"xllamacpp {version} does not load: {child.stderr.strip().splitlines()[-1:]}",
             "pip install --force-reinstall xllamacpp",
         )
-    engine_devices = done.stdout.strip().strip("[]")
+    engine_devices = child.stdout.strip().strip("[]")
     if devices.installed() and not engine_devices:
-        from onecard.inference.llamacpp import cuda_command
+        from onecard.inference.llamacpp import cuda_command  # loads httpx: only where it is needed
 
         return Check(
             "llama.cpp",

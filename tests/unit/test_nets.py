@@ -223,8 +223,8 @@ def test_every_model_that_fit_tries_is_known(task):
         (["diffusion", "stable-diffusion-9"], 6),
         (["diffusion"], 2),
         (["asr", "whisper-huge"], 6),
-        (["asr"], 2),
-        (["asr", "tiny", "--task", "lora", "--targets", "x"], 2),
+        (["asr", "--model", ""], 2),
+        (["asr-lora", "tiny", "--target_modules", "x"], 2),
         (["vlm", "gpt-4v"], 6),
         (["vlm"], 2),
         (["vlm", "smolvlm", "--format", "q4_k_m"], 2),
@@ -237,23 +237,23 @@ def test_every_model_that_fit_tries_is_known(task):
 )
 def test_bad_words_are_refused(words, code, capsys):
     assert main(["plan", *words]) == code
-    said = capsys.readouterr().err
-    assert "error:" in said and "why:" in said and "fix:" in said
+    told = capsys.readouterr().err
+    for word in ("error:", "why:", "fix:"):
+        assert word in told
 
 
 def test_plans_come_as_json(capsys):
     for words in (
         ["detect", "yolov8n"],
-        ["diffusion", "sdxl", "--task", "lora"],
+        ["diffusion-lora", "sdxl"],
         ["asr", "large-v3"],
         ["vlm", "smolvlm-2.2b"],
         ["tinylm"],
     ):
         assert main(["plan", *words, "--card", "24gb", "--json"]) == 0
-        made = json.loads(capsys.readouterr().out)
-        assert made["total_bytes"] == sum(term["bytes"] for term in made["terms"]) and made[
-            "verdict"
-        ].startswith("fits")
+        plan = json.loads(capsys.readouterr().out)
+        assert plan["total_bytes"] == sum(term["bytes"] for term in plan["terms"])
+        assert plan["verdict"].startswith("fits")
 
 
 def test_names_in_any_spelling():

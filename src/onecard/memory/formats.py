@@ -101,11 +101,10 @@ def hf(lm: LM, format: str, rest_bytes: float = 2.0) -> Weights:
             round(lm.small_params * each),
         )
     each = bits(format) / 8 or LINEAR[format]
-    head = (
-        0.0
-        if lm.tied and format != "fp8"
-        else lm.embedding_params * (6 / 8 if bits(format) else rest_bytes)
-    )  # fp8 checkpoints hold the head apart; EXL2 keeps it in 6 bits
+    head = 0.0
+    if not lm.tied or format == "fp8":
+        # fp8 checkpoints hold the head apart; EXL2 keeps it in 6 bits
+        head = lm.embedding_params * (6 / 8 if bits(format) else rest_bytes)
     return Weights(
         round(lm.linear_params * each),
         round(lm.embedding_params * rest_bytes),

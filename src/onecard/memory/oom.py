@@ -144,10 +144,10 @@ def _place(text: str) -> tuple[str, str]:
 
 
 def _number(form: str, text: str) -> int:
-    found = re.search(form, text)
-    if not found:
+    match = re.search(form, text)
+    if not match:
         return 0
-    groups = [group for group in found.groups() if group is not None]
+    groups = [group for group in match.groups() if group is not None]
     unit = groups[1] if len(groups) > 1 and groups[1] else "bytes"
     try:
         return round(float(groups[0].rstrip(".")) * UNITS.get(unit, 1))

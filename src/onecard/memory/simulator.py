@@ -217,11 +217,11 @@ class Tape:
     def tied(self, x: Tensor, rows: int) -> Tensor:
         """A head that is the table of words: no weights of its own, and a gradient as large as the
         table's."""
-        held = self.params, self.trained
+        counts = self.params, self.trained
         out = self.op(
             (*x.shape[:-1], rows), [x], [x] if not self.frozen else [], n_params=x.shape[-1] * rows
         )
-        self.params, self.trained = held
+        self.params, self.trained = counts
         return out
 
     def norm(
@@ -340,11 +340,11 @@ class Tape:
         result = Tensor(out.shape, out.wide, out.box, next(self._keys), True)
 
         def redo() -> int:
-            held = self.params, self.trained, self.frozen
+            counts = self.params, self.trained, self.frozen
             self.frozen = frozen
-            made = block(Tensor(x.shape, x.wide, box, x.key, x.needs))
-            self.params, self.trained, self.frozen = held
-            return made.key
+            again = block(Tensor(x.shape, x.wide, box, x.key, x.needs))
+            self.params, self.trained, self.frozen = counts
+            return again.key
 
         box, frozen = x.box, self.frozen
         self._ops.append(_Op(result.key, [], [], 0, False, 0, redo))

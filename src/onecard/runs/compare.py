@@ -1,6 +1,6 @@
 """Two runs side by side: settings that differ, scores with a paired test, the items that flipped.
 
-Knows no kind.
+Knows no task.
 """
 
 from typing import Any
@@ -32,26 +32,22 @@ def compare(old: RunRecord, new: RunRecord) -> Result:
         was, now = old.metrics[name]["value"], new.metrics[name]["value"]
         pairs_old, pairs_new = _values(before, name), _values(after, name)
         data[name] = {"old": was, "new": now}
-        said = "no items in common: not tested"
+        verdict = "no items in common: not tested"
         if pairs_old.keys() & pairs_new.keys():
             result = stats.compare(pairs_old, pairs_new, higher_is_better=not lower_is_better(name))
-            said, data[name]["test"] = result.render(), result.as_dict()
-        rows.append([name, _number(was), _number(now), said])
+            verdict, data[name]["test"] = result.render(), result.as_dict()
+        rows.append([name, _number(was), _number(now), verdict])
     lines = [f"old: {old.id}", f"new: {new.id}"]
     lines += [f"  {k}: {a} -> {b}" for k, (a, b) in changed.items()]
-    lines += (
-        ["", table(rows, ["metric", "old", "new", "new against old"])]
-        if rows
-        else ["", "the two runs share no metric"]
-    )
+    drawn = table(rows, ["metric", "old", "new", "new against old"])
+    lines += ["", drawn if rows else "the two runs share no metric"]
     if old.data_differs(new):
         lines.append(
             "\nnote: the data differ (data.json): the scores are of different questions or "
             "documents"
         )
-    return Result(
-        {"old": old.id, "new": new.id, "settings": changed, "metrics": data}, "\n".join(lines)
-    )
+    facts = {"old": old.id, "new": new.id, "settings": changed, "metrics": data}
+    return Result(facts, "\n".join(lines), (drawn,))
 
 
 def regressions(new: RunRecord, others: list[RunRecord]) -> list[str]:
@@ -81,4 +77,6 @@ def _values(items: dict[str, dict[str, Any]], metric: str) -> dict[str, float]:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -17,8 +17,8 @@ def rows() -> list[dict[str, Any]]:
     for run in store.recent(1000):
         memory = read_json(run.folder / "memory.json")
         plan = read_json(run.folder / "plan.json")
-        measured = memory.get("device_bytes") or memory.get("peak_rss_bytes", 0)
-        if run.status != "done" or not memory.get("planned_bytes") or not measured:
+        peak = memory.get("device_bytes") or memory.get("peak_rss_bytes", 0)
+        if run.status != "done" or not memory.get("planned_bytes") or not peak:
             continue
         figures = {key: value for key, value in memory.items() if key.endswith("_bytes")}
         out.append(
@@ -28,8 +28,8 @@ def rows() -> list[dict[str, Any]]:
                 "verb": run.command,
                 "card": str((plan.get("device") or plan.get("card") or {}).get("name", "")),
                 **figures,
-                "measured_bytes": measured,
-                "error": memory["planned_bytes"] / measured - 1,
+                "measured_bytes": peak,
+                "error": memory["planned_bytes"] / peak - 1,
             }
         )
     return out
@@ -37,8 +37,8 @@ def rows() -> list[dict[str, Any]]:
 
 def check() -> Result:
     """The table of `onecard plan --check`."""
-    found = rows()
-    if not found:
+    measured = rows()
+    if not measured:
         return Result({"rows": []}, f"no run in {paths.runs()} kept both figures yet")
     cells = [
         [
@@ -50,14 +50,14 @@ def check() -> Result:
             size(row["measured_bytes"]),
             f"{row['error']:+.0%}",
         ]
-        for row in found
+        for row in measured
     ]
     head = ["run", "task", "command", "device", "planned", "measured", "error"]
     note = (
         "measured on a CPU: resident memory of the largest process, Python and its libraries "
         "included; onecard plan --calibrate learns them"
     )
-    return Result({"rows": found}, f"{table(cells, head)}\n{note}")
+    return Result({"rows": measured}, f"{table(cells, head)}\n{note}")
 
 
 def calibrate() -> Result:
@@ -65,14 +65,14 @@ def calibrate() -> Result:
 
     Raises NotFound without runs.
     """
-    found = rows()
-    if not found:
+    measured = rows()
+    if not measured:
         raise NotFound(
             "there is no run to learn from",
             why=f"no finished run in {paths.runs()} kept planned and measured bytes",
             fix="run something first: onecard rag index FOLDER",
         )
-    learned = calibration.learn(found)
+    learned = calibration.learn(measured)
     calibration.save(learned)
     cells = []
     for device, facts in learned.items():

@@ -287,24 +287,16 @@ def environment(plan: Plan, packages: Sequence[str] = ()) -> dict[str, Any]:
 
 def _git_state() -> dict[str, Any]:
     def ask(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *words],
-            capture_output=True,
-            text=True,
-            timeout=5,
+        folder = str(Path(__file__).parent)
+        git = subprocess.run(
+            ["git", "-C", folder, *words], capture_output=True, text=True, timeout=5
         )
-        return done.stdout.strip() if done.returncode == 0 else ""
+        return git.stdout.strip() if git.returncode == 0 else ""
 
     try:
         commit = ask("rev-parse", "HEAD")
-        return (
-            {
-                "commit": commit,
-                "changed": bool(ask("status", "--porcelain", "--untracked-files=no")),
-            }
-            if commit
-            else {}
-        )
+        changed = bool(ask("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": commit, "changed": changed} if commit else {}
     except (OSError, subprocess.TimeoutExpired):
         return {}
 

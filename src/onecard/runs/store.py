@@ -134,16 +134,15 @@ def result_model(name: str) -> Path:
     Raises NotFound.
     """
     run = find(name)
-    told = Path(str(read_json(run.folder / "artifacts" / "result.json").get("model", "")))
-    if told.suffix == ".gguf" and told.is_file():  # it may lie in an output folder of the user's
-        return told
-    found = sorted((run.folder / "artifacts").rglob("*.gguf")) or sorted(
-        (run.folder / "artifacts").rglob("*.safetensors")
-    )
-    if not found:
+    artifacts = run.folder / "artifacts"
+    named = Path(str(read_json(artifacts / "result.json").get("model", "")))
+    if named.suffix == ".gguf" and named.is_file():  # it may lie in an output folder of the user's
+        return named
+    files = sorted(artifacts.rglob("*.gguf")) or sorted(artifacts.rglob("*.safetensors"))
+    if not files:
         raise NotFound(
             f"run {run.id} left no model",
-            why=f"no .gguf or .safetensors in {run.folder / 'artifacts'}",
+            why=f"no .gguf or .safetensors in {artifacts}",
             fix="onecard runs list",
         )
-    return found[0] if found[0].suffix == ".gguf" else found[0].parent
+    return files[0] if files[0].suffix == ".gguf" else files[0].parent

@@ -20,9 +20,9 @@ def script(shell: str) -> str:
     """The completion script of a shell."""
     from onecard.cli.app import App  # the app loads this module when the command is asked for
 
-    made = get_completion_class(shell)
-    assert made is not None
-    completion = made(App(), {}, "onecard", VARIABLE)
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None
+    completion = completion_class(App(), {}, "onecard", VARIABLE)
     return completion.source_template % completion.source_vars()
 
 

@@ -86,14 +86,12 @@ def fpn(t: Tape, maps: Maps, c: int = 256, extra: int = 1, by_conv: bool = False
         )
     out = [t.conv(side, c, 3, bias=True) for side in sides]
     for i in range(extra):
-        out.append(
-            t.conv(maps[-1] if i == 0 else out[-1], c, 3, 2, bias=True)
-            if by_conv
-            else t.op(
-                (*out[-1].shape[:2], -(-out[-1].shape[2] // 2), -(-out[-1].shape[3] // 2)),
-                [out[-1]],
-            )
-        )
+        last = out[-1]
+        if by_conv:
+            out.append(t.conv(maps[-1] if i == 0 else last, c, 3, 2, bias=True))
+        else:
+            half = (-(-last.shape[2] // 2), -(-last.shape[3] // 2))
+            out.append(t.op((*last.shape[:2], *half), [last]))
     return out
 
 
@@ -111,17 +109,17 @@ def faster_rcnn(
     levels = fpn(t, resnet(t, x, depth, 1, caffe, **kind))
     out = _over_levels(t, levels, 1, 3, 12)
     regions = x.shape[0] * proposals
-    made = t.op((regions, 256 * 7 * 7), levels)
-    made = t.act(
-        t.linear(t.act(t.linear(made, 1024), "relu", inplace=True), 1024), "relu", inplace=True
+    pooled = t.op((regions, 256 * 7 * 7), levels)
+    pooled = t.act(
+        t.linear(t.act(t.linear(pooled, 1024), "relu", inplace=True), 1024), "relu", inplace=True
     )
-    out += [t.linear(made, n_classes + 1), t.linear(made, 4 * n_classes)]
+    out += [t.linear(pooled, n_classes + 1), t.linear(pooled, 4 * n_classes)]
     if mask:
-        held = t.op((regions // 4, 256, 14, 14), levels)
+        masked = t.op((regions // 4, 256, 14, 14), levels)
         for _ in range(4):
-            held = t.act(t.conv(held, 256, 3, bias=True), "relu", inplace=True)
+            masked = t.act(t.conv(masked, 256, 3, bias=True), "relu", inplace=True)
         out.append(
-            t.conv(t.act(t.deconv(held, 256), "relu", inplace=True), n_classes, 1, bias=True)
+            t.conv(t.act(t.deconv(masked, 256), "relu", inplace=True), n_classes, 1, bias=True)
         )
     return out
 

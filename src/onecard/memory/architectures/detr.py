@@ -99,8 +99,8 @@ def sampled(t: Tape, q: Tensor, memory: Tensor, points: int) -> Tensor:
         (n * HEADS, d // HEADS, queries, points), [value, where], [value, where], wide=wide
     )
     read = t.cat([parts])
-    made = t.op((n, d, queries), [read, weights], [read, weights], wide=wide, scratch=read.bytes)
-    return t.copy(made, n, queries, d)
+    out = t.op((n, d, queries), [read, weights], [read, weights], wide=wide, scratch=read.bytes)
+    return t.copy(out, n, queries, d)
 
 
 def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -> Maps:
@@ -110,7 +110,7 @@ def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -
     n = x.shape[0]
     mask = t.tensor(
         n, x.shape[2], x.shape[3], wide=4.0
-    )  # it and the maps are held until the end, as in the class: without gradients it shows
+    )  # it and the maps are counts until the end, as in the class: without gradients it shows
     features = _backbone(t, x, depth)
     maps = [cna(t, m, width) for m in features]
     top = maps[-1]
@@ -127,24 +127,24 @@ def rt_detr(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) -
     parts = [cna(t, m, D) for m in out]
     memory = t.cat([t.view(p, n, p.shape[2] * p.shape[3], D) for p in parts], dim=1)
     masked = t.op(memory.shape, [memory], [memory])
-    seen = t.norm(t.linear(masked, D), "layer")
-    made = [t.linear(seen, n_classes), _boxes(t, seen)]
+    selected = t.norm(t.linear(masked, D), "layer")
+    outputs = [t.linear(selected, n_classes), _boxes(t, selected)]
     q = t.tensor(n, QUERIES + denoising, D, needs=True)
     t.params += n_classes * D + D
     for layer in range(layers):
-        held = t.params, t.trained
+        counts = t.params, t.trained
         where = t.linear(t.act(t.linear(t.tensor(n, QUERIES + denoising, 4), 2 * D), "relu"), D)
         if layer:  # one small network places the queries in every layer
-            t.params, t.trained = held
+            t.params, t.trained = counts
         y = t.add(q, where)
         y = t.attend(t.linear(y, D), t.linear(y, D), t.linear(q, D), HEADS, copies=True)
         q = t.norm(t.add(q, t.linear(t.copy(y), D)), "layer")
         y = t.linear(sampled(t, t.add(q, where), t.linear(memory, D), LEVELS * POINTS), D)
         q = t.norm(t.add(q, y), "layer")
         q = t.norm(t.add(q, t.linear(t.act(t.linear(q, 1024), "relu"), D)), "layer")
-        made += [t.linear(q, n_classes), _boxes(t, q)]
+        outputs += [t.linear(q, n_classes), _boxes(t, q)]
     del mask
-    return made
+    return outputs
 
 
 def _boxes(t: Tape, x: Tensor) -> Tensor:

@@ -97,17 +97,17 @@ def _hgnet(t: Tape, x: Tensor, name: str, lab: bool) -> Maps:
         if i:
             x = _conv(t, x, x.shape[1], 3, lab, 2, groups=x.shape[1], act=False)
         for j in range(blocks):
-            made = [x]
+            parts = [x]
             for _ in range(layers):
-                y = made[-1]
-                made.append(
+                y = parts[-1]
+                parts.append(
                     _conv(t, _conv(t, y, inner, 1, lab, act=False), inner, 5, lab, groups=inner)
                     if i > 1
                     else _conv(t, y, inner, 3, lab)
                 )
-            y = _conv(t, _conv(t, t.cat(made), c // 2, 1, lab), c, 1, lab)
+            y = _conv(t, _conv(t, t.cat(parts), c // 2, 1, lab), c, 1, lab)
             x = t.add(y, x) if j else y
-            del made, y
+            del parts, y
         maps.append(x)
     return maps
 
@@ -183,15 +183,15 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
     n, d, width = x.shape[0], z.d, z.width
     mask = t.tensor(
         n, x.shape[2], x.shape[3], wide=4.0
-    )  # it and the maps are held until the end, as in the class: without gradients it shows
+    )  # it and the maps are counts until the end, as in the class: without gradients it shows
     features = _hgnet(t, x, z.backbone, z.lab)[-len(z.points) :]
     maps = [cna(t, half(t, m), width) for m in features]
     out = _encoded(t, maps, z)
     parts = [cna(t, m, d) for m in out] if width != d else out
     memory = t.cat([t.view(p, n, p.shape[2] * p.shape[3], d) for p in parts], dim=1)
     masked = t.op(memory.shape, [memory])
-    seen = t.norm(t.linear(masked, d), "layer")
-    classes, boxes = linear(t, seen, n_classes), mlp(t, seen, d, d, 4)
+    selected = t.norm(t.linear(masked, d), "layer")
+    classes, boxes = linear(t, selected, n_classes), mlp(t, selected, d, d, 4)
     chosen = [
         t.op((n, QUERIES, of.shape[2]), [of], [of], extra=n * QUERIES * of.shape[2] * 8)
         for of in (classes, boxes)
@@ -204,26 +204,26 @@ def d_fine(t: Tape, x: Tensor, size: str, n_classes: int, denoising: int = 0) ->
     else:
         t.params += (n_classes + 1) * d
     scores: Maps = []
-    found: Maps = []
+    corners: Maps = []
     sides: Maps = []
     for layer in range(z.layers):
-        held = t.params, t.trained
+        counts = t.params, t.trained
         where = _clamped(t, mlp(t, t.tensor(n, queries, 4), 2 * d, d))
         if layer:  # one small network places the queries in every layer
-            t.params, t.trained = held
+            t.params, t.trained = counts
         q = _layer(t, q, where, memory, z)
         if layer == 0:
-            found.append(t.act(mlp(t, q, d, d, 4), "sigmoid"))
+            corners.append(t.act(mlp(t, q, d, d, 4), "sigmoid"))
         side = mlp(
             t, t.op(q.shape, [q], wide=q.wide, passes=True), d, d, 4 * BINS
         )  # the layer before is added without its gradient
         side = t.add(side, sides[-1]) if sides else side
         sides.append(side)
-        found.append(t.op((n, queries, 4), [softmax(t, side)], extra=n * queries * 4 * 4))
+        corners.append(t.op((n, queries, 4), [softmax(t, side)], extra=n * queries * 4 * 4))
         scores.append(linear(t, q, n_classes))
         if layer == 0:
             scores.append(scores[0])
         scores[-1] = _scores(t, scores[-1], side)
-    made = [t.cat(scores, 1), t.cat(found, 1), t.cat(sides, 1), *chosen]
+    outputs = [t.cat(scores, 1), t.cat(corners, 1), t.cat(sides, 1), *chosen]
     del mask
-    return made
+    return outputs

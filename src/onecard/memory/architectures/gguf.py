@@ -172,19 +172,21 @@ def _range(url: str, start: int, count: int) -> tuple[bytes, int]:
             why="a header is read over http or https",
             fix="give a file's path, or its address",
         )
-    asked = urllib.request.Request(
+    request = urllib.request.Request(
         url, headers={"Range": f"bytes={start}-{start + count - 1}", "User-Agent": "onecard"}
     )
     try:
-        with urllib.request.urlopen(asked, timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             if answer.status == 200 and start:
                 raise DataError(
                     f"{url} cannot be read in parts",
                     why="its server ignores range requests",
                     fix="download the file",
                 )
-            told = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            whole = int(told) if told.isdigit() else int(answer.headers.get("Content-Length") or 0)
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            whole = (
+                int(total) if total.isdigit() else int(answer.headers.get("Content-Length") or 0)
+            )
             return answer.read(count), whole
     except (OSError, http.client.HTTPException) as fault:  # URLError and time-outs are OSErrors
         raise NotFound(

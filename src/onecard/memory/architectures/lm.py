@@ -122,8 +122,9 @@ class LM:
     @property
     def small_params(self) -> int:
         """Norms, biases, positions."""
+        matrices = 2 if self.gated else 1
         biases = (self.H + 2 * self.G) * self.K if self.qkv_bias or self.biases else 0
-        biases += (2 * self.D + self.F * (2 if self.gated else 1)) if self.biases else 0
+        biases += (2 * self.D + self.F * matrices) if self.biases else 0
         return (
             self.L * (self.norms * self.D + (2 * self.K if self.qk_norm else 0) + biases)
             + self.D
@@ -276,8 +277,8 @@ def from_config(path: Path) -> LM:
     Raises NotFound, DataError for a family that is not known.
     """
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        config = {**held, **held.get("text_config", {})}
+        values = json.loads(path.read_text(encoding="utf-8"))
+        config = {**values, **values.get("text_config", {})}
         family = str(config.get("model_type", ""))
         if family and family not in FAMILIES:
             raise UnknownFamily(
@@ -301,6 +302,17 @@ def from_config(path: Path) -> LM:
         ) from None
 
 
+NORMS = {"gemma2": 4, "gemma3": 4, "gemma3_text": 4, "phi": 1, "falcon": 1}
+"""Norms of a layer where there are not two."""
+
+
+def _window_every(family: str) -> int:
+    """One layer of so many sees everything, where a config does not say; 0: all do."""
+    if family.startswith("gemma3"):
+        return 6
+    return 2 if family == "gemma2" else 0
+
+
 def _from_values(name: str, c: dict[str, Any]) -> LM:
     """The names that Hugging Face configs give to the counts; GPT-2's are the older ones."""
 
@@ -315,9 +327,7 @@ def _from_values(name: str, c: dict[str, Any]) -> LM:
     F = int(get("intermediate_size", "n_inner") or 4 * D)
     plain = family in ("gpt2", "gpt_neox", "phi", "opt", "falcon", "bloom", "gptj", "starcoder2")
     gemma = family.startswith("gemma")
-    every = get("sliding_window_pattern") or (
-        6 if family.startswith("gemma3") else 2 if family == "gemma2" else 0
-    )
+    every = get("sliding_window_pattern") or _window_every(family)
     tied = c.get("tie_word_embeddings")
     return LM(
         name,
@@ -335,11 +345,7 @@ def _from_values(name: str, c: dict[str, Any]) -> LM:
         qkv_bias=family.startswith("qwen2") or bool(c.get("attention_bias")),
         biases=plain and family != "falcon",
         qk_norm=family.startswith(("qwen3", "gemma3")),
-        norms=4
-        if family in ("gemma2", "gemma3", "gemma3_text")
-        else 1
-        if family in ("phi", "falcon")
-        else 2,
+        norms=NORMS.get(family, 2),
         positions=int(get("n_positions", "max_position_embeddings") or 0)
         if family in ("gpt2", "opt")
         else 0,
@@ -385,11 +391,7 @@ def from_header(header: Header, name: str = "") -> LM:
         experts_used=header.number("expert_used_count"),
         expert_ffn=header.number("expert_feed_forward_length"),
         window=header.number("attention.sliding_window"),
-        window_every=6
-        if header.architecture == "gemma3"
-        else 2
-        if header.architecture == "gemma2"
-        else 0,
+        window_every=_window_every(header.architecture),
         repacked_bytes=header.repacked_bytes,
         max_tokens=header.number("context_length"),
     )
@@ -403,8 +405,8 @@ def find(name: str) -> LM:
     path = Path(name).expanduser()
     if path.suffix == ".json" or (path / "config.json").is_file():
         return from_config(path if path.suffix == ".json" else path / "config.json")
-    found = named(name)
-    if found is None:
+    known = named(name)
+    if known is None:
         near = nearest(canonical(name), {lm.name for lm in table()})
         raise NotFound(
             f"no config of a model '{name}' is known",
@@ -413,4 +415,4 @@ def find(name: str) -> LM:
             fix=(f"did you mean {' or '.join(near)}? Else give" if near else "give")
             + " the model's folder or its config.json",
         )
-    return found
+    return known

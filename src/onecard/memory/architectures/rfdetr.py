@@ -80,14 +80,17 @@ def _backbone(t: Tape, x: Tensor, z: Size) -> Maps:
     apart = t.copy(y, n * squares, rows * columns // squares, WIDTH)
     y = t.op((n * squares, rows * columns // squares + 1, WIDTH), [apart], passes=True)
     del apart
-    seen = [y]  # the class records what every layer made
+    states = [y]  # the class records what every layer made
     for i in range(LAYERS):
         y = _layer(t, y, squares if i in z.out else 1)
-        seen.append(y)
+        states.append(y)
     maps: Maps = []
     for i in z.out:
         y = t.copy(
-            _shared(t, t.norm(seen[i], "layer"), 2 * WIDTH if maps else 0), n, rows * columns, WIDTH
+            _shared(t, t.norm(states[i], "layer"), 2 * WIDTH if maps else 0),
+            n,
+            rows * columns,
+            WIDTH,
         )
         y = t.copy(t.copy(y), n, WIDTH, rows, columns)
         maps.append(y)
@@ -200,13 +203,13 @@ def rf_detr(t: Tape, x: Tensor, size: str, n_classes: int) -> Maps:
     features = _projected(t, _backbone(t, x, z))
     memory = t.view(features, n, features.shape[2] * features.shape[3], D)
     masked = t.op(memory.shape, [memory], wide=memory.wide)
-    made = [_proposals(t, masked, g, n_classes) for g in range(groups)]
+    outputs = [_proposals(t, masked, g, n_classes) for g in range(groups)]
     if groups < GROUPS:
         t.params += (GROUPS - groups) * (
             D * D + D + 2 * D + D * n_classes + n_classes + 2 * (D * D + D) + 4 * D + 4
         )
-    values, boxes = t.cat([v for v, _ in made], 1), t.cat([b for _, b in made], 1)
-    del made
+    values, boxes = t.cat([v for v, _ in outputs], 1), t.cat([b for _, b in outputs], 1)
+    del outputs
     t.params += GROUPS * QUERIES * (D + 4)
     t.trained += GROUPS * QUERIES * (D + 4)
     queries = groups * QUERIES

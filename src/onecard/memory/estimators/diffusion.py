@@ -278,6 +278,18 @@ class Training:
     weight at batch 1); 8-bit and fused ones do not."""
 
 
+def _encoder_bytes(p: Pipeline, s: Training, beside: float) -> float:
+    """Weights of the text encoders and of the picture's; none with cached latents."""
+    if s.cached:
+        return 0.0
+    texts = sum(_text_bytes(text, "fp32" if beside == 4 else "bf16") for text in p.texts)
+    return texts + VAE_ENCODER_WEIGHTS * (4.0 if p.upcast else beside)
+
+
+VAE_ENCODER_WEIGHTS = 83.7e6
+"""Weights of AutoencoderKL as diffusers counts them."""
+
+
 def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
     """The terms of a training step's peak, as torch's allocator counts them; `apart`: as it
     reserves them, encoding and training in blocks of their own."""
@@ -306,44 +318,23 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
     states = OPTIMIZER[s.optimizer][0]
     coder = Tape(wide=beside, weights=beside)
     nets.encode(coder, coder.tensor(s.B, 3, h, w), p.channels)
-    encoders = (
-        0.0
-        if s.cached
-        else sum(_text_bytes(text, "fp32" if beside == 4 else "bf16") for text in p.texts)
-        + 83.7e6 * (4.0 if p.upcast else beside)
-    )
+    encoders = _encoder_bytes(p, s, beside)
     step = trained * 4.0 + (trained * 4.0 if s.optimizer == "adamw" and s.foreach else 0)
     encoding = 0 if s.cached else coder.peak
     hump = max(t.peak, step, encoding)
-    why = (
-        "the pictures are encoded"
-        if hump == encoding
-        else "the optimizer steps"
-        if hump == step
-        else "the backward pass"
-    )
-    terms = [
-        Term(
-            "weights",
-            math.ceil((t.params - (0 if full else trained)) * kept),
-            f"{p.net} {(t.params - (0 if full else trained)) / 1e6:.0f}e6 x {kept:g} B",
-        )
-    ]
+    phases = {
+        t.peak: "the backward pass",
+        step: "the optimizer steps",
+        encoding: "the pictures are encoded",
+    }
+    weights = t.params if full else t.params - trained
+    reason = f"{p.net} {weights / 1e6:.0f}e6 x {kept:g} B"
+    terms = [Term("weights", math.ceil(weights * kept), reason)]
     if not full:
-        terms.append(
-            Term(
-                "trained weights",
-                trained * 4,
-                f"{trained / 1e6:.1f}e6 x 4 B, rank {s.r} on attention",
-            )
-        )
-    terms.append(
-        Term(
-            "optimizer",
-            math.ceil(trained * states),
-            f"{s.optimizer}: {states:.2f} B a trained weight",
-        )
-    )
+        reason = f"{trained / 1e6:.1f}e6 x 4 B, rank {s.r} on attention"
+        terms.append(Term("trained weights", trained * 4, reason))
+    reason = f"{s.optimizer}: {states:.2f} B a trained weight"
+    terms.append(Term("optimizer", math.ceil(trained * states), reason))
     if encoders:
         terms.append(
             Term(
@@ -354,19 +345,14 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
             )
         )
     if apart:
-        terms.append(
-            Term(
-                "fragments",
-                math.ceil(step + forward + encoding - hump),
-                "blocks of one phase do not fit the others'",
-            )
-        )
+        beyond = math.ceil(step + forward + encoding - hump)
+        terms.append(Term("fragments", beyond, "blocks of one phase do not fit the others'"))
     return [
         *terms,
         Term(
             "activations and gradients",
             math.ceil(hump),
-            f"{s.B} x {w} x {h} px, highest while {why}",
+            f"{s.B} x {w} x {h} px, highest while {phases[hump]}",
         ),
         Term("workspace", WORKSPACE_BYTES, "cuDNN and cuBLAS (a guess)"),
     ]

@@ -135,40 +135,23 @@ def llamacpp(
     today (26 of 49 layers: 25 and the head; once it went last).
     The input table stays in the computer's memory.
     """
-    held = formats.gguf(lm, quant)
-    head = held.head or held.embedding
-    total = (exact_bytes or held.total) - (
-        held.embedding if device == "cuda" and not lm.tied else 0
-    )
+    weights = formats.gguf(lm, quant)
+    head = weights.head or weights.embedding
+    total = exact_bytes or weights.total
+    if device == "cuda" and not lm.tied:
+        total -= weights.embedding
     layers = lm.L + 1 if n_gpu_layers < 0 else min(n_gpu_layers, lm.L + 1)
     body = total - head
     if experts_on_cpu and lm.experts:
-        body -= round(
-            (lm.L - lm.dense_layers)
-            * 3
-            * lm.D
-            * lm.experts
-            * lm.expert_ffn
-            * held.linears
-            / lm.linear_params
-        )
-    blocks = max(layers - 1, 0) if build == "now" else min(layers, lm.L)
-    on_card = round(body * blocks / lm.L) + (
-        head if layers > (0 if build == "now" else lm.L) else 0
-    )
+        experts = (lm.L - lm.dense_layers) * 3 * lm.D * lm.experts * lm.expert_ffn
+        body -= round(experts * weights.linears / lm.linear_params)
+    blocks, head_from = min(layers, lm.L), lm.L
+    if build == "now":
+        blocks, head_from = max(layers - 1, 0), 0
+    on_card = round(body * blocks / lm.L) + (head if layers > head_from else 0)
     share = f"{layers} of {lm.L + 1} layers" if layers <= lm.L else "all layers"
-    kv = round(
-        kv_bytes(
-            lm,
-            T,
-            k_type,
-            v_type,
-            n_ubatch=n_ubatch,
-            n_parallel=n_parallel,
-            whole_window=whole_window,
-        )
-        * blocks
-        / lm.L
+    cache = kv_bytes(
+        lm, T, k_type, v_type, n_ubatch=n_ubatch, n_parallel=n_parallel, whole_window=whole_window
     )
     parts = " + ".join(
         f"{n} layers x {cells} cells"
@@ -183,7 +166,11 @@ def llamacpp(
             + (", experts in the computer's memory" if experts_on_cpu else "")
             + (": read from the file's header" if exact_bytes else ""),
         ),
-        Term("KV cache", kv, f"({parts}) x {lm.kv_values} values x {k_type}"),
+        Term(
+            "KV cache",
+            round(cache * blocks / lm.L),
+            f"({parts}) x {lm.kv_values} values x {k_type}",
+        ),
     ]
     if device == "cpu" and lm.repacked_bytes:
         out.append(
@@ -221,7 +208,7 @@ def transformers(
     AWQ's kernels hold a feed-forward row for each token of the prompt; others read it in less than
     the cache still grows by.
     """
-    held = formats.hf(lm, format)
+    weights = formats.hf(lm, format).total
     each = KV_BYTES[kv_type] * lm.kv_values * (lm.attention_layers or lm.L)
     copies = 2 if old_cache and KV_BYTES[kv_type] >= 2 else 1
     cache = round(B * (prompt + generated) * each * copies)
@@ -231,7 +218,7 @@ def transformers(
         f"{kv_type}"
     )
     return [
-        Term("weights", held.total, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
+        Term("weights", weights, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
         Term("KV cache", cache, reason),
         *(
             [Term("activations", reading, f"AWQ reads {B} x {prompt} tokens x {lm.F} in 16 bits")]
@@ -247,17 +234,15 @@ def vllm(
 ) -> list[Term]:
     """vLLM takes its share of the card whatever the model needs: weights, CUDA graphs and a step of
     logits, and cache with all the rest."""
-    held = formats.hf(lm, format).total
-    step = (
-        8192 * 2 * (2 * lm.F + 4 * lm.D) + 256 * lm.V * 4
-    )  # its profiling run: 8192 tokens in one batch, logits of 256 sequences
-    drawn = (
-        20 * lm.L * MIB if graphs else 0
-    )  # CUDA graphs of 35 batch sizes: 0.5 to 1 GiB in its logs for 32 to 40 layers
-    room = round(total_bytes * utilization) - held - step - drawn
+    weights = formats.hf(lm, format).total
+    # its profiling run: 8192 tokens in one batch, logits of 256 sequences
+    step = 8192 * 2 * (2 * lm.F + 4 * lm.D) + 256 * lm.V * 4
+    # CUDA graphs of 35 batch sizes: 0.5 to 1 GiB in its logs for 32 to 40 layers
+    drawn = 20 * lm.L * MIB if graphs else 0
+    room = round(total_bytes * utilization) - weights - step - drawn
     each = KV_BYTES["f16"] * lm.kv_values * (lm.attention_layers or lm.L)
     return [
-        Term("weights", held, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
+        Term("weights", weights, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
         Term("activations", step, "the profiling run of 8192 tokens"),
         Term("CUDA graphs", drawn, f"{lm.L} layers"),
         Term(

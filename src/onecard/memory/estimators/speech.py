@@ -64,10 +64,10 @@ def transcribe(
     each = WEIGHT[format]
     wide = 4.0 if each == 4 or (device == "cpu" and engine == "ctranslate2") else 2.0
     T = FRAMES // 2
-    heard = B * w.decoder * 2 * T * w.D * wide
-    said = B * beam * w.decoder * 2 * TOKENS * w.D * wide
+    cross_cache = B * w.decoder * 2 * T * w.D * wide
+    self_cache = B * beam * w.decoder * 2 * TOKENS * w.D * wide
     if engine == "transformers":
-        heard *= (
+        cross_cache *= (
             beam  # generate repeats the encoder's output, and so its keys and values, for each beam
         )
     encoder = B * T * w.D * wide * (4 + 2 * 4) + B * w.H * T * T * wide * (engine == "ctranslate2")
@@ -81,8 +81,8 @@ def transcribe(
         ),
         Term(
             "KV cache",
-            math.ceil(heard),
-            f"{B} x {w.decoder} layers x 2 x {w.D} x {T} heard"
+            math.ceil(cross_cache),
+            f"{B} x {w.decoder} layers x 2 x {w.D} x {T} cross_cache"
             + (f" x {beam} beams" if engine == "transformers" else ""),
         ),
     ]
@@ -93,16 +93,16 @@ def transcribe(
             *out,
             Term(
                 "workspace",
-                math.ceil(max(CT2_WORK_BYTES, encoder, said)),
-                "CTranslate2's allocator: encoder, tokens said, cuBLAS",
+                math.ceil(max(CT2_WORK_BYTES, encoder, self_cache)),
+                "CTranslate2's allocator: encoder, tokens self_cache, cuBLAS",
             ),
         ]
     return [
         *out,
         Term(
             "activations",
-            math.ceil(max(encoder, logits + said)),
-            f"{B} windows of 30 s in the encoder, or {beam} beams of {TOKENS} tokens said",
+            math.ceil(max(encoder, logits + self_cache)),
+            f"{B} windows of 30 s in the encoder, or {beam} beams of {TOKENS} tokens self_cache",
         ),
     ]
 

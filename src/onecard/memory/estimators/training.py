@@ -1,5 +1,5 @@
-"""Memory of a training step of a language model: full, LoRA and QLoRA. Pure arithmetic; trace.py is
-its truth check.
+"""Memory of a training step of a language model: full, LoRA and QLoRA. Pure arithmetic;
+fake_tensor.py is its truth check.
 
 The step's peak is what always lies there (weights, adapters, gradients, optimizer, kept
 activations) plus the larger of two humps:
@@ -43,7 +43,7 @@ PLAIN_COPIES = 2.0
 SCORE_COPIES = 7.7
 """Score matrices alive in the backward pass of eager attention (MEMORY-NOTES.md: 7.4 to 9)."""
 FROZEN_CHUNK = 256
-"""Tokens whose logits onecard's own loss makes at once (kinds/finetune/loss.py)."""
+"""Tokens whose logits onecard's own loss makes at once (tasks/finetune/loss.py)."""
 CHUNKED_SHARE = 1 / 8
 """A chunked loss makes this share of the logits at a time (torchtune: 8 chunks)."""
 
@@ -129,29 +129,22 @@ def step(lm: LM, recipe: Recipe) -> list[Term]:
     """The terms of the step's peak, as torch's allocator counts them."""
     s, n = recipe, lm.n_params
     tokens = s.B * s.T
-    held = formats.hf(lm, s.weights, 4.0 if s.rest_fp32 else 2.0)
+    weights = formats.hf(lm, s.weights, 4.0 if s.rest_fp32 else 2.0)
     each = 2.0 if s.weights not in ("fp32", "f32") and not s.mixed else 4.0
     if s.method == "full":
         trained, at = n, each
         frozen = 0
     else:
         trained, at = adapter_params(lm, s.targets, s.r), 4.0 if s.adapter_fp32 else 2.0
-        frozen = held.total
+        frozen = weights.total
     state = OPTIMIZER[s.optimizer][0 if at == 4 else 1]
     ranks = s.shards if s.zero else 1
     frozen += round(lm.V * lm.D * 2) if s.untied and lm.tied and frozen else 0
-    out = (
-        [
-            Term(
-                "weights",
-                round(frozen / (ranks if s.zero == 3 else 1)),
-                f"{n / 1e9:.2f}e9 in {s.weights}"
-                + (", embeddings, head and norms in fp32" if s.rest_fp32 else ""),
-            )
-        ]
-        if frozen
-        else []
-    )
+    out = []
+    if frozen:
+        reason = f"{n / 1e9:.2f}e9 in {s.weights}"
+        reason += ", embeddings, head and norms in fp32" if s.rest_fp32 else ""
+        out.append(Term("weights", round(frozen / (ranks if s.zero == 3 else 1)), reason))
     out.append(
         Term(
             "trained weights",
@@ -167,12 +160,8 @@ def step(lm: LM, recipe: Recipe) -> list[Term]:
             f"{s.optimizer}: {state + 4 * s.deepspeed:.2f} B a trained weight",
         )
     )
-    return out + _passing(
-        lm,
-        s,
-        tokens,
-        round(0 if s.optimizer_in_backward else trained * at / (ranks if s.zero >= 2 else 1)),
-    )
+    gradients = round(trained * at / (ranks if s.zero >= 2 else 1))
+    return out + _passing(lm, s, tokens, 0 if s.optimizer_in_backward else gradients)
 
 
 def _passing(lm: LM, s: Recipe, tokens: int, gradients: int) -> list[Term]:
@@ -184,12 +173,10 @@ def _passing(lm: LM, s: Recipe, tokens: int, gradients: int) -> list[Term]:
     kept, why = _kept(lm, s, tokens)
     loss, layer = loss_hump(lm, s, tokens), layer_hump(lm, s, tokens)
     grown = Term("gradients", gradients, "one for each trained weight")
-    start = [
-        Term("activations", kept, why),
-        Term("loss", loss, f"{tokens} tokens x {lm.V} words, {s.loss}")
-        if loss >= layer
-        else Term("one layer's backward", layer, f"{tokens} tokens, {s.attention} attention"),
-    ]
+    hump = Term("one layer's backward", layer, f"{tokens} tokens, {s.attention} attention")
+    if loss >= layer:
+        hump = Term("loss", loss, f"{tokens} tokens x {lm.V} words, {s.loss}")
+    start = [Term("activations", kept, why), hump]
     if s.method != "full" or s.accumulation > 1:
         return [grown, *start]
     table = (
@@ -216,13 +203,11 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
         return min(tokens, FROZEN_CHUNK) * lm.V * (4 if s.compute_fp32 else 6) + tokens * lm.D * (
             8 if s.compute_fp32 else 4
         )  # logits in fp32 and in 16 bits, the hidden states picked and their gradient
-    copies = (
-        FP32_COPIES - (s.compute_fp32 and not s.keeps_logits)
-        if s.rest_fp32 or s.compute_fp32
-        else PLAIN_COPIES
-        if s.loss == "plain"
-        else UPCAST_COPIES + 0.5 * s.keeps_logits
-    )
+    copies = UPCAST_COPIES + 0.5 * s.keeps_logits
+    if s.loss == "plain":
+        copies = PLAIN_COPIES
+    if s.rest_fp32 or s.compute_fp32:
+        copies = FP32_COPIES - (s.compute_fp32 and not s.keeps_logits)
     share = CHUNKED_SHARE if s.loss == "chunked" else 1.0
     return round(tokens * lm.V * 4 * copies * share)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onecard.errors import SettingsError, not_found
-from onecard.memory.architectures import backbones, detr, dfine, rfdetr, yolo
+from onecard.memory.architectures import backbones, detr, dfine, rfdetr, yolo, yolo_layers
 from onecard.memory.estimators.training import OPTIMIZER
 from onecard.memory.fallbacks import EIGHT_BIT, Change, halve
 from onecard.memory.plan import Term
@@ -91,7 +91,7 @@ def names() -> list[str]:
     """All that can be planned by name."""
     yolos = [
         f"{family}{'-' if len(size) > 1 or family in ('rtmdet', 'ppyoloe', 'yolox') else ''}{size}"
-        for family, sizes in yolo.SCALES.items()
+        for family, sizes in yolo_layers.SCALES.items()
         for size in sizes
     ]
     return [
@@ -117,16 +117,16 @@ def find(name: str, n_classes: int = 0) -> Net:
     plain = re.sub(
         r"[^a-z0-9]", "", name.lower().replace("+", "").removesuffix(".pt").removesuffix(".yaml")
     )
-    found = re.match(
+    match = re.match(
         r"(yolov5|yolov6|yolov7|yolov8|yolov?11|yolox|rtmdet|ppyoloe)(?:ins)?(tiny|nano|[ntsmlx])(p6|6)?u?(seg|ins|pose|cls)?$",
         plain,
     )
-    family = found[1].replace("yolov11", "yolo11") if found else ""
-    if found and found[2] in yolo.SCALES[family]:
+    family = match[1].replace("yolov11", "yolo11") if match else ""
+    if match and match[2] in yolo_layers.SCALES[family]:
         size, p6, task = (
-            found[2],
-            bool(found[3]),
-            {"seg": "segment", "ins": "segment", "pose": "pose"}.get(found[4] or "", "detect"),
+            match[2],
+            bool(match[3]),
+            {"seg": "segment", "ins": "segment", "pose": "pose"}.get(match[4] or "", "detect"),
         )
         classes = n_classes or (1 if task == "pose" else 80)
         largest = LARGEST_SMALL.get(f"{family}-{size}", LARGEST.get(family, 1.0))
@@ -139,7 +139,10 @@ def find(name: str, n_classes: int = 0) -> Net:
             largest,
             ema=True,
         )
-    return _backbone(name, plain, n_classes)
+    for family in (_detector, _classifier, _segmenter):
+        if net := family(name, plain, n_classes):
+            return net
+    raise not_found("vision model", name, names(), "onecard plan detect yolov8n")
 
 
 def of_task(name: str, task: str, n_classes: int, example: str) -> Net:
@@ -174,7 +177,8 @@ def training_fallbacks(config: Any) -> Iterator[Change]:
     yield from halve("imgsz", config.imgsz, 160, "small things are lost")
 
 
-def _backbone(name: str, plain: str, n_classes: int) -> Net:
+def _detector(name: str, plain: str, n_classes: int) -> Net | None:
+    """Detectors beside the YOLOs."""
     if found := re.match(r"(faster|mask)rcnn[a-z]*?(\d+)", plain):
         masked, depth, kind = found[1] == "mask", _depth(name, found[2]), _groups(plain)
         return Net(
@@ -217,10 +221,8 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
             ema=True,
         )
     if found := re.match(r"rfdetr(nano|small|base|medium|large)$", plain):
-        size, classes = (
-            found[1],
-            (n_classes or 90) + 1,
-        )  # COCO's highest number, and one for nothing
+        # COCO's highest number, and one for nothing
+        size, classes = found[1], (n_classes or 90) + 1
         return Net(
             name,
             "detect",
@@ -230,6 +232,10 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
             ema=True,
             losses=rfdetr.SIZES[size].layers + 1,
         )
+    return None
+
+
+def _classifier(name: str, plain: str, n_classes: int) -> Net | None:
     many = n_classes or 1000
     if found := re.match(r"resnet(\d+)$", plain):
         depth = _depth(name, found[1])
@@ -243,9 +249,9 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
         size = "vit-" + {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}.get(
             found[1], found[1]
         )
-        patch = (
-            int(found[2]) if found[2] in ("14", "16", "32") else 14 if size == "vit-huge" else 16
-        )
+        patch = 14 if size == "vit-huge" else 16
+        if found[2] in ("14", "16", "32"):
+            patch = int(found[2])
         return Net(
             name, "classify", lambda t, x: backbones.vit(t, x, size, many, patch), n_classes=many
         )
@@ -254,6 +260,10 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
         return Net(
             name, "classify", lambda t, x: backbones.convnext(t, x, size, many), n_classes=many
         )
+    return None
+
+
+def _segmenter(name: str, plain: str, n_classes: int) -> Net | None:
     if plain == "unet":
         return Net(
             name,
@@ -269,7 +279,7 @@ def _backbone(name: str, plain: str, n_classes: int) -> Net:
             lambda t, x: backbones.deeplab(t, x, depth, n_classes or 21),
             n_classes=n_classes or 21,
         )
-    raise not_found("vision model", name, names(), "onecard plan detect yolov8n")
+    return None
 
 
 def _depth(name: str, digits: str) -> int:
@@ -283,8 +293,8 @@ def _depth(name: str, digits: str) -> int:
 
 
 def _groups(plain: str) -> dict[str, Any]:
-    found = re.search(r"x\d{2,3}(32|64)x(\d)d", plain)
-    return {"groups": int(found[1]), "width": int(found[2])} if found else {}
+    match = re.search(r"x\d{2,3}(32|64)x(\d)d", plain)
+    return {"groups": int(match[1]), "width": int(match[2])} if match else {}
 
 
 @dataclass(frozen=True)

@@ -140,13 +140,9 @@ def tiles_of(m: VLM, width: int = 0, height: int = 0) -> tuple[int, int, int]:
         tokens = max(round((width or 1280) / side), 1) * max(round((height or 1280) / side), 1)
         return 1, 4 * tokens, tokens
     patches = (m.tile // tower.patch) ** 2
-    tiles = (
-        1
-        if m.most == 1
-        else m.most
-        if not width
-        else min(math.ceil(width / m.tile) * math.ceil(height / m.tile) + 1, m.most)
-    )
+    tiles = m.most
+    if m.most > 1 and width:
+        tiles = min(math.ceil(width / m.tile) * math.ceil(height / m.tile) + 1, m.most)
     return tiles, patches, tiles * m.tokens
 
 
@@ -185,7 +181,7 @@ def talk(
     """
     words = lm.find(m.words)
     tiles, patches, seen = tiles_of(m, width, height) if image else (1, 0, 0)
-    held = formats.hf(words, format)
+    weights = formats.hf(words, format)
     beside = _n_beside(m, words.D) * 2
     t = Tape(wide=2, weights=2)
     _see(t, m, B * tiles, patches, fused)
@@ -198,7 +194,7 @@ def talk(
     )
     top = max(t.peak, reading)
     return [
-        Term("weights", held.total, f"{words.n_params / 1e9:.2f}e9 of {words.name} in {format}"),
+        Term("weights", weights.total, f"{words.n_params / 1e9:.2f}e9 of {words.name} in {format}"),
         Term(
             "vision tower",
             beside,
@@ -237,9 +233,8 @@ def tune(m: VLM, s: Training) -> list[Term]:
     recipe = training.Recipe(**{**vars(s.recipe), "T": seen + s.words})
     terms = training.step(words, recipe)
     trained = s.tower == "full"
-    kept = (
-        4.0 if trained and recipe.mixed else 2.0 if recipe.weights not in ("fp32", "f32") else 4.0
-    )
+    fp32 = recipe.weights in ("fp32", "f32")
+    kept = 4.0 if fp32 or (trained and recipe.mixed) else 2.0
     wide = 2.0 if recipe.weights not in ("fp32", "f32") or recipe.mixed else 4.0
     t = Tape(grad=s.tower != "frozen", wide=wide, weights=kept, frozen=not trained)
     out = _see(t, m, recipe.B * tiles, patches, True, recipe.r if s.tower == "lora" else 0)
