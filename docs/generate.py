@@ -144,7 +144,7 @@ def reference() -> str:
             for heading, names in config.groups(schema).items():
                 for name in names:
                     info = schema.model_fields[name]
-                    option = ConfigOption(name, info, help_of[name], heading)
+                    option = ConfigOption(name, info, heading)
                     shape = option.metavar_text.replace("|", "\\|") or "on or off"
                     lines.append(f"| `{name}` | {shape} | {help_of[name]} |")
             lines.append("")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onecard import paths
-from onecard.hub import download
+from onecard.hub import network
 from onecard.memory import devices
 from onecard.reporting import Result, table
 from onecard.units import GIB, gib, size
@@ -181,13 +181,13 @@ def _disk() -> Check:
 
 
 def _hub() -> Check:
-    if download.offline():
+    if network.offline():
         return Check(
             "hub", "missing", "downloads are switched off (ONECARD_OFFLINE or HF_HUB_OFFLINE)"
         )
     return (
         Check("hub", "good", "reachable")
-        if download.hub_reachable()
+        if network.hub_reachable()
         else Check(
             "hub", "missing", "the model hub cannot be reached: embedded models and files only"
         )

@@ -7,6 +7,7 @@ from onecard import doctor as examination
 from onecard import tasks
 from onecard.hub import names, store
 from onecard.reporting import Reporter, Result
+from onecard.tasks import loading
 
 
 def models() -> ModuleType:
@@ -43,5 +44,5 @@ def doctor() -> Result:
     """What this machine has and lacks, each fault with its fix."""
     extras: dict[str, list[str]] = {}
     for task in tasks.all_tasks().values():
-        extras.setdefault(task.extra or task.name, []).extend(tasks.missing(task.packages))
+        extras.setdefault(task.extra or task.name, []).extend(loading.missing(task.packages))
     return examination.examine(extras)

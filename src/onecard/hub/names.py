@@ -20,10 +20,9 @@ from urllib.parse import urlsplit
 from onecard import paths
 from onecard.errors import NotFound, SettingsError, not_found
 from onecard.memory.architectures import lm
-from onecard.memory.architectures.gguf import read_header, read_remote
+from onecard.memory.architectures.gguf import read_header
 from onecard.memory.architectures.lm import LM
 from onecard.memory.architectures.model_names import canonical, spellings
-from onecard.runs import store
 
 OLLAMA_URL = "http://127.0.0.1:11434"
 QUANT = re.compile(
@@ -101,6 +100,9 @@ def find(name: str, quant: str = "") -> Model:
             fix="--model smollm2-135m, or another of: onecard models list",
         )
     if name.startswith("run:"):
+        # loads what writes runs: only a run's name needs it
+        from onecard.runs import store
+
         return Model(name, "run", store.result_model(name[4:]))
     if name.startswith("ollama:"):
         return _ollama(name)
@@ -184,6 +186,9 @@ def counts(name: str) -> tuple[LM, int]:
     models. Raises NotFound for an unknown model, DataError, SettingsError.
     """
     if name.lower().startswith(("http://", "https://")):
+        # loads ssl and http: 30 ms that only an address needs
+        from onecard.memory.architectures.gguf_remote import read_remote
+
         header = read_remote(name)
         return lm.from_header(header, name.rpartition("/")[2]), header.data_bytes
     path = Path(name).expanduser()

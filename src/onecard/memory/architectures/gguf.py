@@ -6,16 +6,14 @@ before it is believed,
 so a hostile header costs bounded time and memory.
 """
 
-import http.client
 import mmap
 import struct
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onecard.errors import DataError, NotFound
+from onecard.errors import DataError
 
 MAX_KEYS, MAX_TENSORS, MAX_DIMS, MAX_STRING, MAX_ARRAY = 4096, 65536, 4, 1 << 24, 1 << 22
 REPACKED = ("q4_0", "q4_k", "q2_k", "iq4_nl")
@@ -128,7 +126,7 @@ def read_header(path: Path) -> Header:
     """Raises DataError for a file that is no GGUF, is cut short or lies about its sizes."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data, path).header()
+            return Reader(data, path).header()
     except (OSError, ValueError) as fault:  # mmap refuses an empty file with a ValueError
         raise DataError(
             f"{path} does not open as a model", why=str(fault), fix="download or convert it again"
@@ -139,66 +137,13 @@ FIRST_BYTES = 1 << 22
 """What is asked for first of a file far away; a vocabulary of 256k words takes some 8 MB, so it is
 asked for more until the header is whole."""
 MOST_BYTES = 1 << 27
-TIMEOUT_S = 20
 
 
-def read_remote(url: str) -> Header:
-    """A header over HTTP range requests: some megabytes of a file of gigabytes.
-
-    Raises DataError, NotFound.
-    """
-    have, whole = b"", 0
-    ask = FIRST_BYTES
-    while True:
-        more, whole = _range(url, len(have), ask)
-        have += more
-        try:
-            return _Reader(have, url, whole).header()
-        except _NeedsMore:
-            if not more or len(have) >= min(whole, MOST_BYTES):
-                raise DataError(
-                    f"{url} is not a whole GGUF file",
-                    why=f"its header does not end within {len(have)} bytes",
-                    fix="check the address, or download the file",
-                ) from None
-        ask = len(have)
-
-
-def _range(url: str, start: int, count: int) -> tuple[bytes, int]:
-    """(bytes from `start`, size of the whole file)."""
-    if not url.lower().startswith(("http://", "https://")):
-        raise DataError(
-            f"{url} is no web address",
-            why="a header is read over http or https",
-            fix="give a file's path, or its address",
-        )
-    request = urllib.request.Request(
-        url, headers={"Range": f"bytes={start}-{start + count - 1}", "User-Agent": "onecard"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            if answer.status == 200 and start:
-                raise DataError(
-                    f"{url} cannot be read in parts",
-                    why="its server ignores range requests",
-                    fix="download the file",
-                )
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            whole = (
-                int(total) if total.isdigit() else int(answer.headers.get("Content-Length") or 0)
-            )
-            return answer.read(count), whole
-    except (OSError, http.client.HTTPException) as fault:  # URLError and time-outs are OSErrors
-        raise NotFound(
-            f"{url} cannot be read", why=str(fault), fix="check the address and the network"
-        ) from None
-
-
-class _NeedsMore(Exception):
+class NeedsMore(Exception):
     """The header goes on after what was fetched."""
 
 
-class _Reader:
+class Reader:
     """`whole`: the file's size where only its beginning is at hand."""
 
     def __init__(self, data: mmap.mmap | bytes, path: Path | str, whole: int = 0) -> None:
@@ -219,7 +164,7 @@ class _Reader:
         if self.at + size > self.end:
             raise self.fail(f"it ends at byte {self.end}, inside its header")
         if self.at + size > self.here:
-            raise _NeedsMore
+            raise NeedsMore
 
     def take(self, form: str) -> Any:
         size = struct.calcsize(form)

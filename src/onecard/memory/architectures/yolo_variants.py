@@ -1,6 +1,5 @@
 """YOLOX, v6, v7, RTMDet and PP-YOLOE+, after mmyolo's configs and blocks."""
 
-
 from onecard.memory.architectures.yolo_layers import SCALES, Layers, Maps, times
 from onecard.memory.simulator import Tape, Tensor
 
