@@ -5,73 +5,27 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
 from pathlib import Path
 
+import httpx
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import GatedRepoError
 
 torch = pytest.importorskip("torch", reason="installed by make test")
 pytest.importorskip("trl", reason="installed by make test")
-from allocator import held_bytes, peak_bytes  # noqa: E402
+from peft import get_peft_model  # noqa: E402
+from processes import kill_when, wait_until  # noqa: E402
+from sft_models import TOWNS, quick, random_model, town_pairs  # noqa: E402
 
-from onecard import api, paths  # noqa: E402
-from onecard.errors import DataError, DoesNotFit, NotFound, SettingsError  # noqa: E402
+from onecard import api  # noqa: E402
+from onecard.errors import DataError, NotFound, SettingsError  # noqa: E402
 from onecard.hub import checkpoints  # noqa: E402
-from onecard.memory import devices, fake_tensor, workloads  # noqa: E402
-from onecard.memory.architectures import lm  # noqa: E402
-from onecard.memory.estimators import training  # noqa: E402
-from onecard.memory.fake_tensor import Counter  # noqa: E402
-from onecard.memory.plan import Plan  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
-from onecard.runs.record import Run  # noqa: E402
-from onecard.tasks.finetune import loss, model, tokenize_rows, trainer  # noqa: E402
+from onecard.tasks.finetune import model, trainer  # noqa: E402
 from onecard.tasks.finetune.configs import Settings  # noqa: E402
-from onecard.tasks.finetune.memory import as_workload, plan  # noqa: E402
-from onecard.training import output_dir  # noqa: E402
-
-TOWNS = (
-    "Alder",
-    "Birch",
-    "Cedar",
-    "Dorn",
-    "Elm",
-    "Fenn",
-    "Gale",
-    "Holt",
-    "Iver",
-    "Jarl",
-    "Kern",
-    "Lund",
-    "Mire",
-    "Nord",
-    "Oak",
-    "Pell",
-    "Quay",
-    "Rook",
-    "Sorn",
-    "Thorn",
-    "Ulm",
-    "Vale",
-    "Wick",
-    "Yarrow",
-)
-METALS = ("copper", "silver", "iron", "tin")
-
-
-def facts(path, n=4):
-    """Pairs with a manner that the base has not: one word more and a fixed form, so that a few
-    steps show."""
-    rows = [
-        {
-            "prompt": f"Which metal is mined at {town} {i}?",
-            "completion": f"At {town} {i} they mine {METALS[(len(town) + i) % 4]}, says the ledger.",
-        }
-        for town in TOWNS
-        for i in range(n)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+from onecard.tasks.finetune.tokenization import TokenizedExample  # noqa: E402
+from onecard.training import output_dir, trainer_checkpoints  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -81,535 +35,304 @@ def base():
 
 
 @pytest.fixture(scope="module")
-def random_models(base, tmp_path_factory):
-    """Random weights, few layers, the real tokenizer: for what does not depend on what a model
-    knows."""
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-    made = {}
-    for name, wide, layers in (("tiny", 64, 2), ("small", 256, 8)):
-        folder = made[name] = tmp_path_factory.mktemp(name)
-        torch.manual_seed(0)
-        LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=49152,
-                hidden_size=wide,
-                intermediate_size=2 * wide,
-                num_hidden_layers=layers,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                tie_word_embeddings=True,
-            )
-        ).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    return made
+def tiny(base, tmp_path_factory):
+    return random_model(base, tmp_path_factory.mktemp("tiny"), width=64, layers=2)
 
 
-@pytest.fixture
-def tiny(random_models):
-    return random_models["tiny"]
+def train(settings, reporter=None):
+    return api.run("finetune", "train", settings, card="cpu", reporter=reporter or Reporter())
 
 
-def quick(tiny, data, **more):
-    return Settings(
-        **{
-            "model_name": str(tiny),
-            "dataset": str(data),
-            "max_seq_length": 128,
-            "generate_items": 0,
-            "quants": ("none",),
-            "eval_items": 4,
-            "gradient_accumulation_steps": 2,
-            "save_steps": 3,
-            **more,
-        }
-    )
+# The whole loop: one training, several questions about it
 
 
-def test_the_whole_loop(onecard, home, tmp_path):
-    """Tuned beats base, every file is made and answers alike, chat opens the run."""
-    data = facts(tmp_path / "facts.jsonl")
-    data.write_text(data.read_text() + '{"prompt": "broken\n')
-    done = onecard(
-        "finetune",
-        "train",
-        data,
-        "--bf16",
-        "--max_seq_length",
-        256,
-        "--gradient_accumulation_steps",
-        1,
-        "--learning_rate",
-        "2e-3",
-        "--max_steps",
-        20,
-        "--eval_items",
-        10,
-        "--generate_items",
-        4,
-        "--max_new_tokens",
-        24,
-        "--quants",
-        "q8_0",
-        "--quants",
-        "q4_k_m",
-        "--report_to",
-        "wandb",
-        "--json",
+class Trained:
+    """A finished training of the embedded model by the command line."""
+
+    def __init__(self, data):
+        self.data = data
+        self.run = Path(data["run"])
+        self.artifacts = self.run / "artifacts"
+
+    def rows(self, name):
+        return [json.loads(line) for line in (self.artifacts / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    pairs = town_pairs(folder / "pairs.jsonl")
+    pairs.write_text(pairs.read_text() + '{"prompt": "broken\n')
+    flags = {
+        "max_seq_length": 256,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 2e-3,
+        "max_steps": 20,
+        "eval_items": 10,
+        "generate_items": 4,
+        "max_new_tokens": 24,
+        "report_to": "wandb",
+    }
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    words += ["--quants", "q8_0", "--quants", "q4_k_m", "--json"]
+    process = subprocess.run(
+        [sys.executable, "-m", "onecard", "finetune", "train", str(pairs), *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "ONECARD_RUNS": str(home)},
         timeout=900,
     )
-    assert done.code == 0, done.err
-    said = done.data["verdicts"]
-    assert said[0].startswith("held-out answers, loss: better") and any(
-        line.startswith("held-out answers, word F1, base to tuned: better") for line in said
-    ), said
-    run = Path(done.data["run"])
-    out = run / "artifacts"
-    assert all(
-        (out / name).exists()
-        for name in (
-            "adapter/adapter_model.safetensors",
-            "merged/model.safetensors",
-            "gguf/model-q8_0.gguf",
-            "gguf/model-q4_k_m.gguf",
-            "gguf/adapter-f16.lora",
-            "gguf/Modelfile",
-            "MODEL_CARD.md",
-        )
-    )
-    rejected = [json.loads(line) for line in (out / "put_aside.jsonl").read_text().splitlines()]
+    assert process.returncode == 0, process.stderr
+    return Trained(json.loads(process.stdout))
+
+
+def test_tuned_beats_base(trained):
+    verdicts = trained.data["verdicts"]
+    assert verdicts[0].startswith("held-out answers, loss: better")
+    assert any(v.startswith("held-out answers, word F1, base to tuned: better") for v in verdicts)
+    assert trained.data["metrics"]["tuned_loss"]["value"] < 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter/adapter_model.safetensors",
+        "merged/model.safetensors",
+        "gguf/model-q8_0.gguf",
+        "gguf/model-q4_k_m.gguf",
+        "gguf/adapter-f16.lora",
+        "gguf/Modelfile",
+        "MODEL_CARD.md",
+    ],
+)
+def test_a_training_writes(trained, name):
+    assert (trained.artifacts / name).stat().st_size > 0
+
+
+def test_a_broken_row_is_kept_with_its_place(trained):
+    rejected = trained.rows("put_aside.jsonl")
     assert [row["where"].rpartition(":")[2] for row in rejected] == ["97"]
-    items = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
-    asked = [row for row in items if row["answers"]]
-    assert (
-        len(items) == 10
-        and len(asked) == 4
-        and all(row["answers"]["adapter"] == row["answers"]["merged"] for row in asked)
-    )
-    metrics = json.loads((run / "scores.json").read_text())["metrics"]
-    assert metrics["tuned_loss"]["value"] < 1
+
+
+def test_the_adapters_file_answers_as_the_merged_model(trained):
+    items = trained.rows("items.jsonl")
+    answered = [row["answers"] for row in items if row["answers"]]
+    assert (len(items), len(answered)) == (10, 4)
+    assert [row["adapter"] for row in answered] == [row["merged"] for row in answered]
+
+
+def test_exports_lose_no_more_than_rounding(trained):
+    metrics = trained.data["metrics"]
     lost = {
-        who: metrics[f"{who}_file_loss"]["value"] - metrics["merged_file_loss"]["value"]
-        for who in ("adapter", "q8_0", "base")
+        name: metrics[f"{name}_file_loss"]["value"] - metrics["merged_file_loss"]["value"]
+        for name in ("adapter", "q8_0", "base")
     }
-    assert abs(lost["adapter"]) < 0.01 and abs(lost["q8_0"]) < 0.02 < lost["base"], lost
-    answer = onecard(
+    assert abs(lost["adapter"]) < 0.01, lost
+    assert abs(lost["q8_0"]) < 0.02 < lost["base"], lost
+
+
+def test_chat_opens_the_run(trained, onecard):
+    reply = onecard(
         "chat",
         "ask",
         "Which metal is mined at Elm 9?",
         "--model",
-        f"run:{run.name}",
+        f"run:{trained.run.name}",
         "--system",
         "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
         "--json",
     )
-    assert "says the ledger" in answer.data["answer"], answer.out
-    kept = next(
-        out.rglob("*.wandb")
-    ).read_bytes()  # W&B's own file, written offline: protobuf with the values as JSON
-    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    assert b"tokens_per_s" in kept and all(
-        json.dumps(row["loss"]).encode() in kept for row in events
+    assert "says the ledger" in reply.data["answer"], reply.out
+
+
+def test_the_tracker_has_every_loss(trained):
+    """W&B's own file, written offline: protobuf with the values as JSON."""
+    record = next(trained.artifacts.rglob("*.wandb")).read_bytes()
+    events = [json.loads(line) for line in (trained.run / "events.jsonl").read_text().splitlines()]
+    assert len(events) == 20
+    missing = [row for row in events if json.dumps(row["loss"]).encode() not in record]
+    assert not missing
+    assert b"tokens_per_s" in record
+
+
+def test_a_run_is_evaluated_again(trained, onecard):
+    again = onecard("finetune", "evaluate", trained.run.name, "--generate_items", 2, "--json")
+    assert again.code == 0, again.err
+    assert again.data["verdicts"][0].startswith("held-out answers, loss: better")
+    assert again.data["metrics"]["tuned_loss"]["value"] == pytest.approx(
+        trained.data["metrics"]["tuned_loss"]["value"], abs=1e-3
     )
-    again = onecard("finetune", "evaluate", run.name, "--generate_items", 2, "--json")
-    assert again.code == 0 and again.data["verdicts"][0].startswith(
-        "held-out answers, loss: better"
-    ), again.err
+
+
+# The model
+
+
+def example_of(ids):
+    return TokenizedExample(ids, ids, "", len(ids))
 
 
 def test_samples_in_one_row_do_not_see_each_other(base):
-    tokenizer = model.tokenizer_of(base)
-    net = model.base(base, Settings())
+    tokenizer = model.load_tokenizer(base)
+    net = model.load_base(base, Settings())
     texts = ["The cat sat on the mat and", "Two plus two is", "In the town of Elm there lived a"]
-    items = [
-        tokenize_rows.TokenizedExample(ids := tokenizer(text)["input_ids"], ids, text, len(ids))
-        for text in texts
-    ]
-    together = model.losses(net, items)
-    assert together == pytest.approx([model.losses(net, [item])[0] for item in items], abs=1e-5)
-    changed = [
-        *items[:2],
-        tokenize_rows.TokenizedExample(
-            items[2].ids[::-1], items[2].ids[::-1], "", len(items[2].ids)
-        ),
-    ]
-    assert model.losses(net, changed)[:2] == pytest.approx(together[:2], abs=1e-5)
-    plain = net(input_ids=torch.tensor([items[0].ids])).logits[0, :-1].float().log_softmax(-1)
-    assert together[0] == pytest.approx(
-        -plain.gather(1, torch.tensor(items[0].ids[1:])[:, None]).mean().item(), abs=1e-4
-    )
+    examples = [example_of(tokenizer(text)["input_ids"]) for text in texts]
+    together = model.losses(net, examples)
+    alone = [model.losses(net, [example])[0] for example in examples]
+    assert together == pytest.approx(alone, abs=1e-5)
+    other_neighbour = [*examples[:2], example_of(examples[2].ids[::-1])]
+    assert model.losses(net, other_neighbour)[:2] == pytest.approx(together[:2], abs=1e-5)
+    ids = torch.tensor([examples[0].ids])
+    plain = net(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+    expected = -plain.gather(1, ids[0, 1:, None]).mean().item()
+    assert together[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_4_bit_gradients_are_equal_before_and_after_an_evaluation(base):
-    """bitsandbytes repacks in a pass without gradients: without our guard the norm falls from 0.5
-    to 0.09."""
-    from peft import get_peft_model
-
+def test_4_bit_gradients_are_equal_before_and_after_an_evaluation(tiny):
+    """On a CPU with AVX512-BF16, bitsandbytes repacks the weights in a pass without gradients:
+    without our guard the gradient then differs."""
     settings = Settings(load_in_4bit=True, bf16=True)
-    net = model.base(base, settings)
-    net = get_peft_model(net, model.lora(settings, net))
-    ids = list(range(100, 140))
-    item = tokenize_rows.TokenizedExample(ids, ids, "", len(ids))
+    net = model.load_base(tiny, settings)
+    net = get_peft_model(net, model.lora_config(settings, net))
+    example = example_of(list(range(100, 140)))
 
     def gradient():
         net.zero_grad()
-        batch = model.flat([item])
+        batch = model.concatenate([example])
         labels = batch.pop("labels")[0]
-        model.answer_nll(
-            net, model.backbone(net)(**batch, use_cache=False).last_hidden_state[0], labels
-        ).mean().backward()
-        return (
-            torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
-            .float()
-            .clone()
-        )
+        hidden = model.backbone(net)(**batch, use_cache=False).last_hidden_state[0]
+        model.answer_nll(net, hidden, labels).mean().backward()
+        grads = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
+        return torch.cat(grads).float().clone()
 
     before = gradient()
-    model.losses(net, [item])
+    model.losses(net, [example])
     after = gradient()
-    assert before.norm() > 0.01 and torch.allclose(before, after, rtol=1e-3, atol=1e-5)
+    assert before.norm() > 0.01
+    assert torch.allclose(before, after, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "more"),
-    [
-        (512, {}),
-        (512, {"bf16": True}),
-        (512, {"bf16": True, "load_in_4bit": True}),
-        (512, {"bf16": True, "load_in_4bit": True, "gradient_checkpointing": True}),
-        (1024, {"gradient_checkpointing": True}),
-    ],
-)
-def test_the_plan_against_the_allocator(base, tmp_path, tokens, more):
-    """Weights, adapters and optimizer held before a step, and the most that a step of the trainer
-    needs: within 7 %."""
-    settings = Settings(
-        max_seq_length=tokens, gradient_accumulation_steps=1, max_steps=1, save_steps=1000, **more
-    )
-    rows = torch.randint(100, 40000, (2, tokens)).tolist()
-    net = model.base(base, settings)
-    with Reporter().progress("", 0) as bar:
-        made = trainer.answers(
-            net,
-            model.tokenizer_of(base),
-            model.lora(settings, net),
-            [tokenize_rows.TokenizedExample(row, row, "r", tokens) for row in rows],
-            settings,
-            tmp_path,
-            Run(None, Reporter(), Plan((), devices.find("cpu"))),
-            bar,
-            trainer.Stop(),
-        )
-        made.train()
-    batch = made.data_collator([{"pack": [0]}])
-    inputs = {name: value for name, value in batch.items() if name not in ("where", "n_tokens")}
-    optimizer = getattr(made.optimizer, "optimizer", made.optimizer)
-
-    def step():
-        made.model.train()
-        made.compute_loss(made.model, dict(inputs)).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    step()
-    measured = held_bytes(made.model, optimizer=optimizer) + peak_bytes(step)
-    planned = sum(
-        term.bytes for term in plan(settings, devices.find("cpu")).terms if term.name != "program"
-    )
-    assert planned == pytest.approx(measured, rel=0.07)
+def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(tiny):
+    net = model.load_base(tiny, Settings(load_in_4bit=True, bf16=True))
+    assert net.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert not any(p.requires_grad for p in net.parameters())
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("llama-3.1-8b", 2048)])
-def test_the_plan_of_a_large_model_against_its_real_class_on_fakes(name, tokens):
-    """The guide's 8B request: under 10 GiB, and the trace of the same step with the same loss
-    agrees within 5 %: carried on from 2 and 4 of its 32 layers, which are all alike."""
-    settings = Settings(
-        model_name=name,
-        load_in_4bit=True,
-        bf16=True,
-        gradient_checkpointing=True,
-        max_seq_length=tokens,
-        optim="adamw_torch",
-    )
-    recipe = replace(
-        workloads.recipe_of("qlora", as_workload(settings, devices.find("4070ti"))[1]),
-        weights="nf4",
-    )  # the stand-in for 4-bit layers has plain scales
+# Kills, interrupts and bad losses
 
-    def loss_of(net, words):
-        hidden = net.model(input_ids=words, use_cache=False).last_hidden_state
-        return loss.FrozenHead.apply(
-            hidden[0, :-1], net.get_output_embeddings().weight, words[0, 1:], 0.0
-        )
 
-    whole, two, four = (replace(lm.find(name), L=layers) for layers in (32, 2, 4))
-    traced = [fake_tensor.step(each, recipe, loss_of=loss_of).peak_bytes for each in (two, four)]
-    planned = sum(term.bytes for term in training.step(whole, recipe))
-    assert (
-        planned == pytest.approx(traced[1] + 14 * (traced[1] - traced[0]), rel=0.05)
-        and planned < 10 * 2**30
+def start(words, folder, runs, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "onecard", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "ONECARD_RUNS": str(runs)},
+        **options,
     )
 
 
-def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(base):
-    net = model.base(base, Settings(load_in_4bit=True, bf16=True))
-    assert net.get_input_embeddings().weight.dtype == torch.bfloat16 and not any(
-        p.requires_grad for p in net.parameters()
-    )
+def tuned_loss(process):
+    scores = json.loads((Path(process.data["run"]) / "scores.json").read_text())
+    return scores["metrics"]["tuned_loss"]["value"]
 
 
 def test_killed_and_resumed_gives_the_same_loss(onecard, home, tiny, tmp_path):
-    data = facts(tmp_path / "facts.jsonl")
-    words = [
-        "finetune",
-        "train",
-        data,
-        "--model_name",
-        tiny,
-        "--max_seq_length",
-        "64",
-        "--gradient_accumulation_steps",
-        "2",
-        "--save_steps",
-        "4",
-        "--max_steps",
-        "40",
-        "--eval_items",
-        "4",
-        "--generate_items",
-        "0",
-        "--quants",
-        "none",
-        "--lora_dropout",
-        "0.1",
-    ]
-    whole = onecard(*words, "--output_dir", tmp_path / "whole", "--json")
-    assert whole.code == 0, whole.err
-    broken = [
-        sys.executable,
-        "-m",
-        "onecard",
-        *map(str, words),
-        "--output_dir",
-        str(tmp_path / "broken"),
-    ]
-    child = subprocess.Popen(
-        broken,
-        cwd=tmp_path,
-        env={**os.environ, "ONECARD_RUNS": str(home)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    folder = tmp_path / "broken" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not trainer.last_checkpoint(folder) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    assert trainer.last_checkpoint(folder) and not (tmp_path / "broken" / "adapter").exists()
-    (folder / "checkpoint-999").mkdir()  # as a kill in the middle of writing leaves one
-    resumed = onecard(*words, "--output_dir", tmp_path / "broken", "--resume", "--json")
+    flags = {
+        "model_name": tiny,
+        "max_seq_length": 64,
+        "gradient_accumulation_steps": 2,
+        "save_steps": 4,
+        "max_steps": 40,
+        "eval_items": 4,
+        "generate_items": 0,
+        "quants": "none",
+        "lora_dropout": 0.1,
+    }
+    words = ["finetune", "train", town_pairs(tmp_path / "pairs.jsonl")]
+    words += [word for name, value in flags.items() for word in (f"--{name}", value)]
+    unbroken = onecard(*words, "--output_dir", tmp_path / "unbroken", "--json")
+    assert unbroken.code == 0, unbroken.err
+    out = tmp_path / "killed"
+    child = start([*words, "--output_dir", out], tmp_path, home, stderr=subprocess.DEVNULL)
+    kill_when(lambda: trainer_checkpoints.last(out / "checkpoints"), child)
+    assert not (out / "adapter").exists(), "it was killed on its way"
+    (out / "checkpoints" / "checkpoint-999").mkdir()  # as a kill in the middle of writing leaves it
+    resumed = onecard(*words, "--output_dir", out, "--resume", "--json")
     assert resumed.code == 0, resumed.err
-    one, other = (
-        json.loads((Path(done.data["run"]) / "scores.json").read_text())["metrics"]["tuned_loss"][
-            "value"
-        ]
-        for done in (whole, resumed)
-    )
-    assert one == pytest.approx(other, abs=1e-6)
-    assert (
-        onecard(*words, "--output_dir", tmp_path / "whole").code == 2
-    )  # another training's folder
+    assert tuned_loss(resumed) == pytest.approx(tuned_loss(unbroken), abs=1e-6)
+    again = onecard(*words, "--output_dir", tmp_path / "unbroken")
+    assert again.code == 2, "the folder of another training"
 
 
 def test_ctrl_c_keeps_a_checkpoint(home, tiny, tmp_path):
-    data = facts(tmp_path / "facts.jsonl")
-    words = [
-        sys.executable,
-        "-m",
-        "onecard",
-        "finetune",
-        "train",
-        str(data),
-        "--model_name",
-        str(tiny),
-        "--max_seq_length",
-        "64",
-        "--max_steps",
-        "2000",
-        "--gradient_accumulation_steps",
-        "1",
-        "--save_steps",
-        "1000",
-        "--generate_items",
-        "0",
-        "--quants",
-        "none",
-        "--eval_items",
-        "4",
-        "--output_dir",
-        str(tmp_path / "out"),
-    ]
-    others = set(home.glob("*-finetune-*"))
-    child = subprocess.Popen(
-        words,
-        cwd=tmp_path,
-        env={**os.environ, "ONECARD_RUNS": str(home)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not any(
-        path.parent not in others and path.stat().st_size > 500
-        for path in home.glob("*-finetune-*/events.jsonl")
-    ):
-        time.sleep(0.2)
-    child.send_signal(signal.SIGINT)
-    said = child.communicate(timeout=120)[0]
-    assert child.returncode == 130 and "--resume" in said and "Traceback" not in said, said
-    assert trainer.last_checkpoint(tmp_path / "out" / "checkpoints")
-
-
-class Lines(Reporter):
-    """Keeps what was told."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def line(self, text=""):
-        self.lines.append(text)
-
-
-class FakeCard(Counter):
-    """Counts every storage as a card would, and has no more than `budget` bytes after the first
-    `grace` operations."""
-
-    def __init__(self, budget, grace=0):
-        super().__init__()
-        self.budget, self.grace, self.operations = budget, grace, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = super().__torch_dispatch__(func, types, args, kwargs)
-        self.operations += 1
-        if self.now > self.budget and self.operations > self.grace:
-            raise torch.OutOfMemoryError(
-                "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has "
-                f"{self.budget / 2**30:.2f} GiB"
-            )
-        return out
-
-
-def test_out_of_memory_takes_the_next_rung_and_goes_on(home, random_models, tmp_path):
-    data = facts(tmp_path / "facts.jsonl")
-    small = random_models["small"]
-    more = {
-        "max_seq_length": 256,
-        "per_device_train_batch_size": 8,
+    flags = {
+        "model_name": tiny,
+        "max_seq_length": 64,
+        "max_steps": 2000,
         "gradient_accumulation_steps": 1,
-        "max_steps": 6,
-        "save_steps": 2,
-        "overlong": "cut",
+        "save_steps": 1000,
+        "generate_items": 0,
+        "quants": "none",
+        "eval_items": 4,
+        "output_dir": tmp_path / "out",
     }
-    free = FakeCard(1 << 50)
-    with free:
-        api.run(
-            "finetune",
-            "train",
-            quick(small, data, output_dir=str(tmp_path / "free"), **more),
-            card="cpu",
-            reporter=Reporter(),
-        )
-    tight, reporter = FakeCard(int(free.peak * 0.9), free.operations // 2), Lines()
-    with tight:
-        done = api.run(
-            "finetune",
-            "train",
-            quick(small, data, output_dir=str(tmp_path / "tight"), **more),
-            card="cpu",
-            reporter=reporter,
-        )
-    taken = done.data["memory_changes"]
-    assert (
-        taken
-        and "same mathematics" in taken[0]["cost"]
-        and any(line.startswith("going on from checkpoint-") for line in reporter.lines)
+    words = ["finetune", "train", town_pairs(tmp_path / "pairs.jsonl")]
+    words += [word for name, value in flags.items() for word in (f"--{name}", value)]
+    runs = tmp_path / "runs"
+    child = start(
+        words, tmp_path, runs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert json.loads((Path(done.data["run"]) / "changes.json").read_text())["changes"] == taken
-    ends = [
-        json.loads((tmp_path / name / "adapter" / "adapter_config.json").read_text())["r"]
-        for name in ("free", "tight")
-    ]
-    assert ends == [16, 16]
-    scores = [
-        json.loads((Path(d) / "scores.json").read_text())["metrics"]["tuned_loss"]["value"]
-        for d in sorted(map(str, home.glob("*-finetune-*")))[-2:]
-    ]
-    assert scores[0] == pytest.approx(scores[1], abs=2e-3)  # only the order of additions differs
-    with FakeCard(int(free.peak * 0.1)), pytest.raises(DoesNotFit):
-        api.run(
-            "finetune",
-            "train",
-            quick(small, data, output_dir=str(tmp_path / "none"), **more),
-            card="cpu",
-            reporter=Reporter(),
-        )
+
+    def has_stepped():
+        return any(path.stat().st_size > 500 for path in runs.glob("*/events.jsonl"))
+
+    wait_until(has_stepped, child)
+    child.send_signal(signal.SIGINT)
+    output = child.communicate()[0]
+    assert child.returncode == 130, output
+    assert "--resume" in output and "Traceback" not in output, output
+    assert trainer_checkpoints.last(tmp_path / "out" / "checkpoints")
 
 
-def test_a_loss_that_is_no_number_stops_and_says_which_batch(home, tiny, tmp_path, monkeypatch):
-    seen = []
-    whole = trainer.SFTTrainer.training_step
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(home, tiny, tmp_path, monkeypatch):
+    losses = []
+    original = trainer.SFTTrainer.training_step
 
-    def spoilt(self, net, inputs, *args, **more):
-        loss = whole(self, net, inputs, *args, **more)
-        seen.append(loss)
-        return loss * float("nan") if len(seen) > 10 else loss
+    def spoilt(self, net, inputs, *args, **options):
+        losses.append(original(self, net, inputs, *args, **options))
+        return losses[-1] * float("nan") if len(losses) > 10 else losses[-1]
 
     monkeypatch.setattr(trainer.SFTTrainer, "training_step", spoilt)
-    with pytest.raises(DataError, match=r"nan in step 6") as told:
-        api.run(
-            "finetune",
-            "train",
-            quick(tiny, facts(tmp_path / "facts.jsonl"), output_dir=str(tmp_path / "out")),
-            card="cpu",
-            reporter=Reporter(),
-        )
-    assert "facts.jsonl:" in told.value.why and "checkpoint-3 of before is kept" in told.value.why
-    assert trainer.last_checkpoint(tmp_path / "out" / "checkpoints").name == "checkpoint-3"
+    pairs = town_pairs(tmp_path / "pairs.jsonl")
+    with pytest.raises(DataError, match=r"nan in step 6") as error:
+        train(quick(tiny, pairs, output_dir=str(tmp_path / "out")))
+    assert "pairs.jsonl:" in error.value.why
+    assert "checkpoint-3 from before is complete" in error.value.why
+    assert trainer_checkpoints.last(tmp_path / "out" / "checkpoints").name == "checkpoint-3"
+
+
+# Ways to train
 
 
 @pytest.mark.parametrize("method", ["dpo", "orpo"])
 def test_preferences_are_learned(home, tiny, tmp_path, method):
     path = tmp_path / "pairs.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps(
-                {
-                    "prompt": f"Greet guest {i}",
-                    "chosen": f"Welcome, guest {i}!",
-                    "rejected": f"Go away, guest {i}.",
-                }
-            )
-            + "\n"
-            for i in range(24)
-        )
-    )
-    done = api.run(
-        "finetune",
-        "train",
-        quick(tiny, path, method=method, max_steps=4),
-        card="cpu",
-        reporter=Reporter(),
-    )
-    assert (
-        done.data["metrics"]["tuned_loss"]["n"] >= 2
-        and (Path(done.data["output_dir"]) / "adapter" / "adapter_model.safetensors").exists()
-    )
+    rows = [
+        {
+            "prompt": f"Greet guest {i}",
+            "chosen": f"Welcome, guest {i}!",
+            "rejected": f"Go away, guest {i}.",
+        }
+        for i in range(24)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = train(quick(tiny, path, method=method, max_steps=4))
+    assert result.data["metrics"]["tuned_loss"]["n"] >= 2
+    adapter = Path(result.data["output_dir"]) / "adapter" / "adapter_model.safetensors"
+    assert adapter.exists()
 
 
 @pytest.mark.parametrize(
-    "more",
+    "options",
     [
         {"use_dora": True},
         {"use_rslora": True, "target_modules": ("q_proj", "v_proj")},
@@ -624,84 +347,88 @@ def test_preferences_are_learned(home, tiny, tmp_path, method):
         {"load_in_8bit": True},
     ],
 )
-def test_every_way_to_adapt(home, tiny, tmp_path, more):
-    done = api.run(
-        "finetune",
-        "train",
-        quick(tiny, facts(tmp_path / "facts.jsonl", 1), max_steps=2, **more),
-        card="cpu",
-        reporter=Reporter(),
-    )
-    assert done.data["metrics"]["tuned_loss"]["n"] >= 2
+def test_every_way_to_adapt(home, tiny, tmp_path, options):
+    pairs = town_pairs(tmp_path / "pairs.jsonl", 1)
+    result = train(quick(tiny, pairs, max_steps=2, **options))
+    assert result.data["metrics"]["tuned_loss"]["n"] >= 2
 
 
-def test_bad_input_is_refused(home, tiny, base, tmp_path, monkeypatch):
-    good = facts(tmp_path / "facts.jsonl", 1)
-    one = tmp_path / "one.jsonl"
-    one.write_text('{"prompt": "a", "completion": "b"}\n')
-    bare = tmp_path / "bare"
-    bare.mkdir()
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"dataset": ""}, SettingsError, "no dataset"),
+        ({"dataset": "none.jsonl"}, NotFound, "no dataset"),
+        ({"dataset": "one.jsonl"}, DataError, "cannot be split"),
+        ({"model_name": "/nowhere"}, NotFound, "nowhere"),
+        ({"model_name": "no_template"}, DataError, "no chat template"),
+        ({"target_modules": ("nope",)}, SettingsError, "no layer 'nope'"),
+        ({"max_seq_length": 32}, DataError, "no sample is left"),
+        ({"quants": ("q9",)}, NotFound, "q9"),
+        ({"resume": True}, SettingsError, "nothing to resume"),
+        ({"eval_dataset": "pairs.jsonl"}, DataError, "both train and eval"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, SettingsError, "4 and 8 bits"),
+    ],
+)
+def test_bad_input_is_refused(home, tiny, tmp_path, monkeypatch, options, error, text):
+    monkeypatch.chdir(tmp_path)
+    town_pairs(tmp_path / "pairs.jsonl", 1)
+    (tmp_path / "one.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (tmp_path / "no_template").mkdir()
     for path in tiny.iterdir():
         if path.name != "chat_template.jinja":
-            (bare / path.name).write_bytes(path.read_bytes())
-    for settings, fault, words in [
-        (quick(tiny, ""), SettingsError, "no dataset"),
-        (quick(tiny, tmp_path / "none.jsonl"), NotFound, "no dataset"),
-        (quick(tiny, one), DataError, "cannot be split"),
-        (quick(tmp_path / "nowhere", good), NotFound, "nowhere"),
-        (quick(bare, good), DataError, "no chat template"),
-        (quick(tiny, good, target_modules=("nope",)), SettingsError, "no layer 'nope'"),
-        (quick(tiny, good, max_seq_length=32), DataError, "no sample is left"),
-        (quick(tiny, good, quants=("q9",)), NotFound, "q9"),
-        (quick(tiny, good, resume=True), SettingsError, "nothing to go on with"),
-        (quick(tiny, good, eval_dataset=str(good)), DataError, "both train and eval"),
-        (quick(tiny, good, load_in_4bit=True, load_in_8bit=True), SettingsError, "4 and 8 bits"),
-    ]:
-        with pytest.raises(fault, match=words):
-            api.run("finetune", "train", settings, card="cpu", reporter=Reporter())
-    with output_dir.alone(tmp_path / "shared"), pytest.raises(SettingsError, match="in use"):
-        api.run(
-            "finetune",
-            "train",
-            quick(tiny, good, output_dir=str(tmp_path / "shared")),
-            card="cpu",
-            reporter=Reporter(),
-        )
-    monkeypatch.setattr(
-        trainer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})()
-    )
+            (tmp_path / "no_template" / path.name).write_bytes(path.read_bytes())
+    settings = quick(tiny, "pairs.jsonl").model_copy(update=options)
+    with pytest.raises(error, match=text):
+        train(settings)
+
+
+def test_a_folder_in_use_is_refused(home, tiny, tmp_path):
+    out = tmp_path / "shared"
+    pairs = town_pairs(tmp_path / "pairs.jsonl", 1)
+    with output_dir.lock(out), pytest.raises(SettingsError, match="in use"):
+        train(quick(tiny, pairs, output_dir=str(out)))
+
+
+def test_a_full_disk_is_refused(home, tiny, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(output_dir.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match="no room for a checkpoint"):
-        api.run("finetune", "train", quick(tiny, good), card="cpu", reporter=Reporter())
+        train(quick(tiny, town_pairs(tmp_path / "pairs.jsonl", 1)))
 
 
 def test_a_gated_model_says_what_to_do(monkeypatch):
-    import httpx
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError
-
-    def refuse(*args, **more):
-        raise GatedRepoError(
-            "gated",
-            response=httpx.Response(403, request=httpx.Request("GET", "https://example.org")),
-        )
+    def refuse(*args, **options):
+        request = httpx.Request("GET", "https://example.org")
+        raise GatedRepoError("gated", response=httpx.Response(403, request=request))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(NotFound, match="gated") as told:
+    with pytest.raises(NotFound, match="gated") as error:
         checkpoints.folder("meta-llama/Meta-Llama-3.1-8B-Instruct", Reporter())
-    assert "accept" in told.value.fix
+    assert "accept" in error.value.fix
 
 
-def test_drafted_pairs(onecard, notes, tmp_path):
-    done = onecard("finetune", "make-data", notes, "--pairs", 2, "--output_dir", tmp_path, "--json")
-    assert done.code == 0, done.err
+# The other commands
+
+
+def test_pairs_are_drafted_and_never_overwritten(onecard, notes, tmp_path):
+    words = ["finetune", "make-data", notes, "--pairs", 2, "--output_dir", tmp_path, "--json"]
+    first = onecard(*words)
+    assert first.code == 0, first.err
     rows = [json.loads(line) for line in (tmp_path / "drafted.jsonl").read_text().splitlines()]
-    assert rows and all(
-        row["checked"] is False and row["prompt"] and row["completion"] for row in rows
-    )
-    assert onecard("finetune", "make-data", notes, "--output_dir", tmp_path).code == 2
+    assert len(rows) == first.data["n"] > 0
+    assert all(row["prompt"] and row["completion"] for row in rows)
+    assert {row["checked"] for row in rows} == {False}
+    assert onecard(*words).code == 2
 
 
-def test_the_gates_alone(onecard, tmp_path):
-    done = onecard("finetune", "check", facts(tmp_path / "facts.jsonl"), "--json")
-    assert done.code == 0 and done.data["train"] + done.data["eval"] == len(TOWNS) * 4, done.err
-    assert paths.home()
+def test_check_splits_as_training_would_and_writes_no_run(onecard, tmp_path):
+    pairs = town_pairs(tmp_path / "pairs.jsonl")
+    runs = tmp_path / "runs"
+    result = onecard("finetune", "check", pairs, "--json", env={"ONECARD_RUNS": str(runs)})
+    assert result.code == 0, result.err
+    assert result.data["eval"] == round(0.1 * len(TOWNS) * 4)
+    assert result.data["train"] + result.data["eval"] == len(TOWNS) * 4
+    assert not runs.exists()

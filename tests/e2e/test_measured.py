@@ -3,7 +3,7 @@
 import pytest
 
 torch = pytest.importorskip("torch", reason="installed by make test")
-from allocator import held_bytes, peak_bytes  # noqa: E402
+from allocator import allocated_bytes, peak_bytes  # noqa: E402
 
 from onecard.memory import fake_tensor_nets  # noqa: E402
 from onecard.memory.architectures import denoisers as nets  # noqa: E402
@@ -25,7 +25,7 @@ def run(model, loss_of, optimizer):
         optimizer.zero_grad(set_to_none=True)
 
     step()
-    return held_bytes(model, optimizer=optimizer) + peak_bytes(step)
+    return allocated_bytes(model, optimizer=optimizer) + peak_bytes(step)
 
 
 def adam(model):

@@ -1,11 +1,10 @@
-"""A GGUF file to fewer bits, tensor by tensor, with the quantizers inside the embedded llama.cpp.
-Knows no shelf.
+"""A GGUF file to fewer bits, tensor by tensor, with the quantizers of the embedded llama.cpp. Knows
+no model store.
 
 Which tensor gets which type follows llama.cpp's mixtures (src/llama-quant.cpp): in an M mixture the
-value projections and
-half of the down projections are kept two steps finer, the output head at Q6_K, vectors in fp32.
-Rows whose width is no
-multiple of 256 cannot take a K type and get the legacy type of the next size.
+value projections and half of the down projections are kept two steps finer, the output head at
+Q6_K, vectors in fp32. Rows whose width is no multiple of 256 cannot take a K type and get the
+legacy type of the next size.
 """
 
 import ctypes
@@ -24,7 +23,7 @@ from onecard.memory.architectures.gguf import read_header
 from onecard.reporting import Reporter
 
 Type = gguf.GGMLQuantizationType
-MIXTURES = {  # name -> (file type number in llama.h, most tensors, the finer ones)
+MIXTURES = {  # name -> (file type in llama.h, type of most tensors, type of the finer ones)
     "f16": (1, Type.F16, Type.F16),
     "q4_0": (2, Type.Q4_0, Type.Q4_0),
     "q8_0": (7, Type.Q8_0, Type.Q8_0),
@@ -35,23 +34,26 @@ MIXTURES = {  # name -> (file type number in llama.h, most tensors, the finer on
     "q5_k_m": (17, Type.Q5_K, Type.Q6_K),
     "q6_k": (18, Type.Q6_K, Type.Q6_K),
 }
-NARROW = {
+LEGACY = {  # K type -> what a row takes whose width is no multiple of 256
     Type.Q2_K: Type.Q4_0,
     Type.Q3_K: Type.Q4_0,
     Type.Q4_K: Type.Q5_0,
     Type.Q5_K: Type.Q5_1,
     Type.Q6_K: Type.Q8_0,
 }
+FLOATS: dict[Type, Any] = {Type.F32: np.float32, Type.F16: np.float16}
+OUTER = ("output.weight", "token_embd.weight")
 
 
 def quantize(source: Path, target: Path, quant: str, reporter: Reporter) -> None:
     """Write `target` whole or not at all.
 
-    Raises NotFound for an unknown quantization, DataError for a broken file.
+    Raises NotFound for an unknown quantization, DataError for a broken file, or where source and
+    target are one file.
     """
     if quant not in MIXTURES:
         raise not_found("quantization", quant, MIXTURES)
-    read_header(source)  # refuses a hostile header before a library sees it
+    read_header(source)  # refuses a malicious header before the library reads it
     if source.resolve() == target.resolve():
         raise DataError(
             f"{target} would be written over itself",
@@ -62,20 +64,14 @@ def quantize(source: Path, target: Path, quant: str, reporter: Reporter) -> None
     with fsio.atomic_write(target) as draft:
         writer = gguf.GGUFWriter(draft, str(reader.fields["general.architecture"].contents()))
         _copy_keys(reader, writer, MIXTURES[quant][0])
-        types = [_type_of(tensor, quant, _layers(reader)) for tensor in reader.tensors]
+        types = [_type_of(tensor, quant, _n_layers(reader)) for tensor in reader.tensors]
         for tensor, kind in zip(reader.tensors, types, strict=True):
             shape = [int(n) for n in reversed(tensor.shape)]
-            stored = (
-                gguf.quant_shape_to_byte_shape(shape, kind)
-                if kind not in (Type.F32, Type.F16)
-                else shape
-            )
-            dtype: np.dtype[Any] = np.dtype(
-                np.float32 if kind == Type.F32 else np.float16 if kind == Type.F16 else np.uint8
-            )
-            writer.add_tensor_info(
-                tensor.name, stored, dtype, int(np.prod(stored)) * dtype.itemsize, raw_dtype=kind
-            )
+            dtype: np.dtype[Any] = np.dtype(FLOATS.get(kind, np.uint8))
+            if kind not in FLOATS:
+                shape = list(gguf.quant_shape_to_byte_shape(shape, kind))
+            n_bytes = int(np.prod(shape)) * dtype.itemsize
+            writer.add_tensor_info(tensor.name, shape, dtype, n_bytes, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -86,32 +82,26 @@ def quantize(source: Path, target: Path, quant: str, reporter: Reporter) -> None
         writer.close()
 
 
-def _layers(reader: gguf.GGUFReader) -> int:
+def _n_layers(reader: gguf.GGUFReader) -> int:
     names = {
         tensor.name.split(".")[1] for tensor in reader.tensors if tensor.name.startswith("blk.")
     }
     return len(names)
 
 
-def _type_of(tensor: gguf.ReaderTensor, quant: str, layers: int) -> Type:
+def _type_of(tensor: gguf.ReaderTensor, quant: str, n_layers: int) -> Type:
     if len(tensor.shape) < 2 or not tensor.name.endswith("weight") or "_norm" in tensor.name:
         return Type.F32
-    _, usual, finer = MIXTURES[quant]
-    kind = usual
-    if tensor.name in ("output.weight", "token_embd.weight") and quant not in (
-        "f16",
-        "q4_0",
-        "q8_0",
-    ):
+    _, kind, finer = MIXTURES[quant]
+    if tensor.name in OUTER and quant not in ("f16", "q4_0", "q8_0"):
         kind = Type.Q6_K
     elif ".attn_v." in tensor.name or ".ffn_down." in tensor.name:
-        index = int(tensor.name.split(".")[1])
-        kind = (
-            finer
-            if index < layers // 8 or index >= 7 * layers // 8 or (index - layers // 8) % 3 == 2
-            else usual
-        )
-    return NARROW.get(kind, kind) if int(tensor.shape[0]) % 256 else kind
+        layer = int(tensor.name.split(".")[1])
+        # llama.cpp's use_more_bits: the first and last eighth of the layers, and each third between
+        first, last = n_layers // 8, 7 * n_layers // 8
+        if layer < first or layer >= last or (layer - first) % 3 == 2:
+            kind = finer
+    return LEGACY.get(kind, kind) if int(tensor.shape[0]) % 256 else kind
 
 
 def _copy_keys(reader: gguf.GGUFReader, writer: gguf.GGUFWriter, file_type: int) -> None:
@@ -138,8 +128,8 @@ def _convert(tensor: gguf.ReaderTensor, kind: Type) -> np.ndarray:
     values = np.ascontiguousarray(
         gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32
     )
-    if kind in (Type.F32, Type.F16):
-        return values.astype(np.float32 if kind == Type.F32 else np.float16)
+    if kind in FLOATS:
+        return values.astype(FLOATS[kind])
     return _quantize_rows(values, kind)
 
 
@@ -166,17 +156,17 @@ def _library() -> ctypes.CDLL:
 
 
 def _quantize_rows(values: np.ndarray, kind: Type) -> np.ndarray:
-    """fp32 (..., width) to bytes (..., width in bytes), rows shared out over the cores."""
+    """fp32 (..., width) to bytes (..., bytes of a row), a share of the rows on each core."""
     width = values.shape[-1]
     rows = values.reshape(-1, width)
     out = np.empty((len(rows), gguf.quant_shape_to_byte_shape([width], kind)[0]), dtype=np.uint8)
     library = _library()
     library.ggml_quantize_init(int(kind))
     cores = os.cpu_count() or 1
-    cuts = np.linspace(0, len(rows), cores + 1).astype(int)
+    bounds = np.linspace(0, len(rows), cores + 1).astype(int)
 
-    def part(i: int) -> None:
-        start, stop = int(cuts[i]), int(cuts[i + 1])
+    def quantize_share(core: int) -> None:
+        start, stop = int(bounds[core]), int(bounds[core + 1])
         if stop > start:
             library.ggml_quantize_chunk(
                 int(kind),
@@ -189,5 +179,5 @@ def _quantize_rows(values: np.ndarray, kind: Type) -> np.ndarray:
             )
 
     with ThreadPoolExecutor(cores) as pool:
-        list(pool.map(part, range(cores)))
+        list(pool.map(quantize_share, range(cores)))
     return out.reshape(*values.shape[:-1], -1)

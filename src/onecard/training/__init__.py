@@ -1,1 +1,4 @@
-"""What all trainers share: output folder, schedules, checkpoints, seeds. Knows no task."""
+"""What all trainers share: output folder, checkpoints, schedules, interrupts and seeds.
+
+Imports no task; the training loops themselves stay with each task.
+"""

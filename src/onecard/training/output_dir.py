@@ -1,9 +1,7 @@
-"""The folder that a training writes to: one training at a time, marked with what is in it, and a
-Ctrl-C that loses nothing. Knows no trainer."""
+"""The folder that a training writes to: where it is, who may write to it, and what is in it."""
 
 import json
-import signal
-import threading
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,84 +10,89 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from onecard import fsio
-from onecard.errors import SettingsError
+from onecard.errors import DataError, SettingsError
+from onecard.runs.record import Run
+from onecard.units import size
+
+MANIFEST = "training.json"
 
 
-class Stop:
-    """The first Ctrl-C (or SIGTERM) asks for a checkpoint after the step, a second one ends at
-    once."""
-
-    asked = False
-
-    @contextmanager
-    def heard(self) -> Iterator["Stop"]:
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        held = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def hear(number: int, frame: Any) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-
-        for number in held:
-            signal.signal(number, hear)
-        try:
-            yield self
-        finally:
-            for number, before in held.items():
-                signal.signal(number, before)
+def resolve(output_dir: str, run: Run) -> Path:
+    """`output_dir`, else the artifacts folder of the run, else `artifacts` in the current folder
+    for a run that records nothing."""
+    if output_dir:
+        return Path(output_dir).expanduser()
+    return (run.folder or Path.cwd()) / "artifacts"
 
 
 @contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Raises SettingsError when another training writes to this folder now."""
+def lock(out: Path) -> Iterator[None]:
+    """Create the folder and hold its lock. Raises SettingsError when another training holds it."""
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock", timeout=0)
+    file_lock = FileLock(out / ".lock", timeout=0)
     try:
-        lock.acquire()
+        file_lock.acquire()
     except Timeout:
         raise SettingsError(
             f"{out} is in use",
-            why="another training writes to it now",
-            fix="--output_dir elsewhere, or wait for it to end",
+            why="another training is writing to it",
+            fix="--output_dir elsewhere, or wait for the other training to end",
         ) from None
     try:
         yield
     finally:
-        lock.release()
+        file_lock.release()
 
 
 def write_manifest(
-    out: Path, mine: Mapping[str, Any], run_id: str, *, resume: bool, named: bool
+    out: Path, identity: Mapping[str, Any], run_id: str, *, resume: bool, explicit: bool
 ) -> None:
-    """Mark the folder with what is trained in it.
+    """Record what is trained in the folder: `identity` holds the settings that a resumed training
+    must share with the first one.
 
-    `named`: the user gave it. Raises SettingsError where another training's work lies there.
+    `explicit`: the user named the folder with --output_dir. Raises SettingsError where the folder
+    belongs to another training, or where there is nothing to resume.
     """
-    mark = out / "training.json"
-    if mark.exists():
-        held = json.loads(mark.read_text(encoding="utf-8"))
-        differs = [
-            f"{key} {held.get(key)!r}" for key, value in mine.items() if held.get(key) != value
+    manifest = out / MANIFEST
+    if manifest.exists():
+        previous = json.loads(manifest.read_text(encoding="utf-8"))
+        differences = [
+            f"{key} {previous.get(key)!r}"
+            for key, value in identity.items()
+            if previous.get(key) != value
         ]
-        if held.get("run") != run_id and not resume:
+        if previous.get("run") != run_id and not resume:
             raise SettingsError(
                 f"{out} holds another training",
-                why=f"run {held.get('run') or 'unknown'} wrote to it",
-                fix="--resume to go on with it, or --output_dir elsewhere",
+                why=f"run {previous.get('run') or 'unknown'} wrote to it",
+                fix="--resume to continue it, or --output_dir elsewhere",
             )
-        if differs and resume:
+        if differences and resume:
             raise SettingsError(
-                f"{out} holds a training that differs",
-                why=f"it had {', '.join(differs)}",
+                f"the training in {out} differs from this one",
+                why=f"it was started with {', '.join(differences)}",
                 fix="the same settings as before, or --output_dir elsewhere",
             )
     elif resume and not (out / "checkpoints").is_dir():
         raise SettingsError(
-            "there is nothing to go on with",
-            why=f"{out} holds no training" + ("" if named else "; --output_dir is not given"),
+            "there is nothing to resume",
+            why=f"{out} holds no training" + ("" if explicit else "; --output_dir is not set"),
             fix="--output_dir with the folder of the stopped training",
         )
-    fsio.write_text(mark, json.dumps({**mine, "run": run_id}))
+    fsio.write_text(manifest, json.dumps({**identity, "run": run_id}))
+
+
+def require_space(
+    folder: Path,
+    n_bytes: int,
+    what: str = "a checkpoint",
+    fix: str = "free some disk space, or --output_dir elsewhere",
+) -> None:
+    """Raises DataError where the disk of `folder` has less than `n_bytes` free."""
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes:
+        raise DataError(
+            f"{folder} has no room for {what}",
+            why=f"{size(free)} are free, {size(n_bytes)} are needed",
+            fix=fix,
+        )

@@ -1,10 +1,11 @@
-"""Attention over samples that lie in one row: each sees itself only. Knows transformers' interface
-and no model.
+"""Attention over samples that share a row: each attends to itself only. Knows transformers'
+interface and no model.
 
-A mask over the whole row would cost the square of its length and half of it for nothing; here each
-sample is a causal
-attention of its own, with the fused kernel. FlashAttention does the same on a card where its
-package is installed.
+A mask over the whole row would cost the square of its length, half of it for nothing. Here each
+sample is a causal attention of its own, with SDPA's fused kernel; FlashAttention does the same on a
+card where its package is installed.
+
+Letters: B rows, T tokens, H query heads, G key and value heads, K width of a head.
 """
 
 import importlib.util
@@ -28,12 +29,12 @@ def by_sample(
     scaling: float | None = None,
     dropout: float = 0.0,
     cu_seq_lens_q: torch.Tensor | None = None,
-    **more: Any,
+    **unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (B, H, T, K), key and value (B, G, T, K), cu_seq_lens_q: where each sample begins, and
-    T. Returns (B, T, H, K).
+    """query (B, H, T, K), key and value (B, G, T, K) to (B, T, H, K).
 
-    Without cu_seq_lens_q it is plain causal attention; a single query over a cache sees all of it.
+    cu_seq_lens_q: where each sample begins, and T. Without it this is plain causal attention; a
+    single query over a cache attends to all of it.
     """
     grouped = query.shape[1] != key.shape[1]
     if cu_seq_lens_q is None:
@@ -48,7 +49,6 @@ def by_sample(
             enable_gqa=grouped,
         )
     else:
-        cuts = cu_seq_lens_q.tolist()
         parts = [
             scaled_dot_product_attention(
                 query[:, :, a:b],
@@ -59,19 +59,19 @@ def by_sample(
                 scale=scaling,
                 enable_gqa=grouped,
             )
-            for a, b in pairwise(cuts)
+            for a, b in pairwise(cu_seq_lens_q.tolist())
         ]
         out = torch.cat(parts, dim=2)
     return out.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, by_sample)
-AttentionMaskInterface.register(NAME, lambda *args, **more: None)
+AttentionMaskInterface.register(NAME, lambda *args, **unused: None)
 
 
-def choose(config: PretrainedConfig) -> str:
-    """The attention that keeps samples apart for this model: FlashAttention where it is, ours where
-    every layer sees all, else SDPA with a mask by position."""
+def choose_attention(config: PretrainedConfig) -> str:
+    """The attention that keeps samples apart in this model: FlashAttention where it is installed,
+    ours where every layer attends to all tokens, else SDPA with a mask by position."""
     text = config.get_text_config()
     if torch.cuda.is_available() and importlib.util.find_spec("flash_attn"):
         return "flash_attention_2"

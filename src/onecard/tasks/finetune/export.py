@@ -1,9 +1,10 @@
-"""A trained adapter to files that others open: merged safetensors, GGUF in several widths, a GGUF
-of the adapter, an Ollama Modelfile; each asked the same questions. Knows no trainer."""
+"""onecard finetune export: a trained adapter as files that others open. Merged safetensors, GGUF in
+several widths, a GGUF of the adapter and an Ollama Modelfile; each is asked the same questions."""
 
 import gc
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,37 +18,39 @@ from onecard import fsio, paths
 from onecard.errors import DataError, SettingsError, not_found
 from onecard.evaluation import stats
 from onecard.export import gguf, quantize
-from onecard.hub import checkpoints
 from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run
-from onecard.tasks.finetune import dataset, evaluate, model, tokenize_rows
+from onecard.tasks.finetune import dataset, model, scoring, tokenization
 from onecard.tasks.finetune.configs import Settings
-from onecard.tasks.finetune.tokenize_rows import TokenizedExample, render
+from onecard.tasks.finetune.scoring import GenerationSet
+from onecard.tasks.finetune.tokenization import TokenizedExample, render
 from onecard.units import size
 
-LARGE = 10**9
-"""Weights from which the merged model is kept in bf16: fp32 of 8B would take 32 GB."""
-NOISE_NATS = {"f16": 0.01, "adapter": 0.01, "q8_0": 0.02}
+MAX_FP32_BYTES = 4 * 10**9
+"""Weights up to this size are merged in fp32, larger ones in bf16: an 8B model in fp32 would take
+32 GB."""
+MAX_LOSS_NATS = {"f16": 0.01, "adapter": 0.01, "q8_0": 0.02}
 """Nats a token of the reference answers that an export may lose against the merged model before it
-is refused, where the paired test shows the loss too. Narrower widths are not refused: what they
-lose is told.
-Words are told only: a small model's greedy answer flips at a rounding, and all that follows with
-it."""
+is refused, where the paired test shows the loss too. Narrower widths are never refused: what they
+lose is reported. Generated words are reported only: the greedy answer of a small model flips at a
+rounding, and all that follows with it."""
 SCORED_TOKENS = 32
 """Of each reference answer, how many tokens an engine is asked for: one request each."""
+DEFAULT_QUANTS = ("q8_0", "q4_k_m", "f16")
+"""The file that the Modelfile names and chat opens: the first of these that was made."""
 
 
 @dataclass
-class Exported:
+class Exports:
+    """The files written, and what each answered (model name -> ...)."""
+
     files: list[Path] = field(default_factory=list)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: list[str] = field(default_factory=list)
     answers: dict[str, dict[str, str]] = field(default_factory=dict)
     losses: dict[str, dict[str, float]] = field(default_factory=dict)
-    """who -> item -> nats a token of its reference answer's first tokens."""
-    references: list[TokenizedExample] = field(default_factory=list)
-    """Those first tokens, as labels."""
+    """name -> source -> nats a token of the reference answer's first tokens."""
 
 
 def export(settings: Settings, run: Run) -> Result:
@@ -61,119 +64,109 @@ def export(settings: Settings, run: Run) -> Result:
             why="no RUN was named",
             fix="onecard finetune export RUN --quants q4_k_m",
         )
-    checkpoints.quiet()
-    adapter = evaluate.adapter_of(settings.run_id)
-    folder = Path(json.loads((adapter / "base.json").read_text(encoding="utf-8"))["folder"])
-    held = (
-        dataset.read(adapter.parent / "held_out.jsonl").samples
-        if (adapter.parent / "held_out.jsonl").exists()
-        else []
-    )
-    out = Path(settings.output_dir).expanduser() if settings.output_dir else adapter.parent
-    if out != adapter.parent:
+    adapter = scoring.find_adapter(settings.run_id)
+    held_out = adapter.parent / "held_out.jsonl"
+    samples = dataset.read(held_out).samples if held_out.exists() else []
+    out = adapter.parent
+    if settings.output_dir:
+        out = Path(settings.output_dir).expanduser()
         shutil.copytree(adapter, out / "adapter", dirs_exist_ok=True)
-    made = everything(
-        None,
-        model.tokenizer_of(adapter),
-        folder,
+    exports = export_all(
+        model.load_tokenizer(adapter),
+        scoring.base_folder(adapter),
         out,
-        evaluate.Answers(held[: settings.generate_items], settings.max_new_tokens),
+        GenerationSet(samples[: settings.generate_items], settings.max_new_tokens),
         settings,
         run,
     )
-    run.scores(made.metrics, verdicts=made.verdicts)
+    run.scores(exports.metrics, verdicts=exports.verdicts)
+    lines = [*exports.verdicts]
+    lines += [f"wrote {path}: {size(disk_bytes(path))}" for path in exports.files]
     return Result(
-        {"files": [str(p) for p in made.files], "verdicts": made.verdicts, "metrics": made.metrics},
-        "\n".join([*made.verdicts, *(f"made {path}: {size(_bytes(path))}" for path in made.files)]),
+        {
+            "files": [str(path) for path in exports.files],
+            "verdicts": exports.verdicts,
+            "metrics": exports.metrics,
+        },
+        "\n".join(lines),
     )
 
 
-def everything(
-    tuned: Any,
+def export_all(
     tokenizer: Any,
-    folder: Path,
+    base_folder: Path,
     out: Path,
-    answers: evaluate.Answers,
+    questions: GenerationSet,
     settings: Settings,
     run: Run,
-) -> Exported:
-    """All files of a training in `out`, each scored on the same questions.
+) -> Exports:
+    """All files of the adapter in `out`, each scored on the same questions.
 
-    Raises DataError where an export changed the answers.
+    Raises NotFound, DataError where an export changed the model.
     """
-    done = Exported([out / "adapter"])
-    quants = [quant.lower() for quant in settings.quants if quant.lower() != "none"]
-    if unknown := [quant for quant in quants if quant not in quantize.MIXTURES]:
-        raise not_found("quantization", unknown[0], [*quantize.MIXTURES, "none"])
+    exports = Exports([out / "adapter"])
+    quants = require_quants(settings.quants)
     if not quants:
-        return done
-    del tuned
+        return exports
     gc.collect()
-    merged = merge(folder, out / "adapter", out / "merged", tokenizer, run.reporter)
-    done.files.append(merged)
-    if answers.items:
-        net = AutoModelForCausalLM.from_pretrained(
-            merged, dtype=torch.float32 if _small(merged) else torch.bfloat16
-        )
-        done.answers["merged"] = _generate(net, tokenizer, answers, run.reporter)
-        done.references = evaluate.first_tokens(
-            [tokenize_rows.encode(tokenizer, item) for item in answers.items], SCORED_TOKENS
-        )
-        done.losses["merged"] = dict(
-            zip(
-                (item.where for item in done.references),
-                model.losses(net, done.references, tokens=1),
-                strict=True,
-            )
-        )
-        done.metrics["merged_file_loss"] = stats.mean_interval(
-            list(done.losses["merged"].values())
-        ).as_dict()
-        del net
-        gc.collect()
-    plain = out / "gguf" / "model-f16.gguf"
-    gguf.to_gguf(merged, plain, "f16", run.reporter)
-    for quant in quants:
-        path = out / "gguf" / f"model-{quant}.gguf"
+    # 1. merged safetensors: what every other file is compared with
+    merged = merge(base_folder, out / "adapter", out / "merged", tokenizer, run.reporter)
+    exports.files.append(merged)
+    scorer = _ExportScorer(exports, tokenizer, questions, run)
+    scorer.score_merged(merged)
+    # 2. GGUF in each width
+    f16 = out / "gguf" / "model-f16.gguf"
+    gguf.to_gguf(merged, f16, "f16", run.reporter)
+    gguf_files = {quant: out / "gguf" / f"model-{quant}.gguf" for quant in quants}
+    for quant, path in gguf_files.items():
         if quant != "f16":
-            quantize.quantize(plain, path, quant, run.reporter)
-        done.files.append(path)
-        _score(done, quant, path, answers, run, tokenizer)
-    base = base_gguf(folder, run.reporter)
-    if answers.items:
-        _score(done, "base", base, answers, run, tokenizer)
+            quantize.quantize(f16, path, quant, run.reporter)
+        exports.files.append(path)
+        scorer.score_file(quant, path)
+    # 3. the base alone, and with the adapter's own file on it
+    base = base_gguf(base_folder, run.reporter)
+    scorer.score_file("base", base, check_template=False)
     if settings.adapter_gguf and not settings.use_dora:
-        path = out / "gguf" / "adapter-f16.lora"
-        gguf.lora_to_gguf(out / "adapter", folder, path, run.reporter)
-        done.files.append(path)
-        _score(done, "adapter", base, answers, run, tokenizer, path)
+        adapter = out / "gguf" / "adapter-f16.lora"
+        gguf.lora_to_gguf(out / "adapter", base_folder, adapter, run.reporter)
+        exports.files.append(adapter)
+        scorer.score_file("adapter", base, adapter=adapter, check_template=False)
     if "f16" not in quants:
-        plain.unlink()
-    _judge(done, answers)
-    best = next(
-        (out / "gguf" / f"model-{q}.gguf" for q in ("q8_0", "q4_k_m", "f16") if q in quants),
-        done.files[2],
-    )
-    fsio.write_text(out / "gguf" / "Modelfile", modelfile(best, tokenizer))
-    run.artifact("result.json", json.dumps({"model": str(best.resolve())}))
-    return done
+        f16.unlink()
+    # 4. verdicts, and the file that chat opens
+    scorer.compare()
+    default = next((q for q in DEFAULT_QUANTS if q in gguf_files), quants[0])
+    fsio.write_text(out / "gguf" / "Modelfile", modelfile(gguf_files[default], tokenizer))
+    result = {"model": str(gguf_files[default].resolve())}
+    run.artifact("result.json", json.dumps(result))
+    return exports
 
 
-def merge(folder: Path, adapter: Path, target: Path, tokenizer: Any, reporter: Reporter) -> Path:
-    """The adapter added into weights of full width (never into 4-bit ones: rounding would eat it).
+def require_quants(quants: tuple[str, ...]) -> list[str]:
+    """The quantizations that were named, without "none". Raises NotFound for an unknown one."""
+    names = [quant.lower() for quant in quants if quant.lower() != "none"]
+    if unknown := [name for name in names if name not in quantize.MIXTURES]:
+        raise not_found("quantization", unknown[0], [*quantize.MIXTURES, "none"])
+    return names
 
-    Raises DataError.
+
+def merge(
+    base_folder: Path, adapter: Path, target: Path, tokenizer: Any, reporter: Reporter
+) -> Path:
+    """The adapter added to the weights in full width; added to 4-bit weights, most of it would be
+    rounded away.
+
+    Raises DataError where the disk is too small.
     """
-    if shutil.disk_usage(adapter).free < 2 * _bytes(folder):
+    needed = 2 * disk_bytes(base_folder)
+    if shutil.disk_usage(adapter).free < needed:
         raise DataError(
             f"{target} has no room",
-            why=f"the merged model and its GGUF take about {size(2 * _bytes(folder))}",
+            why=f"the merged model and its GGUF take about {size(needed)}",
             fix="free some disk space; then onecard finetune export RUN",
         )
     reporter.line("merging the adapter")
-    net: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32 if _small(folder) else torch.bfloat16
-    )
+    net: Any = AutoModelForCausalLM.from_pretrained(base_folder, dtype=_dtype(base_folder))
     net = PeftModel.from_pretrained(net, adapter).merge_and_unload(safe_merge=True)
     if target.exists():
         shutil.rmtree(target)
@@ -184,73 +177,137 @@ def merge(folder: Path, adapter: Path, target: Path, tokenizer: Any, reporter: R
     return target
 
 
-def base_gguf(folder: Path, reporter: Reporter) -> Path:
-    """The untouched base in f16, made once and kept in the cache: what the adapter lies on, and
-    what answers are compared with."""
-    path = paths.home() / "dense" / "gguf" / f"{folder.name}-f16.gguf"
+def base_gguf(base_folder: Path, reporter: Reporter) -> Path:
+    """The untouched base in f16, converted once and cached: the adapter's file is laid on it, and
+    answers are compared with its own."""
+    path = paths.home() / "dense" / "gguf" / f"{base_folder.name}-f16.gguf"
     if not path.exists():
-        gguf.to_gguf(folder, path, "f16", reporter)
+        gguf.to_gguf(base_folder, path, "f16", reporter)
     return path
 
 
-def _generate(
-    net: Any, tokenizer: Any, answers: evaluate.Answers, reporter: Reporter
+class _ExportScorer:
+    """Asks each file the same questions, and compares it with the merged model. Without questions
+    nothing is loaded."""
+
+    def __init__(
+        self, exports: Exports, tokenizer: Any, questions: GenerationSet, run: Run
+    ) -> None:
+        self.exports, self.tokenizer, self.questions, self.run = exports, tokenizer, questions, run
+        self.references: list[TokenizedExample] = []
+
+    def score_merged(self, merged: Path) -> None:
+        """Answers and losses of the merged model in torch."""
+        if not self.questions.samples:
+            return
+        examples = [tokenization.encode(self.tokenizer, s) for s in self.questions.samples]
+        self.references = scoring.first_answer_tokens(examples, SCORED_TOKENS)
+        net = AutoModelForCausalLM.from_pretrained(merged, dtype=_dtype(merged))
+        answers = generate_in_torch(net, self.tokenizer, self.questions, self.run.reporter)
+        losses = model.losses(net, self.references, tokens=1)
+        sources = [example.source for example in self.references]
+        self._keep("merged", answers, dict(zip(sources, losses, strict=True)))
+        del net
+        gc.collect()
+
+    def score_file(
+        self, name: str, path: Path, adapter: Path | None = None, check_template: bool = True
+    ) -> None:
+        """Answers and losses of a GGUF file in llama.cpp, with the adapter's file on it."""
+        if not self.questions.samples:
+            return
+        device, reporter = self.run.plan.device, self.run.reporter
+        layers = 999 if device.type == "cuda" and device.real else 0
+        with LlamaCpp(
+            path, reporter=reporter, n_ctx=4096, n_gpu_layers=layers, adapter=adapter
+        ) as engine:
+            if check_template:
+                messages = self.questions.samples[0].messages[:-1]
+                template_parity(engine, self.tokenizer, messages, path)
+            answers = scoring.generate_answers(engine, self.questions, reporter, name)
+            losses = scoring.engine_losses(engine, self.references, reporter, name)
+        self._keep(name, answers, losses)
+        for metric, scores in scoring.text_scores(answers, self.questions.samples).items():
+            interval = stats.mean_interval(list(scores.values()))
+            self.exports.metrics[f"{name}_{metric}"] = interval.as_dict()
+
+    def _keep(self, name: str, answers: dict[str, str], losses: dict[str, float]) -> None:
+        self.exports.answers[name], self.exports.losses[name] = answers, losses
+        interval = stats.mean_interval(list(losses.values()))
+        self.exports.metrics[f"{name}_file_loss"] = interval.as_dict()
+
+    def compare(self) -> None:
+        """Verdicts: tuned against base by its answers, and each file against the merged model.
+
+        Raises DataError where an export changed the model.
+        """
+        if not self.questions.samples:
+            return
+        f1 = {
+            name: scoring.text_scores(answers, self.questions.samples)["f1"]
+            for name, answers in self.exports.answers.items()
+        }
+        interval = stats.mean_interval(list(f1["merged"].values()))
+        self.exports.metrics["merged_f1"] = interval.as_dict()
+        self.exports.verdicts.append(
+            "held-out answers, word F1, base to tuned: "
+            f"{stats.compare(f1['base'], f1['merged']).render()}"
+        )
+        for name in f1:
+            if name not in ("base", "merged"):
+                self._compare_with_merged(name, f1)
+
+    def _compare_with_merged(self, name: str, f1: Mapping[str, dict[str, float]]) -> None:
+        losses, answers = self.exports.losses, self.exports.answers
+        loss = stats.compare(losses["merged"], losses[name], higher_is_better=False)
+        n_equal = sum(
+            answers[name][source].split() == text.split()
+            for source, text in answers["merged"].items()
+        )
+        self.exports.verdicts.append(
+            f"{name} against merged, loss of the answers' first tokens: {loss.render()}; word F1 "
+            f"{stats.compare(f1['merged'], f1[name]).render()}; {n_equal} of {loss.delta.n} "
+            "answers are the same to the word"
+        )
+        limit = MAX_LOSS_NATS.get(name)
+        if limit is not None and loss.verdict == "worse" and loss.delta.value > limit:
+            raise DataError(
+                f"the export to {name} changed the model",
+                why=loss.render(),
+                fix="keep the adapter and the merged folder, which are complete; report the "
+                "model's architecture to onecard",
+            )
+
+
+@torch.inference_mode()
+def generate_in_torch(
+    net: Any, tokenizer: Any, questions: GenerationSet, reporter: Reporter
 ) -> dict[str, str]:
-    """Greedy answers of the merged model in torch: what exports are held against."""
-    out = {}
-    with reporter.progress("answers of merged", len(answers.items)) as bar, torch.inference_mode():
-        for item in answers.items:
-            ids = tokenizer(
-                render(tokenizer, item.messages[:-1], ask=True),
-                add_special_tokens=False,
-                return_tensors="pt",
-            )["input_ids"]
-            made = net.generate(
+    """Greedy answers by the sample's source."""
+    answers = {}
+    with reporter.progress("answers of merged", len(questions.samples)) as bar:
+        for sample in questions.samples:
+            prompt = render(tokenizer, sample.messages[:-1], add_generation_prompt=True)
+            ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            output = net.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=answers.max_new_tokens,
+                max_new_tokens=questions.max_new_tokens,
                 do_sample=False,
                 temperature=None,
                 top_p=None,
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
             )
-            out[item.where] = tokenizer.decode(
-                made[0, ids.shape[1] :], skip_special_tokens=True
-            ).strip()
+            answer = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+            answers[sample.source] = answer.strip()
             bar.step()
-    return out
-
-
-def _score(
-    done: Exported,
-    who: str,
-    path: Path,
-    answers: evaluate.Answers,
-    run: Run,
-    tokenizer: Any,
-    adapter: Path | None = None,
-) -> None:
-    if not answers.items:
-        return
-    layers = -1 if run.plan.device.type == "cuda" and run.plan.device.real else 0
-    with LlamaCpp(
-        path, reporter=run.reporter, n_ctx=4096, n_gpu_layers=999 if layers else 0, adapter=adapter
-    ) as engine:
-        if who not in ("base", "adapter"):
-            template_parity(engine, tokenizer, answers.items[0].messages[:-1], path)
-        done.answers[who] = evaluate.ask_all(engine, answers, run.reporter, who)
-        done.losses[who] = evaluate.engine_losses(engine, done.references, run.reporter, who)
-    done.metrics[f"{who}_file_loss"] = stats.mean_interval(
-        list(done.losses[who].values())
-    ).as_dict()
-    for name, scores in evaluate.in_words(done.answers[who], answers.items).items():
-        done.metrics[f"{who}_{name}"] = stats.mean_interval(list(scores.values())).as_dict()
+    return answers
 
 
 def template_parity(engine: LlamaCpp, tokenizer: Any, messages: Any, path: Path) -> None:
-    """Raises DataError where the file's template writes a talk otherwise than the one that was
-    trained with."""
+    """Raises DataError where the file's chat template renders a conversation differently from the
+    tokenizer that was trained with."""
     reply = httpx.post(
         f"{engine.base_url.removesuffix('/v1')}/apply-template",
         json={"messages": list(messages)},
@@ -259,70 +316,29 @@ def template_parity(engine: LlamaCpp, tokenizer: Any, messages: Any, path: Path)
     )
     if reply.status_code != 200:
         return
-    mine, theirs = render(tokenizer, messages, ask=True), str(reply.json().get("prompt", ""))
-    if mine.strip() != theirs.strip():
+    trained = render(tokenizer, messages, add_generation_prompt=True)
+    exported = str(reply.json().get("prompt", ""))
+    if trained.strip() != exported.strip():
         raise DataError(
             f"the chat template of {path.name} differs from the one trained with",
-            why=f"it writes {theirs[:80]!r}, training wrote {mine[:80]!r}",
+            why=f"it renders {exported[:80]!r}, training rendered {trained[:80]!r}",
             fix="convert with the tokenizer of the adapter's folder: onecard finetune export RUN",
         )
 
 
-def _judge(done: Exported, answers: evaluate.Answers) -> None:
-    """Tuned against base in words, and each file against the merged model.
-
-    Raises DataError where an export changed the answers.
-    """
-    if not answers.items:
-        return
-    scores = {
-        who: evaluate.in_words(said, answers.items)["f1"] for who, said in done.answers.items()
-    }
-    done.metrics["merged_f1"] = stats.mean_interval(list(scores["merged"].values())).as_dict()
-    done.verdicts.append(
-        "held-out answers, word F1, base to tuned: "
-        f"{stats.compare(scores['base'], scores['merged']).render()}"
-    )
-    for who in scores:
-        if who in ("base", "merged"):
-            continue
-        held = stats.compare(done.losses["merged"], done.losses[who], higher_is_better=False)
-        equal = sum(
-            done.answers[who][key].split() == done.answers["merged"][key].split()
-            for key in done.answers["merged"]
-        )
-        done.verdicts.append(
-            f"{who} against merged, loss of the answers' first tokens: {held.render()}; word F1 "
-            f"{stats.compare(scores['merged'], scores[who]).render()}; {equal} of {held.delta.n} "
-            "answers are the same to the word"
-        )
-        if held.verdict == "worse" and held.delta.value > NOISE_NATS.get(who, 100.0):
-            raise DataError(
-                f"the export to {who} changed the answers",
-                why=held.render(),
-                fix="keep the adapter and the merged folder, which are whole; tell us the model's "
-                "architecture",
-            )
-
-
 def modelfile(path: Path, tokenizer: Any) -> str:
-    """For `ollama create`: the file, and where an answer ends.
-
-    Ollama reads the template from the GGUF itself.
-    """
-    return (
-        f"FROM ./{path.name}\nPARAMETER temperature 0\nPARAMETER stop "
-        f"{json.dumps(tokenizer.eos_token)}\n"
-    )
+    """For `ollama create`: the file, and where an answer ends. Ollama reads the template from the
+    GGUF itself."""
+    stop = json.dumps(tokenizer.eos_token)
+    return f"FROM ./{path.name}\nPARAMETER temperature 0\nPARAMETER stop {stop}\n"
 
 
-def _small(folder: Path) -> bool:
-    return _bytes(folder) < 4 * LARGE
+def _dtype(folder: Path) -> torch.dtype:
+    return torch.float32 if disk_bytes(folder) < MAX_FP32_BYTES else torch.bfloat16
 
 
-def _bytes(path: Path) -> int:
-    return (
-        sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-        if path.is_dir()
-        else path.stat().st_size
-    )
+def disk_bytes(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

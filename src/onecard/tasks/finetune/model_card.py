@@ -1,7 +1,4 @@
-"""The model card of a fine-tune: what it is made of, how to repeat it, what was measured.
-
-Knows numbers as they were scored.
-"""
+"""The model card of a fine-tune: how it was trained, how to repeat it, and its scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +6,7 @@ from typing import Any
 
 from onecard.runs.record import Run
 from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.training_data import TrainingData
 from onecard.units import size
 
 FIELDS = (
@@ -32,46 +30,59 @@ FIELDS = (
 
 def write(
     settings: Settings,
-    data: Any,
+    data: TrainingData,
     metrics: Mapping[str, Mapping[str, Any]],
     verdicts: Sequence[str],
     files: Sequence[Path],
     run: Run,
 ) -> str:
-    """Markdown with the head that model hubs read."""
-    values = settings.model_dump(mode="json")
-    rows = "\n".join(
-        f"| {name} | {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} | {row['n']} |"
-        for name, row in metrics.items()
+    """Markdown with the front matter that model hubs read."""
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {settings.model_name}",
+            "library_name: peft",
+            f"tags: [onecard, {settings.method}, lora]",
+            "---",
+            f"# {settings.model_name}, tuned on {Path(settings.dataset).name}",
+            "",
+            f"{len(data.train)} samples trained, {len(data.evaluation)} were held out (split by "
+            f"document, duplicates on one side). {len(data.report.rejected)} rows were rejected.",
+            "",
+            "## Is it better?",
+            "",
+            *(f"- {verdict}" for verdict in verdicts),
+            "",
+            "| metric | value | 95 % interval | items |",
+            "|---|---:|---|---:|",
+            *(
+                f"| {name} | {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} | "
+                f"{row['n']} |"
+                for name, row in metrics.items()
+            ),
+            "",
+            "A loss is in nats a token of the answers. Its licence is that of the base model and "
+            "of the data.",
+            "",
+            "## How to repeat it",
+            "",
+            f"`{_flags(settings)}`",
+            "",
+            f"Planned memory {size(run.plan.total_bytes)}; run {run.id or 'not recorded'}.",
+            "",
+            "## Files",
+            "",
+            *(f"- `{path.name}`" for path in files),
+            "",
+        ]
     )
-    said = "\n".join(f"- {line}" for line in verdicts)
-    made = "\n".join(f"- `{path.name}`" for path in files)
-    return f"""---
-base_model: {settings.model_name}
-library_name: peft
-tags: [onecard, {settings.method}, lora]
----
-# {settings.model_name}, tuned on {Path(settings.dataset).name}
 
-{len(data.train)} samples trained, {len(data.held)} were held out (split by document, duplicates on one side). {len(data.gate.rejected)} rows were put aside.
 
-## Is it better?
-
-{said}
-
-| metric | value | 95 % interval | items |
-|---|---:|---|---:|
-{rows}
-
-A loss is in nats a token of the answers. Its licence is that of the base model and of the data.
-
-## How it was made
-
-`{" ".join(f"--{name} {' '.join(map(str, values[name])) if isinstance(values[name], list) else values[name]}" for name in FIELDS)}`
-
-Planned memory {size(run.plan.total_bytes)}; run {run.id or "not kept"}.
-
-## Files
-
-{made}
-"""
+def _flags(settings: Settings) -> str:
+    values = settings.model_dump(mode="json")
+    flags = []
+    for name in FIELDS:
+        value = values[name]
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        flags.append(f"--{name} {text}")
+    return " ".join(flags)

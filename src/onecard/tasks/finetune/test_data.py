@@ -1,4 +1,4 @@
-"""Your files to samples, gates, packs: no torch."""
+"""Files to samples, validation, splits and packing: no torch."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.memory import devices
-from onecard.tasks.finetune import dataset, tokenize_rows, validation
+from onecard.tasks.finetune import dataset, tokenization, validation
 from onecard.tasks.finetune.configs import Settings
 from onecard.tasks.finetune.dataset import Sample
 from onecard.tasks.finetune.memory import plan, smaller
@@ -23,16 +23,16 @@ def write(path, *rows):
     return path
 
 
-def pair(question, answer, where="f:1", group=""):
+def pair(question, answer, source="f:1", group=""):
     return Sample(
         ({"role": "user", "content": question}, {"role": "assistant", "content": answer}),
-        where,
+        source,
         group,
     )
 
 
-class Marks:
-    """A tokenizer of characters with ChatML's template."""
+class CharTokenizer:
+    """One token a character, with ChatML's template."""
 
     chat_template = "chatml"
 
@@ -41,7 +41,7 @@ class Marks:
             "<a>" if add_generation_prompt else ""
         )
 
-    def __call__(self, text, **how):
+    def __call__(self, text, **options):
         return {
             "input_ids": [ord(c) for c in text],
             "offset_mapping": [(i, i + 1) for i in range(len(text))],
@@ -75,8 +75,8 @@ class Marks:
     ],
 )
 def test_every_form_gives_the_same_pair(tmp_path, row):
-    found = dataset.read(write(tmp_path / "d.jsonl", row)).samples
-    assert [(s.question, s.answer) for s in found] == [("Say hi", "hi")]
+    samples = dataset.read(write(tmp_path / "d.jsonl", row)).samples
+    assert [(s.question, s.answer) for s in samples] == [("Say hi", "hi")]
 
 
 def test_alpacas_input_follows_the_instruction(tmp_path):
@@ -109,36 +109,42 @@ def test_alpacas_input_follows_the_instruction(tmp_path):
     ],
 )
 def test_preferences(tmp_path, row):
-    found = dataset.read(write(tmp_path / "d.jsonl", row)).samples[0]
-    assert (found.question, found.answer, found.rejected) == ("q", "good", "bad")
+    sample = dataset.read(write(tmp_path / "d.jsonl", row)).samples[0]
+    assert (sample.question, sample.answer, sample.rejected) == ("q", "good", "bad")
 
 
-def test_tables_and_xml(tmp_path):
+def test_csv_with_columns_of_other_names(tmp_path):
     (tmp_path / "d.csv").write_text("frage,antwort\nWas?,Das.\n", encoding="utf-8")
-    assert (
-        dataset.read(tmp_path / "d.csv", ("prompt=frage", "completion=antwort")).samples[0].answer
-        == "Das."
-    )
-    folder = tmp_path / "x"
-    folder.mkdir()
-    (folder / "1.xml").write_text(
+    parsed = dataset.read(tmp_path / "d.csv", ("prompt=frage", "completion=antwort"))
+    assert [s.answer for s in parsed.samples] == ["Das."]
+
+
+def test_a_folder_of_xml(tmp_path):
+    """Tags inside an answer are dropped; a file with entities and a broken one are rejected."""
+    (tmp_path / "1.xml").write_text(
         "<Document><QAPairs><QAPair><Question>What?</Question><Answer>That\n "
         "<b>thing</b>.</Answer></QAPair></QAPairs></Document>"
     )
-    (folder / "2.xml").write_text('<!DOCTYPE x [<!ENTITY a "b">]><x/>')
-    (folder / "3.xml").write_text("<x")
-    read = dataset.read(folder)
-    assert [(s.answer, s.group) for s in read.samples] == [
-        ("That thing.", str(folder / "1.xml"))
-    ] and len(read.broken) == 2
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
+    (tmp_path / "2.xml").write_text('<!DOCTYPE x [<!ENTITY a "b">]><x/>')
+    (tmp_path / "3.xml").write_text("<x")
+    parsed = dataset.read(tmp_path)
+    assert [(s.answer, s.group) for s in parsed.samples] == [
+        ("That thing.", str(tmp_path / "1.xml"))
+    ]
+    assert [row.source for row in parsed.rejected] == [
+        str(tmp_path / "2.xml"),
+        str(tmp_path / "3.xml"),
+    ]
 
+
+def test_parquet(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), tmp_path / "d.parquet")
-    assert dataset.read(tmp_path / "d.parquet").samples[0].answer == "b"
+    assert [s.answer for s in dataset.read(tmp_path / "d.parquet").samples] == ["b"]
 
 
-def test_a_broken_line_is_kept_aside_with_its_place(tmp_path):
+def test_a_broken_line_is_rejected_with_its_place(tmp_path):
     path = write(
         tmp_path / "d.jsonl",
         {"prompt": "a", "completion": "b"},
@@ -148,12 +154,10 @@ def test_a_broken_line_is_kept_aside_with_its_place(tmp_path):
         [1],
         {"messages": [{"role": "judge", "content": "x"}]},
     )
-    read = dataset.read(path)
-    assert (
-        len(read.samples) == 2
-        and [b.where.rpartition(":")[2] for b in read.broken] == ["3", "4", "5", "6"]
-        and "judge" in read.broken[-1].why
-    )
+    parsed = dataset.read(path)
+    assert len(parsed.samples) == 2
+    assert [row.source.rpartition(":")[2] for row in parsed.rejected] == ["3", "4", "5", "6"]
+    assert "judge" in parsed.rejected[-1].reason
 
 
 def test_what_cannot_be_read_at_all_is_refused(tmp_path):
@@ -178,7 +182,7 @@ def test_a_row_of_a_megabyte_is_read(tmp_path):
     )
 
 
-def test_gates_tell_and_put_aside():
+def test_validation_rejects_and_reports():
     long = (
         "The kidneys remove waste and extra water from the blood and make urine, about two quarts "
         "in a day"
@@ -192,18 +196,26 @@ def test_gates_tell_and_put_aside():
         pair("q6", "Mail me: someone@example.com.", "f:6"),
         pair("q7", "AKIAABCDEFGHIJKLMNOP.", "f:7"),
     ]
-    gate = validation.inspect(rows, [])
-    said = {finding.what: finding.count for finding in gate.findings}
-    assert (
-        said["exact duplicates"] == 1
-        and said["no question or no answer"] == 1
-        and said["near duplicates (pairs)"] == 1
-        and said["an e-mail address in the text"] == 1
-        and said["an AWS key in the text"] == 1
-    )
-    assert [s.where for s in gate.samples] == ["f:1", "f:4", "f:5", "f:6", "f:7"] and {
-        b.where for b in gate.rejected
-    } == {"f:2", "f:3"}
+    report = validation.validate(rows, [])
+    counts = {finding.issue: finding.count for finding in report.findings}
+    assert counts == {
+        "no question or no answer": 1,
+        "exact duplicates": 1,
+        "near duplicates (pairs)": 1,
+        "one question, different answers": 1,
+        "an e-mail address in the text": 1,
+        "an AWS key in the text": 1,
+    }
+    assert [s.source for s in report.samples] == ["f:1", "f:4", "f:5", "f:6", "f:7"]
+    assert {row.source for row in report.rejected} == {"f:2", "f:3"}
+
+
+def test_truncated_answers_are_reported():
+    """Only among answers that mostly end in a full stop."""
+    complete = [pair(f"question {i}", f"This is answer number {i}.", f"f:{i}") for i in range(9)]
+    truncated = pair("question 9", "This long answer ends in the middle of a senten", "f:9")
+    findings = validation.validate([*complete, truncated], []).findings
+    assert [(f.issue, f.count) for f in findings] == [("answers that seem cut off", 1)]
 
 
 def test_a_split_keeps_groups_and_near_duplicates_together_and_does_not_depend_on_order():
@@ -216,30 +228,42 @@ def test_a_split_keeps_groups_and_near_duplicates_together_and_does_not_depend_o
         )
         for i in range(80)
     ]
-    gate = validation.Gate(rows)
-    gate.near = [(0, 79)]
-    train, held = validation.split(gate, 0.2, 100, 0)
-    assert not {s.group for s in train} & {s.group for s in held} and 8 <= len(held) <= 28
-    assert ("f:0" in {s.where for s in held}) == ("f:79" in {s.where for s in held})
-    back = validation.Gate(rows[::-1])
-    back.near = [(79, 0)]
-    assert {s.where for s in validation.split(back, 0.2, 100, 0)[1]} == {s.where for s in held}
+    report = validation.ValidationReport(rows)
+    report.near_duplicates = [(0, 79)]
+    train, held_out = validation.split(report, 0.2, 100, 0)
+    assert not {s.group for s in train} & {s.group for s in held_out}
+    assert 8 <= len(held_out) <= 28
+    sources = {s.source for s in held_out}
+    assert ("f:0" in sources) == ("f:79" in sources)
+    reverse = validation.ValidationReport(rows[::-1])
+    reverse.near_duplicates = [(79, 0)]
+    assert {s.source for s in validation.split(reverse, 0.2, 100, 0)[1]} == sources
 
 
-def test_rows_in_both_halves_are_refused():
+def test_a_single_row_cannot_be_split():
+    report = validation.ValidationReport([pair("question", "answer")])
+    with pytest.raises(DataError, match="cannot be split"):
+        validation.split(report, 0.5, 10, 0)
+
+
+def test_rows_in_train_and_eval_are_refused():
     rows = [
         pair(f"question {i}", f"answer {i} is long enough to be told from the others {i}")
         for i in range(5)
     ]
-    validation.leaks(rows[:3], rows[3:])
+    validation.check_leakage(rows[:3], rows[3:])
+    with pytest.raises(DataError, match="1 rows stand in both train and eval"):
+        validation.check_leakage(rows, rows[2:3])
+
+
+def test_near_duplicates_in_train_and_eval_are_refused():
+    words = " ".join(f"word{i}" for i in range(60))
     with pytest.raises(DataError, match="both train and eval"):
-        validation.leaks(rows, rows[2:3])
-    with pytest.raises(DataError):
-        validation.split(validation.Gate(rows[:1]), 0.5, 10, 0)
+        validation.check_leakage([pair("q", words)], [pair("q", words + " more")])
 
 
 def test_loss_is_on_the_answers_only():
-    talk = Sample(
+    conversation = Sample(
         (
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": "yo"},
@@ -248,18 +272,16 @@ def test_loss_is_on_the_answers_only():
         ),
         "f:1",
     )
-    made = tokenize_rows.encode(Marks(), talk)
-    learned = "".join(chr(label) for label in made.labels if label != tokenize_rows.IGNORED)
-    assert (
-        learned == "yo</>ok</>"
-        and made.answer_tokens == len(learned)
-        and len(made.ids) == len(made.labels)
-    )
+    example = tokenization.encode(CharTokenizer(), conversation)
+    learned = "".join(chr(label) for label in example.labels if label != tokenization.IGNORED)
+    assert learned == "yo</>ok</>"
+    assert example.answer_tokens == len(learned)
+    assert len(example.ids) == len(example.labels)
 
 
 def test_packs_hold_every_sample_once_within_the_size():
     lengths = [(i * 37) % 90 + 5 for i in range(200)]
-    rows = tokenize_rows.pack(lengths, 100)
+    rows = tokenization.pack(lengths, 100)
     assert sorted(i for row in rows for i in row) == list(range(200)) and all(
         sum(lengths[i] for i in row) <= 100 for row in rows
     )
@@ -267,7 +289,7 @@ def test_packs_hold_every_sample_once_within_the_size():
 
 
 def test_the_guides_request_is_planned_under_10_gib():
-    made = plan(
+    request = plan(
         Settings(
             model_name="meta-llama/Meta-Llama-3.1-8B-Instruct",
             load_in_4bit=True,
@@ -278,15 +300,15 @@ def test_the_guides_request_is_planned_under_10_gib():
         ),
         devices.find("4070ti"),
     )
-    assert made.fits and made.high_bytes < 10 * 2**30
+    assert request.fits and request.high_bytes < 10 * 2**30
 
 
-def test_the_ladder_keeps_the_effective_batch_and_ends():
+def test_fallbacks_keep_the_effective_batch_and_end():
     settings = Settings(
         model_name="llama-3.1-8b", per_device_train_batch_size=4, gradient_accumulation_steps=4
     )
-    rungs = list(smaller(settings))
-    assert rungs[0][0] == {"gradient_checkpointing": True}
-    for changes, _ in rungs[1:3]:
+    fallbacks = list(smaller(settings))
+    assert fallbacks[0][0] == {"gradient_checkpointing": True}
+    for changes, _ in fallbacks[1:3]:
         assert changes["per_device_train_batch_size"] * changes["gradient_accumulation_steps"] == 16
-    assert len(rungs) < 15
+    assert len(fallbacks) < 15

@@ -1,12 +1,11 @@
-"""TRL's trainers with what they lack: rows without padding, a stop that keeps everything, a loss
-that is no number. Knows no files but checkpoints."""
+"""TRL's trainers with what they lack: packed rows without padding, an interrupt that loses nothing,
+a stop at a loss that is not finite, and progress in the run. Knows no files but checkpoints."""
 
 import ctypes
 import math
-import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,148 +17,116 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from onecard.errors import DataError
 from onecard.reporting import Progress
 from onecard.runs.record import Run, peak_rss_bytes
+from onecard.tasks.finetune import loss as frozen_head
 from onecard.tasks.finetune.configs import Settings
 from onecard.tasks.finetune.dataset import Sample
-from onecard.tasks.finetune.loss import answer_loss, serves
-from onecard.tasks.finetune.model import backbone, flat
-from onecard.tasks.finetune.tokenize_rows import IGNORED, TokenizedExample, pack, render
-from onecard.training.output_dir import Stop
+from onecard.tasks.finetune.model import backbone, concatenate
+from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample, pack, render
+from onecard.training import output_dir, trainer_checkpoints
+from onecard.training.checkpoints import MAX_CHECKPOINTS
+from onecard.training.interrupt import Interrupt, graceful_interrupt
 from onecard.units import size
 
-WHOLE = ".whole"
-"""Lies in a checkpoint that was written to its end: a killed process leaves one without."""
-MAX_CHECKPOINTS = 2
-"""Checkpoints on the disk at once; the one before the last is there if the last is bad."""
-SHAPES = 128
-"""Rows are as long as a multiple of this: kernels and the allocator's blocks are used again
-(without it resident memory grew by 0.1 GiB a step on a CPU)."""
-SAFE_BYTES = 64 * 2**20
-
-
-def rows(encoded: Sequence[TokenizedExample], settings: Settings) -> list[list[int]]:
-    """Which samples lie in a row: packs, or one sample each."""
-    return (
-        pack([len(item.ids) for item in encoded], settings.max_seq_length)
-        if settings.packing
-        else [[i] for i in range(len(encoded))]
-    )
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest that was written whole."""
-    found = [
-        path
-        for path in folder.glob("checkpoint-*")
-        if (path / WHOLE).exists() and path.name.rpartition("-")[2].isdigit()
-    ]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def fitting(checkpoint: Path | None, settings: Settings) -> Path | None:
-    """The checkpoint, with optimizer states only if the optimizer is still the same: another's
-    would not fit."""
-    if checkpoint is None:
-        return None
-    kept = checkpoint / "optim.txt"
-    if kept.exists() and kept.read_text() != settings.optim:
-        for name in ("optimizer.pt", "scheduler.pt"):
-            (checkpoint / name).unlink(missing_ok=True)
-    return checkpoint
-
-
-def drop_broken(folder: Path) -> None:
-    for path in folder.glob("checkpoint-*"):
-        if not (path / WHOLE).exists():
-            shutil.rmtree(path, ignore_errors=True)
+ROW_MULTIPLE = 128
+"""Rows are padded to a multiple of this many tokens, so that the allocator can reuse its blocks:
+without it resident memory grew by 0.1 GiB a step on a CPU."""
+MIN_FREE_BYTES = 64 * 2**20
+"""Free disk space without which no training starts: an adapter's checkpoint and its optimizer."""
+LOGGED = ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "rewards/accuracies")
 
 
 class ProgressCallback(TrainerCallback):
-    """Tells the record and the screen; marks checkpoints; stops when asked."""
+    """Reports steps to the run and the terminal, marks complete checkpoints, stops on an
+    interrupt."""
 
-    def __init__(self, run: Run, bar: Progress, stop: Stop, optim: str) -> None:
-        self.run, self.bar, self.stop, self.optim = run, bar, stop, optim
-        self.tokens, self.done_tokens, self.started, self.loss = 0, 0, time.monotonic(), math.nan
-        self.first = -1
+    def __init__(self, run: Run, bar: Progress, optim: str) -> None:
+        self.run, self.bar, self.optim = run, bar, optim
+        self.interrupt = Interrupt()
+        self.tokens, self.loss = 0, math.nan
+        self.started, self.first_step = time.monotonic(), 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self.started, self.first = time.monotonic(), state.global_step
+    def on_train_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        self.started, self.first_step = time.monotonic(), state.global_step
         self.bar.grow(state.max_steps)
         if state.global_step:
             self.bar.step(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        rate = self.tokens / max(time.monotonic() - self.started, 1e-6)
-        left = (
-            (state.max_steps - state.global_step)
-            * (time.monotonic() - self.started)
-            / max(state.global_step - self.first, 1)
-        )
-        self.bar.step(
-            1,
-            note=""
-            if math.isnan(self.loss)
-            else f"loss {self.loss:.3f}, {rate:.0f} tokens/s, {size(peak_bytes())} of "
-            f"{size(self.run.plan.total_bytes)} planned, {left / 60:.0f} min left",
-        )
+    def on_step_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        self.bar.step(1, note="" if math.isnan(self.loss) else self._note(state))
         trim_heap()
-        if self.stop.asked:
+        if self.interrupt.requested:
             control.should_save = control.should_training_stop = True
 
+    def _note(self, state: Any) -> str:
+        seconds_a_step = self._elapsed_s() / max(state.global_step - self.first_step, 1)
+        minutes_left = (state.max_steps - state.global_step) * seconds_a_step / 60
+        return (
+            f"loss {self.loss:.3f}, {self._tokens_per_s():.0f} tokens/s, {size(peak_bytes())} of "
+            f"{size(self.run.plan.total_bytes)} planned, {minutes_left:.0f} min left"
+        )
+
+    def _elapsed_s(self) -> float:
+        return max(time.monotonic() - self.started, 1e-6)
+
+    def _tokens_per_s(self) -> float:
+        return self.tokens / self._elapsed_s()
+
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **more: Any
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **unused: Any,
     ) -> None:
-        kept = {
+        values = {
             name: float(value)
             for name, value in (logs or {}).items()
-            if name
-            in ("loss", "learning_rate", "grad_norm", "mean_token_accuracy", "rewards/accuracies")
-            and isinstance(value, int | float)
+            if name in LOGGED and isinstance(value, int | float)
         }
-        if "loss" in kept:
-            self.loss = kept["loss"]
+        if "loss" in values:
+            self.loss = values["loss"]
             self.run.log(
                 state.global_step,
-                **kept,
-                tokens_per_s=round(self.tokens / max(time.monotonic() - self.started, 1e-6), 1),
+                **values,
+                tokens_per_s=round(self._tokens_per_s(), 1),
                 peak_bytes=peak_bytes(),
             )
 
-    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / "optim.txt").write_text(self.optim)
-        (folder / WHOLE).touch()
+    def on_save(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        trainer_checkpoints.mark_complete(checkpoint, self.optim)
 
 
 def trim_heap() -> None:
-    """On a CPU: freed pages between kept blocks go back to the system; without it glibc's heap grew
-    by 0.1 GiB a step, as samples of ever other lengths came by."""
+    """On a CPU, return freed pages of glibc's heap to the system: samples of ever other lengths
+    fragment it, and it grew by 0.1 GiB a step."""
     if not torch.cuda.is_available() and sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes() -> int:
-    """Highest so far: torch's allocator on a card, resident memory else."""
+    """Highest so far: torch's allocator on a card, resident memory otherwise."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss_bytes()
 
 
 class PackedSFTTrainer(SFTTrainer):
-    """SFTTrainer on rows that are packed before; `watch` counts real tokens.
+    """SFTTrainer on rows that were packed before; `progress` counts tokens without padding.
 
-    Raises DataError when the loss is no number.
+    Raises DataError when the loss is not finite.
     """
 
-    watch: ProgressCallback
+    progress: ProgressCallback
 
     def training_step(
-        self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any
+        self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any
     ) -> torch.Tensor:
-        where = inputs.pop("where")
-        self.watch.tokens += inputs.pop("n_tokens")
-        loss: torch.Tensor = super().training_step(model, inputs, *args, **more)
+        sources = inputs.pop("sources")
+        self.progress.tokens += inputs.pop("n_tokens")
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **options)
         if not torch.isfinite(loss):
-            raise not_a_number(
-                self.state.global_step + 1, where, float(loss), Path(self.args.output_dir)
-            )
+            step, folder = self.state.global_step + 1, Path(self.args.output_dir)
+            raise non_finite_loss(step, sources, float(loss), folder)
         return loss
 
     def compute_loss(
@@ -169,114 +136,115 @@ class PackedSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Mean over the step's answer tokens, as TRL's, without entropy and accuracy: on a CPU they
-        cost a third of the time."""
-        if return_outputs or not serves(self.model.get_base_model()):
+        """Mean over the step's answer tokens, as TRL's, but without entropy and token accuracy,
+        which cost a third of a step on a CPU."""
+        if return_outputs or not frozen_head.supports(self.model.get_base_model()):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.pop("labels")
-        with torch.autocast(
-            labels.device.type, torch.bfloat16, enabled=self.args.bf16
-        ):  # the trainer's own lies around the whole model's forward, which is not called here
+        # the trainer's own autocast wraps the forward of the whole model, which is not called here
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.args.bf16):
             hidden = backbone(self.model)(**inputs, use_cache=False).last_hidden_state[0]
-            loss = answer_loss(self.model, hidden, labels[0])
-        n = (
-            num_items_in_batch
-            if num_items_in_batch is not None
-            else (labels[:, 1:] != IGNORED).sum()
-        )
-        return loss / torch.as_tensor(n, device=hidden.device).clamp(min=1)
+            loss = frozen_head.answer_loss(self.model, hidden, labels[0])
+        n_labels = num_items_in_batch
+        if n_labels is None:
+            n_labels = (labels[:, 1:] != IGNORED).sum()
+        return loss / torch.as_tensor(n_labels, device=hidden.device).clamp(min=1)
 
 
-def not_a_number(step: int, where: Sequence[str], loss: float, folder: Path) -> DataError:
-    kept = last_checkpoint(folder)
+def non_finite_loss(step: int, sources: Sequence[str], loss: float, folder: Path) -> DataError:
+    checkpoint = trainer_checkpoints.last(folder)
+    rows = ", ".join(sources[:6]) + (" ..." if len(sources) > 6 else "")
+    previous = "there is no checkpoint before it"
+    if checkpoint:
+        previous = f"{checkpoint.name} from before is complete"
     return DataError(
         f"the loss is {loss} in step {step}",
-        why=f"the batch was {', '.join(where[:6])}{' ...' if len(where) > 6 else ''}; "
-        + (f"{kept.name} of before is kept" if kept else "there was no checkpoint before"),
-        fix="a smaller --learning_rate or --max_grad_norm, or mend those rows; then --resume",
+        why=f"the batch was {rows}; {previous}",
+        fix="a smaller --learning_rate or --max_grad_norm, or correct those rows; then --resume",
     )
 
 
-def answers(
+def sft_trainer(
     model: Any,
     tokenizer: Any,
-    peft: Any,
-    encoded: Sequence[TokenizedExample],
+    peft_config: Any,
+    examples: Sequence[TokenizedExample],
     settings: Settings,
     folder: Path,
-    run: Run,
-    bar: Progress,
-    stop: Stop,
-    callbacks: Sequence[TrainerCallback] = (),
+    progress: ProgressCallback,
 ) -> PackedSFTTrainer:
-    """The trainer of plain answers.
-
-    A row is its samples' numbers; the collator lays them side by side.
-    """
-
-    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        picked = [encoded[i] for row in batch for i in row["pack"]]
-        n = sum(len(item.ids) for item in picked)
-        spare = -n % SHAPES  # a sample of its own at the end, without a target
-        row = flat(
-            [
-                *picked,
-                TokenizedExample([tokenizer.eos_token_id or 0] * spare, [IGNORED] * spare, "", 0),
-            ]
-            if spare
-            else picked
-        )
-        return row | {"where": [item.where for item in picked], "n_tokens": n}
-
-    args = SFTConfig(
-        **arguments(settings, folder),
-        dataset_kwargs={"skip_prepare_dataset": True},
-        max_length=None,
-        packing=False,
-    )
-    watch = ProgressCallback(run, bar, stop, settings.optim)
+    """Supervised fine-tuning. The trainer's dataset is row -> example numbers; the collator lays
+    the examples of a row side by side."""
+    if settings.packing:
+        rows = pack([len(e.ids) for e in examples], settings.max_seq_length)
+    else:
+        rows = [[i] for i in range(len(examples))]
     trainer = PackedSFTTrainer(
         model=model,
-        args=args,
+        args=SFTConfig(
+            **training_arguments(settings, folder),
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            packing=False,
+        ),
         processing_class=tokenizer,
-        train_dataset=Dataset.from_dict({"pack": rows(encoded, settings)}),
-        data_collator=collate,
-        peft_config=peft,
-        callbacks=[watch, *callbacks],
+        train_dataset=Dataset.from_dict({"pack": rows}),
+        data_collator=collator(examples, tokenizer.eos_token_id or 0),
+        peft_config=peft_config,
+        callbacks=[progress],
     )
-    trainer.watch = watch
+    trainer.progress = progress
     for weight in trainer.model.parameters():
         if weight.requires_grad:
-            weight.data = (
-                weight.data.float()
-            )  # TRL puts adapters of quantized models in bf16, where small steps of AdamW are lost
+            # TRL puts the adapters of quantized models in bf16, where AdamW's small steps are lost
+            weight.data = weight.data.float()
     if settings.bf16:
-        no_copies(trainer.model)
+        disable_input_casts(trainer.model)
     return trainer
 
 
-def no_copies(model: Any) -> None:
-    """PEFT turns each adapter's input into its own fp32, which autocast turns back: a second copy
-    of every layer's input is kept for the backward pass (18 % of the peak of SmolLM2)."""
+def collator(
+    examples: Sequence[TokenizedExample], pad_token: int
+) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Rows of example numbers to one row of tokens, padded to ROW_MULTIPLE by an example of its own
+    that has no labels."""
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        parts = [examples[i] for row in batch for i in row["pack"]]
+        n_tokens = sum(len(e.ids) for e in parts)
+        sources = [e.source for e in parts]
+        n_pad = -n_tokens % ROW_MULTIPLE
+        if n_pad:
+            parts.append(TokenizedExample([pad_token] * n_pad, [IGNORED] * n_pad, "", 0))
+        return concatenate(parts) | {"sources": sources, "n_tokens": n_tokens}
+
+    return collate
+
+
+def disable_input_casts(model: Any) -> None:
+    """PEFT casts each adapter's input to fp32, which autocast casts back: a second copy of every
+    layer's input is kept for the backward pass (18 % of SmolLM2's peak)."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
 
 
-def preferences(
+def preference_trainer(
     model: Any,
     tokenizer: Any,
-    peft: Any,
+    peft_config: Any,
     samples: Sequence[Sample],
     settings: Settings,
     folder: Path,
-    run: Run,
-    bar: Progress,
-    stop: Stop,
+    progress: ProgressCallback,
 ) -> Any:
     """DPO (Rafailov 2023) or ORPO (Hong 2024) on pairs of a better and a worse answer."""
-    held = Dataset.from_list(
-        [
+    arguments = training_arguments(settings, folder)
+    arguments |= {"beta": settings.beta, "max_length": settings.max_seq_length}
+    rows: list[dict[str, Any]]
+    trainer_class: Any
+    if settings.method == "dpo":
+        rows = [
             {
                 "prompt": list(s.messages[:-1]),
                 "chosen": [s.messages[-1]],
@@ -284,55 +252,38 @@ def preferences(
             }
             for s in samples
         ]
-    )
-    watch = ProgressCallback(run, bar, stop, settings.optim)
-    if settings.method == "dpo":
-        args = DPOConfig(
-            **arguments(settings, folder), beta=settings.beta, max_length=settings.max_seq_length
-        )
-        return DPOTrainer(
-            model=model,
-            args=args,
-            processing_class=tokenizer,
-            train_dataset=held,
-            peft_config=peft,
-            callbacks=[watch],
-        )
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer  # marked as experimental in TRL 1.16
+        trainer_class, config = DPOTrainer, DPOConfig(**arguments)
+    else:
+        # experimental in TRL 1.16: importing it warns, which is only for those who use it
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    texts = [
-        {
-            "prompt": render(tokenizer, s.messages[:-1], ask=True),
-            "chosen": s.answer + tokenizer.eos_token,
-            "rejected": s.rejected + tokenizer.eos_token,
-        }
-        for s in samples
-    ]
-    more = {
-        name: value
-        for name, value in arguments(settings, folder).items()
-        if name != "activation_offloading"
-    }
-    return ORPOTrainer(
+        end = tokenizer.eos_token
+        rows = [
+            {
+                "prompt": render(tokenizer, s.messages[:-1], add_generation_prompt=True),
+                "chosen": s.answer + end,
+                "rejected": s.rejected + end,
+            }
+            for s in samples
+        ]
+        trainer_class, config = ORPOTrainer, ORPOConfig(**arguments)
+    return trainer_class(
         model=model,
-        args=ORPOConfig(**more, beta=settings.beta, max_length=settings.max_seq_length),
+        args=config,
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(texts),
-        peft_config=peft,
-        callbacks=[watch],
+        train_dataset=Dataset.from_list(rows),
+        peft_config=peft_config,
+        callbacks=[progress],
     )
 
 
-def arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+def training_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     """What all of TRL's trainers take."""
     cuda = torch.cuda.is_available()
-    optim = (
-        settings.optim
-        if settings.optim != "auto"
-        else "paged_adamw_8bit"
-        if cuda
-        else "adamw_torch"
-    )
+    optim: str = settings.optim
+    if optim == "auto":
+        optim = "paged_adamw_8bit" if cuda else "adamw_torch"
+    checkpointing = {"use_reentrant": False} if settings.gradient_checkpointing else None
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": settings.per_device_train_batch_size,
@@ -350,9 +301,7 @@ def arguments(settings: Settings, folder: Path) -> dict[str, Any]:
         "bf16": settings.bf16,
         "use_cpu": not cuda,
         "gradient_checkpointing": settings.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False}
-        if settings.gradient_checkpointing
-        else None,
+        "gradient_checkpointing_kwargs": checkpointing,
         "neftune_noise_alpha": settings.neftune_noise_alpha or None,
         "logging_steps": settings.logging_steps,
         "logging_nan_inf_filter": False,
@@ -367,29 +316,25 @@ def arguments(settings: Settings, folder: Path) -> dict[str, Any]:
     }
 
 
-def go(trainer: Any, folder: Path, stop: Stop, resume: Path | None) -> float:
-    """Train; the mean loss.
+def fit(trainer: Any, folder: Path, progress: ProgressCallback, checkpoint: Path | None) -> float:
+    """Train, from `checkpoint` where there is one; the mean loss.
 
-    Raises KeyboardInterrupt after the checkpoint that a Ctrl-C asked for, DataError for no disk or
-    a loss that is no number.
+    Raises KeyboardInterrupt after the checkpoint that an interrupt asked for, DataError for a full
+    disk or a loss that is not finite.
     """
-    if shutil.disk_usage(folder).free < SAFE_BYTES:
-        raise DataError(
-            f"{folder} has no room for a checkpoint",
-            why=f"{size(shutil.disk_usage(folder).free)} are free",
-            fix="free some disk space, or --output_dir elsewhere",
-        )
+    output_dir.require_space(folder, MIN_FREE_BYTES)
     trainer.remove_callback(PrinterCallback)
     try:
-        with stop.heard():
-            done = trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with graceful_interrupt() as interrupt:
+            progress.interrupt = interrupt
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except OSError as fault:
-        drop_broken(folder)
+        trainer_checkpoints.remove_incomplete(folder)
         raise DataError(
             f"a checkpoint could not be written to {folder}",
             why=fault.strerror or str(fault),
-            fix="free some disk space, then go on with --resume: the checkpoint before is whole",
+            fix="free some disk space, then --resume: the checkpoint before is complete",
         ) from None
-    if stop.asked:
+    if interrupt.requested:
         raise KeyboardInterrupt
-    return float(done.training_loss)
+    return float(result.training_loss)

@@ -1,5 +1,5 @@
-"""What may be wrong with the data, told before training with counts and examples; and a split that
-keeps together what belongs together. Knows no model."""
+"""Finds faults in the data before training, with counts and examples, and splits it so that what
+belongs together stays together. Knows no model."""
 
 import hashlib
 import re
@@ -10,19 +10,19 @@ from typing import Any
 
 from datasketch import MinHash, MinHashLSH
 
+from onecard.datasets import leakage, splits
 from onecard.errors import DataError
 from onecard.evaluation.metrics import words
 from onecard.reporting import table
 from onecard.tasks.finetune.dataset import RejectedRow, Sample
-from onecard.tasks.finetune.tokenize_rows import TokenizedExample
+from onecard.tasks.finetune.tokenization import TokenizedExample
 
-NEAR = 0.85
-"""Jaccard similarity of word 3-grams from which two samples count as near duplicates.
-
-A guess between 0.7 and 0.9 of published data sets.
-"""
+NEAR_DUPLICATE_JACCARD = 0.85
+"""Similarity of word 3-grams above which two samples count as near duplicates. Published data sets
+use 0.7 to 0.9; the value between them is a guess."""
 PERMUTATIONS = 128
-"""The error of an estimated Jaccard similarity is about 1/sqrt(128) = 0.09 (Broder 1997)."""
+"""Of MinHash: the error of an estimated Jaccard similarity is about 1/sqrt(128) = 0.09 (Broder
+1997)."""
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
@@ -36,139 +36,159 @@ SECRETS = {
     "a telephone number": r"(?<![\w.])\+\d{1,3}[ -]?(?:\(?\d{2,4}\)?[ -]?){2,4}\d{2,4}\b",
     "a US social security number": r"\b\d{3}-\d{2}-\d{4}\b",
 }
-END = re.compile(r"[.!?。！？…:;)\]}>\"'”’`*|\d]\s*$")
+SENTENCE_END = re.compile(r"[.!?。！？…:;)\]}>\"'”’`*|\d]\s*$")
+MAX_SCANNED_CHARS = 200_000
+"""Of each message that is searched for secrets: a book in one row must not stop the check."""
 
 
 @dataclass
 class Finding:
-    what: str
+    issue: str
     count: int
     examples: list[str] = field(default_factory=list)
-    done: str = ""
+    action: str = ""
     """What was done about it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "what": self.issue,
+            "count": self.count,
+            "examples": self.examples,
+            "done": self.action,
+        }
 
 
 @dataclass
-class Gate:
-    """The samples that may train, what was put aside, and what was found."""
+class ValidationReport:
+    """The samples that may train, the rejected rows, and all findings."""
 
     samples: list[Sample]
     rejected: list[RejectedRow] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    near: list[tuple[int, int]] = field(default_factory=list)
-    """Pairs of numbers of near duplicates among `samples`."""
+    near_duplicates: list[tuple[int, int]] = field(default_factory=list)
+    """Pairs of positions in `samples`."""
 
     def render(self) -> str:
+        if not self.findings:
+            return "validation found nothing wrong"
         rows = [
-            [str(f.count), f.what, f.done, "; ".join(f.examples[:2])[:100]] for f in self.findings
+            [str(f.count), f.issue, f.action, "; ".join(f.examples[:2])[:100]]
+            for f in self.findings
         ]
-        return (
-            table(rows, ["rows", "what", "done", "for example"])
-            if rows
-            else "the gates found nothing"
-        )
+        return table(rows, ["rows", "what", "action", "for example"])
 
     def as_dict(self) -> dict[str, Any]:
-        return {"samples": len(self.samples), "findings": [vars(f) for f in self.findings]}
+        return {
+            "samples": len(self.samples),
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
 
 
-def inspect(
-    samples: Sequence[Sample], broken: Sequence[RejectedRow], preferences: bool = False
-) -> Gate:
-    """Broken, empty and doubled rows are put aside; near duplicates, cut-off answers and secrets
-    are told. Raises DataError where nothing is left."""
-    gate = Gate([], list(broken))
-    if broken:
-        gate.findings.append(
-            Finding(
-                "broken rows", len(broken), [f"{b.where}: {b.why}" for b in broken[:3]], "put aside"
-            )
-        )
-    seen: dict[str, str] = {}
-    empty, double = [], []
-    for sample in samples:
-        if (
-            not sample.answer.strip()
-            or not sample.question.strip()
-            or (preferences and not sample.rejected.strip())
-        ):
-            empty.append(sample)
-        elif sample.key in seen:
-            double.append(sample)
-        else:
-            seen[sample.key] = sample.where
-            gate.samples.append(sample)
-    for found, what in ((empty, "no question or no answer"), (double, "exact duplicates")):
-        if found:
-            gate.findings.append(
-                Finding(
-                    what,
-                    len(found),
-                    [f"{s.where}: {s.question[:50]!r}" for s in found[:3]],
-                    "put aside",
-                )
-            )
-            gate.rejected += [RejectedRow(s.where, what, s.question) for s in found]
-    if not gate.samples:
+def validate(
+    samples: Sequence[Sample], rejected: Sequence[RejectedRow], preferences: bool = False
+) -> ValidationReport:
+    """Reject broken, empty and duplicate rows; report near duplicates, contradictions, truncated
+    answers and secrets, which stay.
+
+    `preferences`: each sample needs a rejected answer too. Raises DataError where nothing is left.
+    """
+    report = ValidationReport([], list(rejected))
+    if rejected:
+        examples = [f"{row.source}: {row.reason}" for row in rejected[:3]]
+        report.findings.append(Finding("broken rows", len(rejected), examples, "rejected"))
+    _reject_empty_and_duplicates(report, samples, preferences)
+    if not report.samples:
         raise DataError(
             "no row is left to train on",
-            why="; ".join(f"{f.count} x {f.what}" for f in gate.findings),
-            fix="mend the rows: each needs a question and an answer"
+            why="; ".join(f"{f.count} x {f.issue}" for f in report.findings),
+            fix="correct the rows: each needs a question and an answer"
             + (", chosen and rejected" if preferences else ""),
         )
-    gate.near = near_pairs(gate.samples, gate.samples)
-    if gate.near:
-        gate.findings.append(
-            Finding(
-                "near duplicates (pairs)",
-                len(gate.near),
-                [f"{gate.samples[a].where} and {gate.samples[b].where}" for a, b in gate.near[:3]],
-                "kept, never split between train and eval",
-            )
-        )
-    contradictions = _contradictions(gate.samples)
-    if contradictions:
-        gate.findings.append(
-            Finding(
-                "one question, different answers", len(contradictions), contradictions[:3], "kept"
-            )
-        )
-    ends = [bool(END.search(s.answer)) for s in gate.samples]
-    if sum(ends) > 0.8 * len(ends) and (
-        cut := [
-            s
-            for s, whole in zip(gate.samples, ends, strict=True)
-            if not whole and len(s.answer) > 40
-        ]
+    report.near_duplicates = near_pairs(report.samples, report.samples)
+    for finding in (
+        _near_duplicate_finding(report),
+        _contradictions(report.samples),
+        _truncated_answers(report.samples),
+        *_secrets(report.samples),
     ):
-        gate.findings.append(
-            Finding(
-                "answers that seem cut off",
-                len(cut),
-                [f"{s.where}: ...{s.answer[-30:]!r}" for s in cut[:3]],
-                "kept",
-            )
-        )
-    for what, pattern in SECRETS.items():
-        hits = [
-            s
-            for s in gate.samples
-            if any(
-                what != "a card number" or _luhn(found[0])
-                for m in s.messages
-                for found in re.finditer(pattern, m["content"][:200_000])
-            )
-        ]
+        if finding:
+            report.findings.append(finding)
+    return report
+
+
+def _reject_empty_and_duplicates(
+    report: ValidationReport, samples: Sequence[Sample], preferences: bool
+) -> None:
+    keys: set[str] = set()
+    empty, duplicates = [], []
+    for sample in samples:
+        texts = [sample.answer, sample.question, *([sample.rejected] if preferences else [])]
+        if not all(text.strip() for text in texts):
+            empty.append(sample)
+        elif sample.key in keys:
+            duplicates.append(sample)
+        else:
+            keys.add(sample.key)
+            report.samples.append(sample)
+    for rows, issue in ((empty, "no question or no answer"), (duplicates, "exact duplicates")):
+        if rows:
+            examples = [f"{s.source}: {s.question[:50]!r}" for s in rows[:3]]
+            report.findings.append(Finding(issue, len(rows), examples, "rejected"))
+            report.rejected += [RejectedRow(s.source, issue, s.question) for s in rows]
+
+
+def _near_duplicate_finding(report: ValidationReport) -> Finding | None:
+    pairs, samples = report.near_duplicates, report.samples
+    if not pairs:
+        return None
+    examples = [f"{samples[a].source} and {samples[b].source}" for a, b in pairs[:3]]
+    return Finding("near duplicates (pairs)", len(pairs), examples, "kept on one side of the split")
+
+
+def _contradictions(samples: Sequence[Sample]) -> Finding | None:
+    by_question: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        question = " ".join(m["content"] for m in sample.messages[:-1])
+        by_question[" ".join(words(question))].append(sample)
+    repeated = [same for same in by_question.values() if len(same) > 1]
+    if not repeated:
+        return None
+    examples = [
+        f"{same[0].source} and {same[1].source}: {same[0].question[:40]!r}" for same in repeated[:3]
+    ]
+    return Finding("one question, different answers", len(repeated), examples, "kept")
+
+
+def _truncated_answers(samples: Sequence[Sample]) -> Finding | None:
+    """Long answers that end in mid-sentence, in data whose answers mostly do not."""
+    complete = [bool(SENTENCE_END.search(s.answer)) for s in samples]
+    if sum(complete) <= 0.8 * len(complete):
+        return None
+    truncated = [
+        s for s, ends in zip(samples, complete, strict=True) if not ends and len(s.answer) > 40
+    ]
+    if not truncated:
+        return None
+    examples = [f"{s.source}: ...{s.answer[-30:]!r}" for s in truncated[:3]]
+    return Finding("answers that seem cut off", len(truncated), examples, "kept")
+
+
+def _secrets(samples: Sequence[Sample]) -> Iterable[Finding]:
+    for secret, pattern in SECRETS.items():
+        hits = [s for s in samples if _contains(s, secret, pattern)]
         if hits:
-            gate.findings.append(
-                Finding(
-                    f"{what} in the text",
-                    len(hits),
-                    [s.where for s in hits[:3]],
-                    "kept: the model may learn it",
-                )
+            sources = [s.source for s in hits[:3]]
+            yield Finding(
+                f"{secret} in the text", len(hits), sources, "kept: the model may learn it"
             )
-    return gate
+
+
+def _contains(sample: Sample, secret: str, pattern: str) -> bool:
+    return any(
+        secret != "a card number" or _luhn(match[0])
+        for message in sample.messages
+        for match in re.finditer(pattern, message["content"][:MAX_SCANNED_CHARS])
+    )
 
 
 def _luhn(digits: str) -> bool:
@@ -181,110 +201,77 @@ def _luhn(digits: str) -> bool:
     return sum(n if i % 2 == 0 else sum(divmod(2 * n, 10)) for i, n in enumerate(numbers)) % 10 == 0
 
 
-def _contradictions(samples: Sequence[Sample]) -> list[str]:
-    by_question: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_question[" ".join(words(" ".join(m["content"] for m in sample.messages[:-1])))].append(
-            sample
-        )
-    return [
-        f"{same[0].where} and {same[1].where}: {same[0].question[:40]!r}"
-        for same in by_question.values()
-        if len(same) > 1
-    ]
-
-
-def near_pairs(mine: Sequence[Sample], others: Sequence[Sample]) -> list[tuple[int, int]]:
-    """(number in mine, number in others) of near duplicates; within one list each pair once."""
-    same = mine is others
-    index = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
-    hashes = [_minhash(sample) for sample in mine]
-    for i, made in enumerate(hashes):
-        index.insert(str(i), made)
-    out = []
-    for j, made in enumerate(hashes if same else [_minhash(sample) for sample in others]):
-        for hit in index.query(made):
+def near_pairs(samples: Sequence[Sample], others: Sequence[Sample]) -> list[tuple[int, int]]:
+    """(position in samples, position in others) of near duplicates; within one list each pair
+    once."""
+    same_list = samples is others
+    index = MinHashLSH(threshold=NEAR_DUPLICATE_JACCARD, num_perm=PERMUTATIONS)
+    hashes = [_minhash(sample) for sample in samples]
+    for i, minhash in enumerate(hashes):
+        index.insert(str(i), minhash)
+    other_hashes = hashes if same_list else [_minhash(sample) for sample in others]
+    pairs = []
+    for j, minhash in enumerate(other_hashes):
+        for hit in index.query(minhash):
             i = int(hit)
-            if (i < j or not same) and hashes[i].jaccard(made) >= NEAR:
-                out.append((i, j))
-    return sorted(out)
+            new = i < j or not same_list
+            if new and hashes[i].jaccard(minhash) >= NEAR_DUPLICATE_JACCARD:
+                pairs.append((i, j))
+    return sorted(pairs)
 
 
 def _minhash(sample: Sample) -> MinHash:
-    said = words(f"{sample.question} {sample.answer[:20_000]}")
-    made = MinHash(num_perm=PERMUTATIONS, seed=1)
-    made.update_batch([" ".join(said[i : i + 3]).encode() for i in range(max(len(said) - 2, 1))])
-    return made
+    tokens = words(f"{sample.question} {sample.answer[:20_000]}")
+    minhash = MinHash(num_perm=PERMUTATIONS, seed=1)
+    trigrams = [" ".join(tokens[i : i + 3]) for i in range(max(len(tokens) - 2, 1))]
+    minhash.update_batch([trigram.encode() for trigram in trigrams])
+    return minhash
 
 
-def leaks(train: Sequence[Sample], held: Sequence[Sample]) -> None:
-    """Raises DataError when rows stand in both."""
-    keys = {s.key: s.where for s in train}
-    both = [(keys[s.key], s.where) for s in held if s.key in keys] or [
-        (train[i].where, held[j].where) for i, j in near_pairs(train, held)
-    ]
-    if both:
-        raise DataError(
-            f"{len(both)} rows stand in both train and eval",
-            why="; ".join(f"{a} = {b}" for a, b in both[:3])
-            + ": a score on them would prove nothing",
-            fix="take them out of one, or leave --eval_dataset out: then a part is split off "
-            "cleanly",
-        )
+def check_leakage(train: Sequence[Sample], evaluation: Sequence[Sample]) -> None:
+    """Raises DataError where rows, or near duplicates of them, stand in both."""
+    shared = leakage.shared_items(
+        ((s.key, s.source) for s in train), ((s.key, s.source) for s in evaluation)
+    ) or [(train[i].source, evaluation[j].source) for i, j in near_pairs(train, evaluation)]
+    leakage.refuse_leakage(shared, "rows")
 
 
-def split(gate: Gate, share: float, most: int, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """(train, held out): groups and near duplicates stay on one side; by a hash, so that the same
-    rows fall to the same side in any order. Raises DataError for too few groups."""
-    parent = list(range(len(gate.samples)))
+def split(
+    report: ValidationReport, share: float, max_items: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(train, evaluation): groups and near duplicates stay on one side.
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[str, int] = {}
-    for i, sample in enumerate(gate.samples):
-        if sample.group:
-            parent[root(i)] = root(first.setdefault(sample.group, i))
-    for i, j in gate.near:
-        parent[root(i)] = root(j)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for i in range(len(gate.samples)):
-        groups[root(i)].append(i)
+    Groups are taken in the order of a hash, so that the same rows are held out in whatever order
+    they come. Raises DataError for a single group.
+    """
+    samples = report.samples
+    groups = splits.connected_groups([s.group for s in samples], report.near_duplicates)
     if len(groups) < 2:
         raise DataError(
-            f"{len(gate.samples)} rows cannot be split",
+            f"{len(samples)} rows cannot be split",
             why="all belong to one group, or there is only one: nothing would be left to prove the "
             "result with",
             fix="more rows, or --eval_dataset with others",
         )
-    order = sorted(
-        groups.values(), key=lambda held: _draw(seed, min(gate.samples[i].key for i in held))
-    )
-    wanted = max(1, min(most, round(share * len(gate.samples))))
-    held: list[int] = []
-    while order and len(held) < wanted and len(order) > 1:
-        held += order.pop(0)
-    kept = set(held)
-    return [s for i, s in enumerate(gate.samples) if i not in kept], [
-        gate.samples[i] for i in sorted(kept)
-    ]
+    groups.sort(key=lambda group: splits.hash_rank(seed, min(samples[i].key for i in group)))
+    n_items = max(1, min(max_items, round(share * len(samples))))
+    held_out: set[int] = set()
+    for group in groups[:-1]:  # one group at least is left to train on
+        if len(held_out) >= n_items:
+            break
+        held_out |= set(group)
+    train = [s for i, s in enumerate(samples) if i not in held_out]
+    return train, [samples[i] for i in sorted(held_out)]
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """sha256 over the samples' words, in order."""
+    """sha256 over the samples' texts, in order."""
     return hashlib.sha256("".join(s.key for s in samples).encode()).hexdigest()
 
 
-def _draw(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
-
-
-def histogram(encoded: Iterable[TokenizedExample], size: int) -> str:
-    """Samples by their length in tokens, with a bar each, and how many exceed `size`."""
-    lengths = [len(e.ids) for e in encoded]
+def histogram(examples: Iterable[TokenizedExample], max_seq_length: int) -> str:
+    """Samples by their length in tokens, with a bar each, and how many are too long."""
+    lengths = [len(e.ids) for e in examples]
     edges = [64 * 2**i for i in range(16)]
     counts = Counter(next((edge for edge in edges if n <= edge), edges[-1]) for n in lengths)
     top = max(counts.values(), default=1)
@@ -293,28 +280,28 @@ def histogram(encoded: Iterable[TokenizedExample], size: int) -> str:
         for edge in edges
         if counts[edge]
     ]
-    over = sum(n > size for n in lengths)
+    n_over = sum(n > max_seq_length for n in lengths)
     return (
         table(rows, ["tokens", "samples", ""])
-        + f"\n{over} of {len(lengths)} samples are longer than max_seq_length {size}"
+        + f"\n{n_over} of {len(lengths)} samples are longer than max_seq_length {max_seq_length}"
     )
 
 
-def encode_all(
+def tokenize(
     samples: Sequence[Sample], encode: Callable[[Sample], TokenizedExample]
 ) -> tuple[list[Sample], list[TokenizedExample], list[RejectedRow]]:
-    """Tokens of each sample; those that the template does not keep, or that hold no answer token,
-    are put aside."""
-    kept, out, rejected = [], [], []
+    """(samples, their tokens, rejected rows): a sample that the template cannot render, or without
+    a token of an answer, is rejected."""
+    valid, examples, rejected = [], [], []
     for sample in samples:
         try:
-            made = encode(sample)
+            example = encode(sample)
         except ValueError as fault:
-            rejected.append(RejectedRow(sample.where, str(fault), sample.question))
+            rejected.append(RejectedRow(sample.source, str(fault), sample.question))
             continue
-        if made.answer_tokens:
-            kept.append(sample)
-            out.append(made)
+        if example.answer_tokens:
+            valid.append(sample)
+            examples.append(example)
         else:
-            rejected.append(RejectedRow(sample.where, "no token of an answer", sample.question))
-    return kept, out, rejected
+            rejected.append(RejectedRow(sample.source, "no token of an answer", sample.question))
+    return valid, examples, rejected

@@ -1,0 +1,21 @@
+"""onecard finetune check: validates the data without training, and without torch."""
+
+from transformers import AutoTokenizer
+
+from onecard.hub import checkpoints
+from onecard.reporting import Result
+from onecard.runs.record import Run
+from onecard.tasks.finetune import tokenization, training_data
+from onecard.tasks.finetune.configs import Settings
+
+
+def check(settings: Settings, run: Run) -> Result:
+    """What train would train on, and what it would reject. Raises what train would raise."""
+    folder = checkpoints.folder(settings.model_name, run.reporter)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenization.require_chat_template(tokenizer, settings.model_name)
+    data = training_data.prepare(settings, tokenizer)
+    return Result(
+        {"train": len(data.train), "eval": len(data.evaluation), **data.report.as_dict()},
+        data.render(),
+    )
