@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 from onecard import fsio
-from onecard.datasets import documents, walk
+from onecard.datasets import documents
+from onecard.datasets.files import walk
 from onecard.errors import DataError, OneCardError, SettingsError
 from onecard.inference.backends import language_model
 from onecard.inference.config import EngineSettings
@@ -46,7 +47,7 @@ def make_data(settings: Settings, run: Run) -> Result:
         )
     passages = [
         (str(found.path), text)
-        for found in walk.files([Path(settings.notes)])
+        for found in walk([Path(settings.notes)])
         for text in _passages(found.path)
     ]
     if not passages:

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from onecard.errors import DataError, EngineError, NotFound, SettingsError
-from onecard.evaluation import judge, metrics, stats
+from onecard.evaluation import judge, stats
+from onecard.evaluation.metrics import text as metrics
 from onecard.hub import checkpoints
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
@@ -96,7 +97,7 @@ def ask_all(engine: LlamaCpp, answers: Answers, reporter: Reporter, who: str) ->
         engine.api_key,
         engine.name,
         EngineSettings(max_tokens=answers.max_new_tokens),
-        engine.why_dead,
+        engine,
     )
     out = {}
     with reporter.progress(f"answers of {who}", len(answers.items)) as bar:
@@ -142,7 +143,7 @@ def engine_losses(
                         .json()["completion_probabilities"][0]
                     )
                 except (httpx.HTTPError, ValueError, LookupError) as fault:
-                    raise engine.why_dead() or EngineError(
+                    raise engine.failure() or EngineError(
                         f"{engine.path.name} told no log-probability",
                         why=f"{type(fault).__name__}: {fault}",
                         fix="--generate_items 0 leaves the score of the exports out",
@@ -297,7 +298,7 @@ def _marked(
 
         marks = [
             judge.mark(
-                ask, settings.rubric, judge.Marked(item.where, item.question, said[item.where])
+                ask, settings.rubric, judge.JudgedItem(item.where, item.question, said[item.where])
             )
             for item in held
         ]

@@ -11,7 +11,7 @@ from typing import Any
 from datasketch import MinHash, MinHashLSH
 
 from onecard.errors import DataError
-from onecard.evaluation.metrics import words
+from onecard.evaluation.metrics.text import words
 from onecard.reporting import table
 from onecard.tasks.finetune.dataset import RejectedRow, Sample
 from onecard.tasks.finetune.tokenize_rows import TokenizedExample
