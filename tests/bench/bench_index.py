@@ -32,7 +32,7 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import SentenceSplitter
 
-from onecard.datasets import walk
+from onecard.datasets.files import walk
 from onecard.inference.embeddings import open_embedder
 from onecard.reporting import Reporter, table
 from onecard.tasks.rag.configs import Settings
@@ -166,7 +166,7 @@ def main():
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "httpx")
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    files = [found.path for found in walk.files([asked.data])]
+    files = [file.path for file in walk([asked.data])]
     inner = open_embedder("e5-small")
     inner.passages(["warm up", "the cores"])
     rows = {name: [] for name in WAYS}

@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from onecard import fsio, paths
-from onecard.datasets import code, documents, rows, walk
+from onecard.datasets import documents, rows, source_code
+from onecard.datasets.files import walk
 from onecard.errors import DataError, EngineError, NotFound, SettingsError
 from onecard.hub import names
 from onecard.runs import compare, store
@@ -61,7 +62,7 @@ def test_the_walk_obeys_gitignore_and_circles(tmp_path):
     (tmp_path / ".gitignore").write_text("skip/\n*.log\n")
     (tmp_path / "keep" / "round").symlink_to(tmp_path)
     assert [
-        f.path.relative_to(tmp_path).as_posix() for f in walk.files([tmp_path, tmp_path / "keep"])
+        f.path.relative_to(tmp_path).as_posix() for f in walk([tmp_path, tmp_path / "keep"])
     ] == ["a.md", "keep/c.py"]
 
 
@@ -89,7 +90,7 @@ def test_code_by_syntax_tree():
         "import os\n\n\n# about it\n@wraps\ndef first(a):\n    return a\n\n\nclass Big:\n"
         + "".join(f"    def m{i}(self):\n        return {i}\n\n        # end\n" for i in range(20))
     )
-    blocks = code.blocks(source, "python")
+    blocks = source_code.blocks(source, "python")
     names = [b.heading for b in blocks]
     assert ("first",) in names and ("Big", "m3") in names
     assert next(b for b in blocks if b.heading == ("first",)).line == 4
@@ -100,7 +101,7 @@ def test_code_by_syntax_tree():
         ("c", "int go(int x) { return x; }\n", "go"),
         ("java", "class Go { int x() { return 1; } }\n", "Go"),
     ):
-        assert any(b.heading[-1:] == (name,) for b in code.blocks(text, grammar)), grammar
+        assert any(b.heading[-1:] == (name,) for b in source_code.blocks(text, grammar)), grammar
 
 
 def test_other_formats(tmp_path):
@@ -164,7 +165,7 @@ def test_other_formats(tmp_path):
     ],
 )
 def test_the_guard(host, headers, token, fault):
-    got = guards.Guard(None, host, token)._fault("/v1/models", headers)
+    got = guards.Guard(None, host, token)._refusal("/v1/models", headers)
     assert (got[0] if got else None) == fault
 
 

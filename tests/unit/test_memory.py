@@ -122,11 +122,11 @@ def test_a_real_card_is_asked_and_a_cpu_only_engine_beside_it_is_told(monkeypatc
     from onecard import doctor
     from onecard.inference import llamacpp
 
-    warning = llamacpp.bypassed([])
+    warning = llamacpp.unused_gpu_warning([])
     assert (
         "RTX 4070 Ti" in warning
         and "pip install xllamacpp" in warning
-        and llamacpp.bypassed(["RTX 4070 Ti"]) == ""
+        and llamacpp.unused_gpu_warning(["RTX 4070 Ti"]) == ""
     )
     row = next(c for c in doctor.examine({}).data["checks"] if c["name"] == "llama.cpp")
     assert row["state"] == "bad" and "pip install" in row["fix"]
@@ -160,12 +160,13 @@ def test_published_sizes():
 
 def test_where_the_layers_went_is_read_from_a_gpu_builds_line(tmp_path):
     from onecard.inference.llamacpp import LlamaCpp
+    from onecard.inference.threads import ThreadChoice
 
     engine = object.__new__(LlamaCpp)
-    engine.log, engine.devices, engine.n_threads = (
-        tmp_path / "log",
-        ["NVIDIA GeForce RTX 4070 Ti"],
-        2,
-    )
+    engine.log, engine.devices = tmp_path / "log", ["NVIDIA GeForce RTX 4070 Ti"]
+    engine.threads = ThreadChoice(2, "2 physical cores free")
     engine.log.write_text("load_tensors: offloaded 20/33 layers to GPU\n")
-    assert engine.where() == "20 of 33 layers on NVIDIA GeForce RTX 4070 Ti, the rest on the CPU"
+    assert engine.placement() == (
+        "20 of 33 layers on NVIDIA GeForce RTX 4070 Ti, the rest on the CPU "
+        "(2 threads: 2 physical cores free)"
+    )

@@ -1,1 +1,1 @@
-"""Files in, samples out; a fault names its file and line."""
+"""Readers of files and rows; their errors name file and line."""

@@ -1,4 +1,4 @@
-"""A block of a document: words and where they stand."""
+"""A block of a document: its text and its place."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,6 @@ class Block:
     """First line, from 1; the cell of a notebook, the paragraph of a Word file."""
     last_line: int
     heading: tuple[str, ...] = ()
-    """From the title down; for code the class and function."""
+    """Headings from the title down; for code the class and function."""
     page: int = 0
     """Page of a PDF, from 1; 0 elsewhere."""

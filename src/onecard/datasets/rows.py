@@ -1,4 +1,4 @@
-"""Rows of JSONL and CSV files, each checked for the fields that are needed. Knows no kind."""
+"""Rows of JSONL and CSV files, with a check of required fields."""
 
 import csv
 import io
@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onecard.datasets import text as data_text
+from onecard.datasets.encoding import decode
 from onecard.errors import DataError, NotFound
 
 
 def jsonl(
     path: Path, need: Sequence[str] = (), check: Callable[[dict[str, Any]], str] | None = None
 ) -> list[dict[str, Any]]:
-    """One JSON object a line; blank lines are passed over; `check` says what is wrong with a row.
+    """One JSON object a line; blank lines are skipped.
 
+    `need` names fields that must not be empty; `check` returns what is wrong with a row, or "".
     Raises NotFound, DataError with file:line.
     """
     rows = []
-    for number, line in enumerate(
-        _read(path).split("\n"), 1
-    ):  # not splitlines: U+2028 may stand in a JSON string
+    # not splitlines: U+2028 may stand in a JSON string
+    for number, line in enumerate(_read(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -34,36 +34,34 @@ def jsonl(
             ) from None
         if not isinstance(row, dict):
             raise DataError(
-                f"{path}:{number} is no JSON object",
+                f"{path}:{number} is not a JSON object",
                 why=f"it is {line[:60]!r}",
                 fix='write {"field": value, ...}',
             )
-        _need(row, need, path, number)
-        if check and (wrong := check(row)):
-            raise DataError(
-                f"{path}:{number} is not as it should be", why=wrong, fix="mend that line"
-            )
+        _require(row, need, path, number)
+        if check and (fault := check(row)):
+            raise DataError(f"{path}:{number} is not valid", why=fault, fix="correct that line")
         rows.append(row)
-    return _some(rows, path)
+    return _not_empty(rows, path)
 
 
 def table(path: Path, need: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Rows of a CSV or TSV file with a head line. Raises NotFound, DataError with file:line."""
+    """Rows of a CSV or TSV file with a header. Raises NotFound, DataError with file:line."""
     reader = csv.DictReader(
         io.StringIO(_read(path)), delimiter="\t" if path.suffix == ".tsv" else ","
     )
     rows = []
     try:
         for row in reader:
-            _need(row, need, path, reader.line_num)
+            _require(row, need, path, reader.line_num)
             rows.append({key: value for key, value in row.items() if key})
     except csv.Error as fault:
         raise DataError(
-            f"{path}:{reader.line_num} is no CSV",
+            f"{path}:{reader.line_num} is not CSV",
             why=str(fault),
-            fix="mend the quotes of that line, or save it again as CSV",
+            fix="correct the quotes of that line, or save it again as CSV",
         ) from None
-    return _some(rows, path)
+    return _not_empty(rows, path)
 
 
 def _read(path: Path) -> str:
@@ -73,22 +71,22 @@ def _read(path: Path) -> str:
             why="nothing lies at that path" if not path.exists() else "it is a folder",
             fix="check the path",
         )
-    return data_text.decode(path.read_bytes(), path)[0]
+    return decode(path.read_bytes(), path)[0]
 
 
-def _need(row: dict[str, Any], need: Sequence[str], path: Path, number: int) -> None:
-    lacking = [name for name in need if row.get(name) in (None, "")]
-    if lacking:
+def _require(row: dict[str, Any], need: Sequence[str], path: Path, number: int) -> None:
+    missing = [name for name in need if row.get(name) in (None, "")]
+    if missing:
         raise DataError(
-            f"{path}:{number} lacks {', '.join(lacking)}",
+            f"{path}:{number} lacks {', '.join(missing)}",
             why=f"it has {', '.join(map(str, row)) or 'nothing'}",
             fix=f"each row needs {', '.join(need)}",
         )
 
 
-def _some(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+def _not_empty(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise DataError(
-            f"{path} is empty", why="it holds no row", fix="give a file with at least one row"
+            f"{path} is empty", why="it has no row", fix="give a file with at least one row"
         )
     return rows

@@ -1,1 +1,1 @@
-"""How good it is, and with how much doubt."""
+"""Metrics of items, statistics over them, and a judge model."""

@@ -1,19 +1,26 @@
-"""Doubt in numbers: bootstrap intervals, paired tests, and the verdict better / worse / not shown.
-Knows no metric.
+"""Confidence intervals, paired tests, and the verdict better, worse or inconclusive.
 
-Everything is seeded, so that the same items give the same interval.
+Resampling is seeded: the same items give the same interval.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from onecard.reporting import table
+
 RESAMPLES = 10_000
-"""Monte Carlo error of a 2.5 % quantile is then below 0.2 percentage points of coverage (Efron &
-Tibshirani 1993, ch. 13)."""
+"""Bootstrap samples: the Monte Carlo error of a 2.5 % quantile is then below 0.2 percentage points
+of coverage (Efron & Tibshirani 1993, ch. 13)."""
+BETTER, WORSE, INCONCLUSIVE = "better", "worse", "inconclusive"
+"""The verdicts. Run folders of onecard 0.1 have "not shown" for "inconclusive", in texts only:
+every comparison is computed again from the items."""
+MAX_EXACT_FLIPS = 1000
+"""Above this many flipped items McNemar's test takes the normal approximation with continuity
+correction: binomials of that size overflow a float, and the two agree to 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,17 @@ class Interval:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
+def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Intervals as `Interval.as_dict` gives them, one metric a row, for a terminal."""
+    cells = [
+        [name, f"{m['value']:.3f}", f"{m['low']:.3f} – {m['high']:.3f}", str(m["n"])]
+        for name, m in metrics.items()
+    ]
+    return table(cells, ["metric", "value", "95 % interval", "items"])
+
+
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
-    """The mean with its 95 % percentile bootstrap interval over items. Nothing to average gives
-    nan.
+    """The mean with its 95 % percentile bootstrap interval over items; nan without items.
 
     >>> mean_interval([1.0, 1.0, 1.0]).render(1)
     '1.0 [1.0, 1.0]'
@@ -43,21 +58,21 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
 def ratio_interval(
     parts: Sequence[float], wholes: Sequence[float] | np.ndarray, *, seed: int = 0
 ) -> Interval:
-    """sum(parts) / sum(wholes) with its 95 % interval, items resampled together: word errors over
-    words, for one."""
-    top, below = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
-    if not len(top) or below.sum() == 0:
-        return Interval(math.nan, math.nan, math.nan, len(top))
-    tops, belows = _resampled_sums(np.stack([top, below]), seed)
-    low, high = np.percentile(tops / np.maximum(belows, 1e-12), [2.5, 97.5])
-    return Interval(float(top.sum() / below.sum()), float(low), float(high), len(top))
+    """sum(parts) / sum(wholes) with its 95 % bootstrap interval, as for word errors over words.
+
+    Numerator and denominator of an item are resampled together.
+    """
+    numerators, denominators = np.asarray(parts, dtype=float), np.asarray(wholes, dtype=float)
+    n = len(numerators)
+    if not n or denominators.sum() == 0:
+        return Interval(math.nan, math.nan, math.nan, n)
+    tops, bottoms = _resampled_sums(np.stack([numerators, denominators]), seed)
+    low, high = np.percentile(tops / np.maximum(bottoms, 1e-12), [2.5, 97.5])
+    return Interval(float(numerators.sum() / denominators.sum()), float(low), float(high), n)
 
 
 def _resampled_sums(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Sums of `rows` (M, N) over resampled items: (M, RESAMPLES).
-
-    Drawn in slices, so that memory stays at 64 MB.
-    """
+    """Sums of `rows` (M, N) over resampled items, (M, RESAMPLES); memory stays below 64 MB."""
     n = rows.shape[1]
     random = np.random.default_rng(seed)
     out = np.empty((rows.shape[0], RESAMPLES))
@@ -91,12 +106,13 @@ T975 = (
     2.093,
     2.086,
 )
-"""97.5 % quantile of Student's t with 1, 2, 3 ... degrees of freedom."""
+"""97.5 % quantile of Student's t with 1 to 20 degrees of freedom."""
 
 
 def t_interval(values: Sequence[float]) -> Interval:
-    """The mean with its 95 % t interval: for a handful of trainings that differ in their seed,
-    where a bootstrap would be far too sure of itself. One value has no interval.
+    """The mean with its 95 % t interval, for a few trainings that differ in their seed.
+
+    A bootstrap over so few values is far too narrow. One value has no interval.
 
     >>> t_interval([1.0, 2.0, 3.0]).render(2)
     '2.00 [-0.48, 4.48]'
@@ -104,31 +120,29 @@ def t_interval(values: Sequence[float]) -> Interval:
     n, mean = len(values), float(np.mean(values)) if len(values) else math.nan
     if n < 2:
         return Interval(mean, math.nan, math.nan, n)
-    half = (
-        (T975[n - 2] if n - 2 < len(T975) else 1.96) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    )
+    quantile = T975[n - 2] if n - 2 < len(T975) else 1.96
+    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same items: `delta` is new minus old."""
+    """Two systems on the same items; `delta` is the mean of new minus old."""
 
     delta: Interval
     verdict: str
-    """better, worse or not shown."""
+    """BETTER, WORSE or INCONCLUSIVE."""
     p_value: float
-    """McNemar's exact test where items are right or wrong; else the two-sided bootstrap p."""
+    """Two-sided: McNemar's exact test for scores of 0 or 1, else the paired bootstrap."""
     test: str
     won: tuple[str, ...] = ()
+    """Ids of the items on which the new system is better."""
     lost: tuple[str, ...] = ()
 
     def render(self) -> str:
-        flips = (
-            f"; {len(self.won)} items gained, {len(self.lost)} lost"
-            if self.won or self.lost
-            else ""
-        )
+        flips = ""
+        if self.won or self.lost:
+            flips = f"; {len(self.won)} items gained, {len(self.lost)} lost"
         return (
             f"{self.verdict}: {self.delta.value:+.3f} [{self.delta.low:+.3f}, "
             f"{self.delta.high:+.3f}], p={self.p_value:.3f} ({self.test}){flips}"
@@ -150,13 +164,13 @@ def compare(
 ) -> Comparison:
     """Paired on the ids that both have.
 
-    The verdict needs the whole interval on one side of zero.
+    The verdict is better or worse when the whole interval lies on one side of zero and p <= .05.
     """
     ids = sorted(old.keys() & new.keys())
     before, after = np.array([old[i] for i in ids]), np.array([new[i] for i in ids])
     if not ids:
         return Comparison(
-            Interval(math.nan, math.nan, math.nan, 0), "not shown", 1.0, "no common items"
+            Interval(math.nan, math.nan, math.nan, 0), INCONCLUSIVE, 1.0, "no common items"
         )
     difference = after - before
     delta = mean_interval(difference.tolist(), seed=seed)
@@ -169,20 +183,14 @@ def compare(
         sums = _resampled_sums(difference[None, :], seed)[0]
         tail = min((sums <= 0).mean(), (sums >= 0).mean())
         p_value, test = min(1.0, 2 * float(tail) + 2 / RESAMPLES), "paired bootstrap"
-    sided = delta.low > 0 or delta.high < 0
-    verdict = (
-        "not shown"
-        if not sided or p_value > 0.05
-        else "better"
-        if delta.value * sign > 0
-        else "worse"
-    )
+    verdict = INCONCLUSIVE
+    if (delta.low > 0 or delta.high < 0) and p_value <= 0.05:
+        verdict = BETTER if delta.value * sign > 0 else WORSE
     return Comparison(delta, verdict, p_value, test, won, lost)
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Two-sided exact p of McNemar's test: a fair coin thrown for each item that flipped (McNemar
-    1947).
+    """Two-sided exact p of McNemar's test: each flipped item is a fair coin (McNemar 1947).
 
     >>> mcnemar(0, 0), round(mcnemar(9, 1), 4)
     (1.0, 0.0215)
@@ -190,20 +198,14 @@ def mcnemar(gained: int, lost: int) -> float:
     n, k = gained + lost, min(gained, lost)
     if n == 0:
         return 1.0
-    if (
-        n > 1000
-        # binomials of this size overflow a float; the normal form with continuity correction is
-        # exact
-        # to 1e-4
-    ):
+    if n > MAX_EXACT_FLIPS:
         z: float = max(abs(gained - lost) - 1, 0) / math.sqrt(2 * n)
         return math.erfc(z)
     return min(1.0, float(2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n))
 
 
 def cohen_kappa(one: Sequence[int], other: Sequence[int]) -> float:
-    """Agreement beyond chance of two raters over the same items (Cohen 1960); nan when neither ever
-    varies.
+    """Agreement of two raters beyond chance (Cohen 1960); nan when neither ever varies.
 
     >>> cohen_kappa([1, 1, 0, 0], [1, 0, 0, 0])
     0.5

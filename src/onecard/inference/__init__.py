@@ -1,4 +1,1 @@
-"""The ways to run a model.
-
-A language model is a URL that answers the OpenAI HTTP API, whoever serves it.
-"""
+"""Running models: a language model is a URL that speaks the OpenAI HTTP API, whoever serves it."""

@@ -1,5 +1,4 @@
-"""Opens the language model that the settings name: the embedded engine, Ollama, or any
-OpenAI-compatible server. Knows no kind."""
+"""Opens the language model of the settings: the embedded engine, Ollama or an OpenAI server."""
 
 import os
 from collections.abc import Iterator
@@ -24,9 +23,10 @@ def language_model(
     n_parallel: int = 1,
     tell: bool = True,
 ) -> Iterator[Client]:
-    """A client of the model; what was started for it ends with the block.
+    """A client of the model; an engine that was started for it ends with the block.
 
-    Raises NotFound, EngineError, DataError.
+    `tell` writes a line with the model, its layers and threads. Raises NotFound, EngineError,
+    DataError.
     """
     if settings.base_url:
         yield Client(
@@ -39,7 +39,7 @@ def language_model(
     model = names.find(settings.model, settings.quant)
     if model.url:
         name = settings.model.removeprefix("ollama:")
-        ollama.need(model.url, name, reporter)
+        ollama.ensure_model(model.url, name, reporter)
         yield Client(f"{model.url}/v1", "ollama", name, settings)
         return
     chosen = model_of(settings, plan.device) or model
@@ -48,12 +48,10 @@ def language_model(
         path, settings, plan, reporter, n_parallel=n_parallel, name=settings.model
     ) as engine:
         if tell:
-            reporter.line(
-                f"{settings.model}{' ' + chosen.quant if chosen.quant else ''}: {engine.where()}"
-            )
-        if warning := llamacpp.bypassed(engine.devices):
+            reporter.line(f"{settings.model} {chosen.quant}".strip() + f": {engine.placement()}")
+        if warning := llamacpp.unused_gpu_warning(engine.devices):
             reporter.warn(warning)
-        yield Client(engine.base_url, engine.api_key, engine.name, settings, engine.why_dead)
+        yield Client(engine.base_url, engine.api_key, engine.name, settings, engine)
 
 
 def embedded(
@@ -65,16 +63,16 @@ def embedded(
     n_parallel: int = 1,
     name: str = "",
 ) -> llamacpp.LlamaCpp:
-    """The embedded engine on a GGUF file, layers placed as the plan decided.
+    """The embedded engine on a GGUF file, with the plan's number of layers on the GPU.
 
-    Raises DataError for another form.
+    Raises DataError for a file of another format.
     """
     if path.suffix != ".gguf":
         gguf = sorted(path.glob("*.gguf")) if path.is_dir() else []
         if not gguf:
             raise DataError(
                 f"{path.name} is no GGUF file",
-                why="the embedded engine opens GGUF only",
+                why="the embedded engine reads GGUF only",
                 fix=f"onecard models convert {path}",
             )
         path = gguf[0]
@@ -93,7 +91,7 @@ def embedded(
 
 
 def _served_name(settings: EngineSettings) -> str:
-    """The model's name at a server: as given, else the only one that the server lists."""
+    """The model's name at a server: the one of the settings, else the first that it lists."""
     if settings.model != EngineSettings.model_fields["model"].default:
         return settings.model
     probe = Client(
@@ -102,12 +100,11 @@ def _served_name(settings: EngineSettings) -> str:
         settings.model,
         settings,
     )
-    with probe._faults():
-        held = [row.id for row in probe.openai.models.list()]
-    if not held:
+    models = probe.models()
+    if not models:
         raise EngineError(
-            f"{settings.base_url} holds no model",
+            f"{settings.base_url} serves no model",
             why="its list of models is empty",
             fix="load one there, or name it with --model",
         )
-    return held[0]
+    return models[0]

@@ -1,13 +1,13 @@
-"""What is asked of a language model, through the openai client on any base URL. Knows no kind;
-turns faults into EngineError.
+"""Requests to a language model through the openai client, at any base URL.
 
-The client speaks through httpx2, whose errors come through in the middle of a stream.
+Errors of the client become EngineError or DataError. The openai client uses httpx2, whose own
+errors come through in the middle of a stream.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import httpx2
@@ -35,8 +35,18 @@ class Reply:
     completion_tokens: int = 0
 
 
+class Engine(Protocol):
+    """A process of ours that serves the model."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def failure(self) -> EngineError | None:
+        """Why a request failed, when the process is dead for good."""
+
+
 class Client:
-    """One model at one address."""
+    """One model at one address; `engine` is its process when we started it."""
 
     def __init__(
         self,
@@ -44,10 +54,10 @@ class Client:
         api_key: str,
         model: str,
         settings: EngineSettings,
-        why_dead: Any = None,
+        engine: Engine | None = None,
     ) -> None:
         self.base_url, self.api_key, self.model, self.settings = base_url, api_key, model, settings
-        self._why_dead = why_dead
+        self.engine = engine
         self.openai = openai.OpenAI(
             base_url=base_url,
             api_key=api_key or "none",
@@ -63,16 +73,19 @@ class Client:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = 0,
     ) -> Reply:
-        """One whole answer. `schema` forces JSON of that shape. Raises EngineError."""
-        with self._faults():
-            done: Any = self.openai.chat.completions.create(
+        """One whole answer; `schema` forces JSON of that shape.
+
+        Raises EngineError, and DataError when the prompt is too long.
+        """
+        with self._translated_errors():
+            completion: Any = self.openai.chat.completions.create(
                 messages=_plain(messages), **self._options(schema, tools, max_tokens)
             )
-        message = done.choices[0].message
+        message = completion.choices[0].message
         calls = [
             ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or []
         ]
-        usage = done.usage
+        usage = completion.usage
         return Reply(
             message.content or "",
             calls,
@@ -81,11 +94,11 @@ class Client:
         )
 
     def stream(self, messages: Sequence[Message], *, max_tokens: int = 0) -> Iterator[str]:
-        """The answer in pieces, as they come.
+        """The answer in pieces as they come; closing the iterator stops the engine too.
 
-        Closing the iterator stops the engine too. Raises EngineError.
+        Raises EngineError, and DataError when the prompt is too long.
         """
-        with self._faults():
+        with self._translated_errors():
             events: Any = self.openai.chat.completions.create(
                 messages=_plain(messages), stream=True, **self._options(None, (), max_tokens)
             )
@@ -94,18 +107,26 @@ class Client:
                     if event.choices and (piece := event.choices[0].delta.content):
                         yield piece
 
+    def models(self) -> list[str]:
+        """Names of the models that the server lists. Raises EngineError."""
+        with self._translated_errors():
+            return [row.id for row in self.openai.models.list()]
+
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text: asked of llama.cpp; elsewhere estimated at 3 characters a token, which
-        is on the safe side."""
+        """Tokens of a text, by llama.cpp's /tokenize.
+
+        Another server has no such route: then 3 characters a token are assumed, which is too many
+        rather than too few.
+        """
         try:
             root = self.base_url.removesuffix("/v1")
-            done = httpx.post(
+            reply = httpx.post(
                 f"{root}/tokenize",
                 json={"content": text},
                 headers={"Authorization": f"Bearer {self.api_key}"},
                 timeout=30,
             )
-            return len(done.json()["tokens"])
+            return len(reply.json()["tokens"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError):
             return len(text) // 3 + 1
 
@@ -132,36 +153,35 @@ class Client:
         return options
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except openai.APIConnectionError as fault:
-            if self._why_dead and (dead := self._why_dead()):
-                raise dead from fault
+            if self.engine and (failure := self.engine.failure()):
+                raise failure from fault
             raise EngineError(
                 f"no answer from {self.base_url}",
                 why=str(fault.__cause__ or fault),
                 fix="start the server, or leave --base_url out to use the embedded engine",
             ) from fault
         except openai.APIStatusError as fault:
-            raise self._status(fault) from fault
+            raise self._status_error(fault) from fault
         except (openai.OpenAIError, httpx2.HTTPError) as fault:
-            if self._why_dead and (dead := self._why_dead()):
-                raise dead from fault
+            if self.engine and (failure := self.engine.failure()):
+                raise failure from fault
             raise EngineError(
-                f"{self.base_url} did not answer whole", why=str(fault)[:300], fix="ask again"
+                f"the answer of {self.base_url} broke off", why=str(fault)[:300], fix="ask again"
             ) from fault
 
-    def _status(self, fault: openai.APIStatusError) -> OneCardError:
-        said = str(
-            fault.body.get("message", fault.message)
-            if isinstance(fault.body, dict)
-            else fault.message
-        )[:400]
-        if "context" in said and ("exceed" in said or "size" in said):
+    def _status_error(self, fault: openai.APIStatusError) -> OneCardError:
+        message = fault.message
+        if isinstance(fault.body, dict):
+            message = str(fault.body.get("message", message))
+        message = message[:400]
+        if "context" in message and ("exceed" in message or "size" in message):
             return DataError(
                 "the question and its context are too long for the model",
-                why=said,
+                why=message,
                 fix=f"a larger --n_ctx (now {self.settings.n_ctx}), or a shorter question",
             )
         fix = {
@@ -170,11 +190,11 @@ class Client:
         }
         return EngineError(
             f"{self.base_url} refused the request ({fault.status_code})",
-            why=said,
+            why=message,
             fix=fix.get(fault.status_code, "see the server's log"),
         )
 
 
 def _plain(messages: Sequence[Message]) -> Any:
-    """Messages as the client wants them; its own types have one class a role."""
+    """Messages as plain dictionaries: the openai client types them with one class a role."""
     return [dict(message) for message in messages]

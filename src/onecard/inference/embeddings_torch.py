@@ -1,7 +1,4 @@
-"""Embedders and cross-encoders of sentence-transformers, on the card when there is one.
-
-Knows texts only.
-"""
+"""Embedders and cross-encoders of sentence-transformers, on the GPU if there is one."""
 
 import logging
 from collections.abc import Sequence
@@ -10,10 +7,9 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+# they warn of missing files and names, which become errors of ours
 for library in ("sentence_transformers", "transformers", "huggingface_hub"):
-    logging.getLogger(library).setLevel(
-        logging.ERROR
-    )  # they warn of what we refuse in our own words
+    logging.getLogger(library).setLevel(logging.ERROR)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -30,10 +26,10 @@ class SentenceEmbedder:
             model_kwargs={"use_safetensors": True},
         )
         self.dim = int(self._model.get_embedding_dimension() or 0)
-        e5 = "e5" in name.lower()  # the E5 family is trained with these words in front
-        self._prefixes = (
-            ("passage: ", "query: ") if e5 and not self._model.prompts.get("query") else ("", "")
-        )
+        self._prefixes = ("", "")
+        if "e5" in name.lower() and not self._model.prompts.get("query"):
+            # the E5 family is trained with these words in front (Wang et al. 2022)
+            self._prefixes = ("passage: ", "query: ")
 
     def passages(self, texts: Sequence[str]) -> np.ndarray:
         return self._encode(

@@ -1,45 +1,48 @@
-"""The child process that holds the embedded llama.cpp server. Knows only the JSON on its first line
-of input.
+"""The child process that runs the embedded llama.cpp server: parameters are JSON on stdin.
 
-It ends when its input ends, so that no model outlives the program that asked for it.
+It ends when stdin ends, so that no model outlives the program that started it.
 """
 
 import json
 import os
 import sys
 
+import xllamacpp
+
 
 def main() -> None:
-    import xllamacpp
-
-    asked = json.loads(sys.stdin.readline())
+    """Start the server from the first line of stdin, print its address, wait for the end."""
+    request = json.loads(sys.stdin.readline())
     params = xllamacpp.CommonParams()
-    params.model.path = asked["path"]
-    params.model_alias = {asked["alias"]} if isinstance(params.model_alias, set) else asked["alias"]
-    params.hostnames, params.port = ["127.0.0.1"], asked["port"]
-    params.api_keys = [asked["api_key"]]
+    params.model.path = request["path"]
+    params.model_alias = (
+        {request["alias"]} if isinstance(params.model_alias, set) else request["alias"]
+    )
+    params.hostnames, params.port = ["127.0.0.1"], request["port"]
+    params.api_keys = [request["api_key"]]
     params.cors_origins = "null"  # the server's default lets every web page call it
     params.n_ctx, params.n_ubatch, params.n_parallel = (
-        asked["n_ctx"],
-        asked["n_ubatch"],
-        asked["n_parallel"],
+        request["n_ctx"],
+        request["n_ubatch"],
+        request["n_parallel"],
     )
-    params.n_batch = max(asked["n_ubatch"], 2048 if not asked["embedding"] else asked["n_ubatch"])
-    params.n_gpu_layers = asked["n_gpu_layers"]
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = asked["n_threads"]
+    # an embedding model needs a text whole in one batch
+    params.n_batch = request["n_ubatch"] if request["embedding"] else max(request["n_ubatch"], 2048)
+    params.n_gpu_layers = request["n_gpu_layers"]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = request["n_threads"]
     params.cache_type_k = params.cache_type_v = getattr(
-        xllamacpp.ggml_type, f"GGML_TYPE_{asked['kv_type'].upper()}"
+        xllamacpp.ggml_type, f"GGML_TYPE_{request['kv_type'].upper()}"
     )
     params.use_jinja, params.endpoint_metrics, params.ui = True, True, False
-    params.fit_params = False  # the plan has decided already; a second opinion would make it untrue
+    params.fit_params = False  # the plan has placed the layers already
     params.verbosity = 4  # prints where the layers went and how large each buffer is
-    if asked["embedding"]:
+    if request["embedding"]:
         params.embedding = True
-    if asked["rerank"]:
+    if request["rerank"]:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
-    if asked["adapter"]:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(asked["adapter"], 1.0)]
+    if request["adapter"]:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(request["adapter"], 1.0)]
     devices = [
         row["description"]
         for row in xllamacpp.get_device_info()

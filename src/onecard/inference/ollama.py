@@ -1,4 +1,4 @@
-"""Ollama's own API: what it holds, and pulling a model into it. Knows nothing of prompts."""
+"""Ollama's own API: the models it has, and pulling a model into it."""
 
 import json
 from typing import Any
@@ -11,9 +11,9 @@ from onecard.units import size
 
 
 def models(url: str) -> list[dict[str, Any]]:
-    """Name, size and details of every model that the server holds.
+    """Name, size and details of each model of the server.
 
-    Raises EngineError when it is not running.
+    Raises EngineError when it does not run.
     """
     try:
         rows = httpx.get(f"{url}/api/tags", timeout=5).raise_for_status().json()["models"]
@@ -33,13 +33,13 @@ def models(url: str) -> list[dict[str, Any]]:
         ) from None
 
 
-def need(url: str, name: str, reporter: Reporter) -> None:
-    """Make sure the server holds a model: pull it when it does not.
+def ensure_model(url: str, name: str, reporter: Reporter) -> None:
+    """Pull a model into the server unless it is there.
 
     Raises EngineError, NotFound.
     """
-    held = [row["name"] for row in models(url)]
-    if name in held or f"{name}:latest" in held:
+    present = [row["name"] for row in models(url)]
+    if name in present or f"{name}:latest" in present:
         return
     reporter.line(f"Ollama pulls {name}")
     try:
@@ -47,22 +47,23 @@ def need(url: str, name: str, reporter: Reporter) -> None:
             "POST", f"{url}/api/pull", json={"model": name}, timeout=httpx.Timeout(None, connect=5)
         ) as events:
             events.raise_for_status()
-            _follow(events, name, held, reporter)
+            _follow(events, name, present, reporter)
     except httpx.HTTPError as fault:
         raise EngineError(
             f"Ollama did not pull {name}", why=str(fault)[:200], fix=f"ollama pull {name}"
         ) from None
 
 
-def _follow(events: httpx.Response, name: str, held: list[str], reporter: Reporter) -> None:
-    told = ""
+def _follow(events: httpx.Response, name: str, present: list[str], reporter: Reporter) -> None:
+    """Report each new status of a pull. Raises NotFound."""
+    last_status = ""
     for line in events.iter_lines():
         row = json.loads(line) if line.strip() else {}
         if "error" in row:
-            fault = not_found("model in Ollama", name, held)
+            fault = not_found("model in Ollama", name, present)
             fault.why = str(row["error"])[:300]
             raise fault
         status = str(row.get("status", ""))
-        if status != told:
-            told = status
+        if status != last_status:
+            last_status = status
             reporter.line(f"  {status}" + (f" {size(row['total'])}" if "total" in row else ""))

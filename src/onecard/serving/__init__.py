@@ -1,1 +1,1 @@
-"""What every HTTP server here shares: guards, schemas, the shell of an app."""
+"""What the HTTP servers share: app shell, guards (Host, Origin, token), OpenAI schemas."""

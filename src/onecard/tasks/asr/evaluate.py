@@ -19,7 +19,7 @@ from transformers.models.whisper.english_normalizer import (
 
 from onecard.errors import DataError, SettingsError
 from onecard.evaluation import stats
-from onecard.evaluation.metrics import character_errors, word_errors
+from onecard.evaluation.metrics.speech import character_errors, word_errors
 from onecard.reporting import Reporter, Result, table
 from onecard.runs.record import Run, fingerprint
 from onecard.tasks.asr import dataset, transcribe

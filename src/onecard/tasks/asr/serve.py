@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -20,7 +19,7 @@ from starlette.routing import Route
 from onecard.errors import DataError
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.serving import guards
+from onecard.serving import app, guards, openai_schemas
 from onecard.tasks.asr import transcribe, words
 from onecard.tasks.asr.configs import Settings
 from onecard.tasks.asr.model import Transcriber, open_ear
@@ -35,17 +34,13 @@ def serve(settings: Settings, run: Run) -> Result:
     Raises EngineError when the port is in use, before the model is loaded.
     """
     settings = transcribe.with_names(settings)
-    token = guards.token_for(settings.host, settings.token)
-    listener = guards.bind(settings.host, settings.port)
-    with listener:
+    with app.listen(settings) as server:
         ear = open_ear(settings, run)
-        app = guards.Guard(application(ear, settings), settings.host, token)
-        address = f"{guards.address(listener)}/v1"
-        run.reporter.line(
-            f"OpenAI API at {address}/audio/transcriptions" + (f"  token: {token}" if token else "")
-        )
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(
-            sockets=[listener]
+        address = f"{server.url}/v1"
+        server.run(
+            application(ear, settings),
+            f"OpenAI API at {address}/audio/transcriptions",
+            run.reporter,
         )
     return Result({"address": address})
 
@@ -60,7 +55,7 @@ def application(ear: Transcriber, settings: Settings) -> Starlette:
             Route("/v1/models", front.models),
             Route("/health", front.health),
         ],
-        exception_handlers=guards.ON_FAULT,
+        exception_handlers=guards.EXCEPTION_HANDLERS,
     )
 
 
@@ -72,19 +67,7 @@ class _Front:
         )  # one recording at a time: the second waits and is not slowed down by the first
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse(
-            {
-                "object": "list",
-                "data": [
-                    {
-                        "id": self.s.model_name,
-                        "object": "model",
-                        "created": 0,
-                        "owned_by": "onecard",
-                    }
-                ],
-            }
-        )
+        return JSONResponse(openai_schemas.model_list([self.s.model_name]))
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -1,7 +1,10 @@
-"""The talk in the terminal: history, several lines, commands, and Ctrl-C that stops the answer and
-not the program."""
+"""`onecard chat`: a REPL with history, multi-line input and /commands.
+
+Ctrl-C stops the answer, not the program.
+"""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +20,25 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.tasks.chat.configs import Settings
 
-COMMANDS = """/system TEXT   a new instruction; the talk starts anew     /clear        forget the talk
-/save FILE     write the talk as JSON (or .md)             /load FILE    go on with a saved talk
-/again         ask the last question once more             /exit         leave (or Ctrl-D)
+HELP = """/system TEXT   set the system prompt; starts a new conversation
+/clear         forget the conversation
+/again         repeat the last question
+/save FILE     write the conversation as JSON, or as Markdown for a name in .md
+/load FILE     continue a saved conversation
+/exit          leave (or Ctrl-D)
 Enter sends; Alt-Enter, or a \\ at the end, starts a new line; Ctrl-C stops the answer."""
+MESSAGE_TOKENS = 8
+"""Allowance for the tokens that a chat template puts around a message."""
+
+Message = dict[str, Any]
 
 
-def talk(settings: Settings, run: Run) -> Result:
-    """Until /exit or the end of input. A failed answer is told and the talk goes on."""
-    messages: list[dict[str, Any]] = [{"role": "system", "content": settings.system}]
+def chat(settings: Settings, run: Run) -> Result:
+    """Read and answer until /exit or the end of input; an error is shown and the REPL goes on."""
+    messages: list[Message] = [{"role": "system", "content": settings.system}]
     turns = 0
     with language_model(settings, run.plan, run.reporter) as client:
-        run.reporter.line(COMMANDS)
+        run.reporter.line(HELP)
         read = _reader(run.reporter.interactive)
         while True:
             try:
@@ -41,7 +51,7 @@ def talk(settings: Settings, run: Run) -> Result:
                 continue
             try:
                 if text.startswith("/"):
-                    if not _command(text, messages, run):
+                    if not _run_command(text, messages, run):
                         break
                     if not text.startswith("/again"):
                         continue
@@ -55,18 +65,16 @@ def talk(settings: Settings, run: Run) -> Result:
     return Result({"turns": turns, "messages": messages})
 
 
-def _answer(client: Client, messages: list[dict[str, Any]], settings: Settings, run: Run) -> int:
-    """Stream one answer and keep it; 0 when there was nothing to answer."""
+def _answer(client: Client, messages: list[Message], settings: Settings, run: Run) -> int:
+    """Stream one answer and append it; the number of answers, 0 without a question."""
     if messages[-1]["role"] != "user":
-        run.reporter.line("nothing was asked yet")
+        run.reporter.line("there is no question yet")
         return 0
     pieces: list[str] = []
-    asked = shorten(messages, client, settings.n_ctx - settings.max_tokens)
-    if len(asked) < len(messages):
-        run.reporter.line(
-            f"(the first {len(messages) - len(asked)} messages no longer fit and are left out)"
-        )
-    stream = client.stream(asked)
+    fitting = fit_messages(messages, client, settings.n_ctx - settings.max_tokens)
+    if n_dropped := len(messages) - len(fitting):
+        run.reporter.line(f"(the context is full: the first {n_dropped} messages are left out)")
+    stream = client.stream(fitting)
     try:
         for piece in stream:
             pieces.append(piece)
@@ -80,27 +88,25 @@ def _answer(client: Client, messages: list[dict[str, Any]], settings: Settings, 
     return 1
 
 
-def shorten(messages: list[dict[str, Any]], client: Client, room: int) -> list[dict[str, Any]]:
-    """The instruction, and as many of the last messages as fit into `room` tokens; the question
-    always."""
-    head, rest = messages[:1], messages[1:]
-    used = client.count_tokens(head[0]["content"]) + 16
-    kept: list[dict[str, Any]] = []
+def fit_messages(messages: list[Message], client: Client, max_tokens: int) -> list[Message]:
+    """The system prompt and as many of the last messages as fit; always the last question."""
+    system, rest = messages[:1], messages[1:]
+    used = client.count_tokens(system[0]["content"]) + 2 * MESSAGE_TOKENS
+    recent: list[Message] = []
     for message in reversed(rest):
-        used += (
-            client.count_tokens(message["content"]) + 8
-        )  # the template's own words around a message
-        if kept and used > room:
+        used += client.count_tokens(message["content"]) + MESSAGE_TOKENS
+        if recent and used > max_tokens:
             break
-        kept.insert(0, message)
-    while len(kept) > 1 and kept[0]["role"] == "assistant":
-        kept.pop(0)
-    return head + kept
+        recent.insert(0, message)
+    while len(recent) > 1 and recent[0]["role"] == "assistant":
+        recent.pop(0)
+    return system + recent
 
 
-def _reader(interactive: bool) -> Any:
+def _reader(interactive: bool) -> Callable[[], str]:
+    """A function that reads one input, from a terminal with editing and history."""
     if not interactive:
-        return lambda: input()
+        return input
     keys = KeyBindings()
 
     @keys.add("escape", "enter")
@@ -126,47 +132,44 @@ def _reader(interactive: bool) -> Any:
     return lambda: session.prompt("> ")
 
 
-def _command(text: str, messages: list[dict[str, Any]], run: Run) -> bool:
-    """Carry out a /command; False ends the talk.
+def _run_command(text: str, messages: list[Message], run: Run) -> bool:
+    """Execute a /command; False ends the REPL.
 
     Raises DataError for a file that cannot be read or written.
     """
-    word, _, rest = text.partition(" ")
-    rest = rest.strip()
-    if word in ("/exit", "/quit", "/bye"):
+    command, _, argument = text.partition(" ")
+    argument = argument.strip()
+    if command in ("/exit", "/quit", "/bye"):
         return False
-    if word == "/system" and rest:
-        messages[:] = [{"role": "system", "content": rest}]
-        run.reporter.line("the talk starts anew")
-    elif word == "/clear":
+    if command == "/system" and argument:
+        messages[:] = [{"role": "system", "content": argument}]
+        run.reporter.line("new conversation")
+    elif command == "/clear":
         del messages[1:]
-        run.reporter.line("forgotten")
-    elif word == "/again":
+        run.reporter.line("new conversation")
+    elif command == "/again":
         while len(messages) > 1 and messages[-1]["role"] != "user":
             messages.pop()
-    elif word == "/save" and rest:
-        path = Path(rest).expanduser()
-        if path.exists() and not run.reporter.confirm(f"{path} exists: write over it?"):
+    elif command == "/save" and argument:
+        path = Path(argument).expanduser()
+        if path.exists() and not run.reporter.confirm(f"{path} exists: overwrite it?"):
             raise DataError(
-                f"{path} exists", why="nothing is written over unasked", fix="/save another name"
+                f"{path} exists", why="no file is overwritten unasked", fix="/save another name"
             )
         save(path, messages)
-        run.reporter.line(f"saved to {rest}")
-    elif word == "/load" and rest:
-        messages[:] = load(Path(rest).expanduser())
+        run.reporter.line(f"saved to {argument}")
+    elif command == "/load" and argument:
+        messages[:] = load(Path(argument).expanduser())
         run.reporter.line(f"{len(messages) - 1} messages loaded")
+    elif command == "/help":
+        run.reporter.line(HELP)
     else:
-        run.reporter.line(
-            COMMANDS if word == "/help" else f"'{word}' is no command, or lacks a word\n{COMMANDS}"
-        )
+        run.reporter.line(f"'{command}' is no command, or lacks an argument\n{HELP}")
     return True
 
 
-def save(path: Path, messages: list[dict[str, Any]]) -> None:
-    """As JSON, or as Markdown for a name that ends in .md; whole or not at all.
-
-    Raises DataError.
-    """
+def save(path: Path, messages: list[Message]) -> None:
+    """Write JSON, or Markdown for a name that ends in .md, atomically. Raises DataError."""
     if not path.absolute().parent.is_dir():
         raise DataError(
             f"{path} cannot be written",
@@ -180,14 +183,14 @@ def save(path: Path, messages: list[dict[str, Any]]) -> None:
     fsio.write_text(path, text)
 
 
-def load(path: Path) -> list[dict[str, Any]]:
-    """The messages of a saved talk. Raises DataError."""
+def load(path: Path) -> list[Message]:
+    """The messages of a saved conversation. Raises DataError."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["messages"]
         return [{"role": str(row["role"]), "content": str(row["content"])} for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise DataError(
-            f"{path} is no saved talk",
+            f"{path} is not a saved conversation",
             why=str(fault)[:200],
             fix="/load takes a .json file that /save wrote",
         ) from None

@@ -1,17 +1,15 @@
-"""Score a model's answers against references, and by a rubric where a judge is named.
-
-Knows only questions and answers.
-"""
+"""`onecard chat evaluate`: score a model's answers against references, and by a judge."""
 
 from pathlib import Path
 from typing import Any
 
 from onecard.datasets import rows as data_rows
 from onecard.errors import SettingsError
-from onecard.evaluation import judge, metrics, stats
+from onecard.evaluation import judge, stats
+from onecard.evaluation.metrics.text import TEXT_METRICS
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
-from onecard.reporting import Result, table
+from onecard.reporting import Result
 from onecard.runs.compare import regressions
 from onecard.runs.record import Run, fingerprint
 from onecard.runs.store import RunRecord, recent
@@ -19,9 +17,9 @@ from onecard.tasks.chat.configs import Settings
 
 
 def evaluate(settings: Settings, run: Run) -> Result:
-    """Exact match, F1, ROUGE and BLEU of each answer, with intervals.
+    """Exact match, F1, ROUGE and BLEU of each answer, with intervals; marks if a judge is set.
 
-    Raises DataError with file:line.
+    Raises SettingsError without questions, DataError with file:line.
     """
     if not settings.questions:
         raise SettingsError(
@@ -30,68 +28,60 @@ def evaluate(settings: Settings, run: Run) -> Result:
             fix='--questions FILE with lines like {"question": "...", "answer": "..."}',
         )
     path = Path(settings.questions)
-    rows = data_rows.jsonl(path, need=("question", "answer"), check=_wrong)
+    rows = data_rows.jsonl(path, need=("question", "answer"), check=_row_fault)
     run.data("questions", rows=len(rows), sha256=fingerprint(path))
     items: list[dict[str, Any]] = []
+    marks: list[int] = []
+    verdicts: list[str] = []
     with (
         language_model(settings, run.plan, run.reporter) as client,
         run.reporter.progress("questions", len(rows)) as bar,
     ):
         for i, row in enumerate(rows):
-            said = client.chat(
-                [
-                    {"role": "system", "content": settings.system},
-                    {"role": "user", "content": row["question"]},
-                ]
-            ).text
-            scores = {
-                name: metric(said, str(row["answer"]))
-                for name, metric in metrics.TEXT_METRICS.items()
-            }
-            items.append(
-                {
-                    "id": str(row.get("id", i)),
-                    "question": row["question"],
-                    "answer": said,
-                    "reference": row["answer"],
-                    "scores": scores,
-                }
-            )
-            run.log(i, **scores)
+            items.append(_answer(client, settings, row, i))
+            run.log(i, **items[-1]["scores"])
             bar.step()
-        marked, agreed = (
-            _judged(client, settings, rows, items) if settings.judge != "none" else ([], None)
-        )
-    for item, mark in zip(items, marked, strict=False):
+        if settings.judge != "none":
+            marks = _marks(client, settings.rubric, items)
+            agreement = _agreement(client, settings.rubric, rows)
+            verdicts = ["the accuracy of the judge is unknown: no row has human_mark"]
+            if agreement:
+                verdicts = [agreement.render()]
+    for item, mark in zip(items, marks, strict=False):
         item["scores"]["mark"] = mark
-    names = [*metrics.TEXT_METRICS, *(["mark"] if marked else [])]
-    result = {
+    metrics = {
         name: stats.mean_interval([item["scores"][name] for item in items]).as_dict()
-        for name in names
+        for name in (*TEXT_METRICS, *(("mark",) if marks else ()))
     }
-    verdicts = (
-        [agreed.render()]
-        if agreed
-        else ["the judge's worth is not known: no row has human_mark"]
-        if marked
-        else []
-    )
     run.items(items)
-    run.scores(result, verdicts=verdicts)
+    run.scores(metrics, verdicts=verdicts)
     if run.folder:
         verdicts += regressions(RunRecord(run.folder), recent())
-    cells = [
-        [name, f"{r['value']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", str(r["n"])]
-        for name, r in result.items()
-    ]
     return Result(
-        {"metrics": result, "verdicts": verdicts},
-        "\n".join([table(cells, ["metric", "value", "95 % interval", "items"]), *verdicts]),
+        {"metrics": metrics, "verdicts": verdicts},
+        "\n".join([stats.metric_table(metrics), *verdicts]),
     )
 
 
-def _wrong(row: dict[str, Any]) -> str:
-    """What is wrong with a row of a question set; empty when nothing is."""
+def _answer(client: Client, settings: Settings, row: dict[str, Any], i: int) -> dict[str, Any]:
+    """The item of one question: the model's answer, the reference, the scores."""
+    messages = [
+        {"role": "system", "content": settings.system},
+        {"role": "user", "content": row["question"]},
+    ]
+    answer = client.chat(messages).text
+    reference = str(row["answer"])
+    return {
+        "id": str(row.get("id", i)),
+        "question": row["question"],
+        "answer": answer,
+        "reference": row["answer"],
+        "scores": {name: metric(answer, reference) for name, metric in TEXT_METRICS.items()},
+    }
+
+
+def _row_fault(row: dict[str, Any]) -> str:
+    """What is wrong with a row of the question set, or ""."""
     if not isinstance(row["question"], str):
         return f"question must be a text, not {str(row['question'])[:60]!r}"
     mark = row.get("human_mark")
@@ -102,28 +92,33 @@ def _wrong(row: dict[str, Any]) -> str:
     return ""
 
 
-def _judged(
-    client: Client, settings: Settings, rows: list[dict[str, Any]], items: list[dict[str, Any]]
-) -> tuple[list[int], judge.Agreement | None]:
-    """The judge's marks of the answers, and its agreement on rows with human_mark (and
-    human_answer, else answer)."""
-
+def _ask_with(client: Client) -> judge.Ask:
     def ask(messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
         return client.chat(messages, schema=schema, max_tokens=200).text
 
-    marks = [
-        judge.mark(ask, settings.rubric, judge.Marked(item["id"], item["question"], item["answer"]))
+    return ask
+
+
+def _marks(client: Client, rubric: str, items: list[dict[str, Any]]) -> list[int]:
+    """The judge's mark of each answer."""
+    ask = _ask_with(client)
+    return [
+        judge.mark(ask, rubric, judge.JudgedItem(item["id"], item["question"], item["answer"]))
         for item in items
     ]
+
+
+def _agreement(client: Client, rubric: str, rows: list[dict[str, Any]]) -> judge.Agreement | None:
+    """The judge against the rows with human_mark, which is a mark of human_answer, else of answer.
+
+    None for fewer than two such rows.
+    """
+    ask = _ask_with(client)
     pairs = []
     for row in rows:
         if row.get("human_mark") is None:
             continue
-        text = str(row.get("human_answer", row["answer"]))
-        pairs.append(
-            (
-                judge.mark(ask, settings.rubric, judge.Marked("", row["question"], text)),
-                row["human_mark"],
-            )
-        )
-    return marks, judge.agreement(pairs) if len(pairs) > 1 else None
+        answer = str(row.get("human_answer", row["answer"]))
+        mark = judge.mark(ask, rubric, judge.JudgedItem("", row["question"], answer))
+        pairs.append((mark, row["human_mark"]))
+    return judge.agreement(pairs) if len(pairs) > 1 else None

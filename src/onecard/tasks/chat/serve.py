@@ -1,8 +1,7 @@
-"""The OpenAI HTTP API in front of the engine: chat, completions, embeddings, rerank, models. Knows
-no prompt.
+"""`onecard chat serve`: the OpenAI HTTP API for chat, completions, embeddings and rerank.
 
-Language-model requests pass through unread, so that the front costs next to nothing; embeddings and
-reranking are ours.
+Requests for the language model pass through unchanged, so that the server costs next to nothing in
+front of the engine. Embeddings and reranking are answered here.
 """
 
 import asyncio
@@ -13,94 +12,97 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
-import uvicorn
+import numpy as np
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from onecard.errors import DataError, EngineError
-from onecard.inference import embeddings
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
+from onecard.inference.embeddings import Embedder, open_embedder
+from onecard.inference.rerankers import Reranker, SimilarityReranker, open_reranker
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.serving import guards
+from onecard.serving import guards, openai_schemas
+from onecard.serving.app import listen
 from onecard.tasks.chat import tool_calls
 from onecard.tasks.chat.configs import Settings
 
-GATHER_S = 0.02
-"""Shortest time between two pieces of a stream: each costs the two ends a wake-up that the engine's
-threads pay for, and nobody reads faster."""
-PASSED = ("/v1/chat/completions", "/v1/completions")
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+STREAM_INTERVAL_S = 0.02
+"""Shortest time between two chunks of a stream: each costs both ends a wake-up that slows the
+engine's threads, and nobody reads faster."""
+MAX_TEXTS = 2048
+"""Texts in one request for embeddings, as in OpenAI's API."""
 
 
 def serve(settings: Settings, run: Run) -> Result:
-    """Listen until Ctrl-C.
+    """Answer until Ctrl-C.
 
     Raises EngineError when the port is in use, before the model is loaded.
     """
-    token = guards.token_for(settings.host, settings.token)
-    listener = guards.bind(settings.host, settings.port)
     with (
-        listener,
+        listen(settings) as server,
         language_model(settings, run.plan, run.reporter, n_parallel=settings.n_parallel) as client,
     ):
-        app = guards.Guard(application(client, settings), settings.host, token)
-        address = f"{guards.address(listener)}/v1"
-        run.reporter.line(f"OpenAI API at {address}" + (f"  token: {token}" if token else ""))
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(
-            sockets=[listener]
-        )
+        address = f"{server.url}/v1"
+        server.run(application(client, settings), f"OpenAI API at {address}", run.reporter)
     return Result({"address": address})
 
 
 def application(client: Client, settings: Settings) -> Starlette:
     """The routes, without the guard."""
-    front = _Front(client, settings)
+    routes = _Routes(client, settings)
     return Starlette(
         routes=[
-            *(Route(path, front.passed, methods=["POST"]) for path in PASSED),
-            Route("/v1/models", front.models),
-            Route("/v1/models/{name:path}", front.model),
-            Route("/v1/embeddings", front.embeddings, methods=["POST"]),
-            Route("/v1/rerank", front.rerank, methods=["POST"]),
-            Route("/health", front.health),
+            Route(CHAT, routes.language_model, methods=["POST"]),
+            Route(COMPLETIONS, routes.language_model, methods=["POST"]),
+            Route("/v1/models", routes.models),
+            Route("/v1/models/{name:path}", routes.model),
+            Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+            Route("/v1/rerank", routes.rerank, methods=["POST"]),
+            Route("/health", routes.health),
         ],
-        exception_handlers=guards.ON_FAULT,
+        exception_handlers=guards.EXCEPTION_HANDLERS,
     )
 
 
-class _Front:
+class _Routes:
     def __init__(self, client: Client, settings: Settings) -> None:
         self.client, self.settings = client, settings
         self.root = client.base_url.removesuffix("/v1")
         self._http: aiohttp.ClientSession | None = None
-        self._embedder: embeddings.Embedder | None = None
-        self._reranker: embeddings.Reranker | None = None
+        self._embedder: Embedder | None = None
+        self._reranker: Reranker | None = None
         self.started = int(time.time())
 
-    async def passed(self, request: Request) -> Response:
-        """As it came, except for a demanded tool call, which we force.
+    async def language_model(self, request: Request) -> Response:
+        """Passed on unchanged, except for a demanded tool call, which is forced by a schema.
 
-        One model is served: it answers whatever `model` says.
+        There is one model: it answers whatever `model` names.
         """
-        asked = await guards.body(request)
-        _checked(asked, request.url.path)
-        if request.url.path == PASSED[0] and (forced := tool_calls.demanded(asked)):
-            return await self._call(forced, bool(asked.get("stream")))
-        reply = await self._send(request.url.path, await request.body())
-        kind = reply.content_type
-        if kind != "text/event-stream":
+        body = await guards.body(request)
+        _check_request(body, request.url.path)
+        if request.url.path == CHAT and (forced := tool_calls.forced_request(body)):
+            return await self._tool_call(forced, bool(body.get("stream")))
+        reply = await self._post_to_engine(request.url.path, await request.body())
+        media_type = reply.content_type
+        if media_type != "text/event-stream":
             async with reply:
-                return Response(await reply.read(), reply.status, media_type=kind)
+                return Response(await reply.read(), reply.status, media_type=media_type)
         return StreamingResponse(
-            _pieces(reply), reply.status, media_type=kind, headers={"Cache-Control": "no-cache"}
+            _chunks(reply),
+            reply.status,
+            media_type=media_type,
+            headers={"Cache-Control": "no-cache"},
         )
 
-    async def _send(self, path: str, content: bytes) -> aiohttp.ClientResponse:
+    async def _post_to_engine(self, path: str, content: bytes) -> aiohttp.ClientResponse:
         """The engine's reply, not yet read. Raises EngineError."""
-        if self._http is None:  # needs the running loop
+        if self._http is None:  # not in __init__: it needs the running event loop
             self._http = aiohttp.ClientSession(
                 headers={
                     "Authorization": f"Bearer {self.client.api_key}",
@@ -111,203 +113,175 @@ class _Front:
         try:
             return await self._http.post(self.root + path, data=content)
         except (aiohttp.ClientError, TimeoutError) as fault:
-            dead = self.client._why_dead() if self.client._why_dead else None
-            raise dead or EngineError(
+            raise self._engine_failure() or EngineError(
                 "the engine does not answer",
                 why=str(fault),
                 fix="ask again; onecard doctor tells more",
             ) from None
 
-    async def _call(self, forced: dict[str, Any], stream: bool) -> Response:
-        reply = await self._send(PASSED[0], json.dumps(forced).encode())
+    def _engine_failure(self) -> EngineError | None:
+        return self.client.engine.failure() if self.client.engine else None
+
+    async def _tool_call(self, forced: dict[str, Any], stream: bool) -> Response:
+        reply = await self._post_to_engine(CHAT, json.dumps(forced).encode())
         async with reply:
             content = await reply.read()
         if reply.status != 200:
             return Response(content, reply.status, media_type="application/json")
-        done = tool_calls.as_call(json.loads(content))
-        return (
-            Response(tool_calls.as_events(done), media_type="text/event-stream")
-            if stream
-            else JSONResponse(done)
-        )
+        call = tool_calls.tool_call_reply(json.loads(content))
+        if stream:
+            return Response(tool_calls.tool_call_events(call), media_type="text/event-stream")
+        return JSONResponse(call)
 
-    def _models(self) -> list[dict[str, Any]]:
-        names = [
-            self.client.model,
-            self.settings.embedding_model,
-            *([self.settings.rerank_model] if self.settings.rerank_model else []),
-        ]
-        return [
-            {"id": name, "object": "model", "created": self.started, "owned_by": "onecard"}
-            for name in names
-        ]
+    def _model_names(self) -> list[str]:
+        names = (self.client.model, self.settings.embedding_model, self.settings.rerank_model)
+        return [name for name in names if name]
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": self._models()})
+        return JSONResponse(openai_schemas.model_list(self._model_names(), self.started))
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        found = next((row for row in self._models() if row["id"] == name), None)
-        return (
-            JSONResponse(found)
-            if found
-            else guards.error(404, f"there is no model {name} here; see /v1/models")
-        )
+        if name not in self._model_names():
+            return guards.error(404, f"there is no model {name} here; see /v1/models")
+        return JSONResponse(openai_schemas.model(name, self.started))
 
     async def health(self, request: Request) -> Response:
-        dead = self.client._why_dead() if self.client._why_dead else None
-        return JSONResponse(
-            {"status": "ok"} if dead is None else {"status": str(dead)},
-            200 if dead is None else 503,
-        )
+        if failure := self._engine_failure():
+            return JSONResponse({"status": str(failure)}, 503)
+        return JSONResponse({"status": "ok"})
 
-    def embedder(self) -> embeddings.Embedder:
-        if self._embedder is None:  # 300 MB: loaded when the first client asks for it
-            self._embedder = embeddings.open_embedder(self.settings.embedding_model)
+    def embedder(self) -> Embedder:
+        if self._embedder is None:  # 300 MB: loaded for the first request
+            self._embedder = open_embedder(self.settings.embedding_model)
         return self._embedder
 
+    def reranker(self) -> Reranker:
+        if self._reranker is None:
+            name = self.settings.rerank_model
+            self._reranker = open_reranker(name) if name else SimilarityReranker(self.embedder())
+        return self._reranker
+
     async def embeddings(self, request: Request) -> Response:
-        asked = await guards.body(request)
-        texts, name = asked.get("input"), asked.get("model") or "default"
+        body = await guards.body(request)
+        texts = body.get("input")
         texts = [texts] if isinstance(texts, str) else texts
+        if refusal := self._embedding_refusal(body, texts):
+            return guards.error(*refusal)
+        embedder = self.embedder()
+        embed = embedder.queries if body.get("input_type") == "query" else embedder.passages
+        vectors = await run_in_threadpool(embed, texts)
+        as_base64 = body.get("encoding_format") == "base64"
+        rows = [
+            {"object": "embedding", "index": i, "embedding": _encoded(vector, as_base64)}
+            for i, vector in enumerate(vectors)
+        ]
+        n_tokens = sum(len(text) // 4 + 1 for text in texts)
+        return JSONResponse(
+            {
+                "object": "list",
+                "data": rows,
+                "model": embedder.name,
+                "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+            }
+        )
+
+    def _embedding_refusal(self, body: dict[str, Any], texts: Any) -> tuple[int, str] | None:
+        """(status, message) for a request that cannot be answered."""
+        ours = self.settings.embedding_model
+        name = body.get("model") or "default"
         if (
             not isinstance(texts, list)
             or not texts
             or not all(isinstance(text, str) and text for text in texts)
         ):
-            return guards.error(
+            return (
                 400,
-                "input must be a text or a list of texts, none of them empty; token ids are "
-                "another model's",
+                "input must be a text or a list of texts, none of them empty; token ids belong to "
+                "another model's vocabulary",
             )
-        if len(texts) > 2048:
-            return guards.error(400, f"{len(texts)} texts at once; at most 2048")
-        if name not in (
-            "default",
-            self.settings.embedding_model,
-        ):  # vectors of another model would not compare with what the client holds
-            return guards.error(
-                404,
-                f"there is no embedding model {name} here, only {self.settings.embedding_model}",
-            )
-        if asked.get("dimensions") not in (None, self.embedder().dim):
-            return guards.error(
-                400,
-                f"dimensions must be {self.embedder().dim}: {self.settings.embedding_model} cannot "
-                "be cut shorter",
-            )
-        vectors = await _thread(
-            lambda: (
-                self.embedder().queries(texts)
-                if asked.get("input_type") == "query"
-                else self.embedder().passages(texts)
-            )
-        )
-        as_text = asked.get("encoding_format") == "base64"
-        rows = [
-            {
-                "object": "embedding",
-                "index": i,
-                "embedding": base64.b64encode(v.tobytes()).decode() if as_text else v.tolist(),
-            }
-            for i, v in enumerate(vectors)
-        ]
-        used = sum(len(text) // 4 + 1 for text in texts)
-        return JSONResponse(
-            {
-                "object": "list",
-                "data": rows,
-                "model": self.embedder().name,
-                "usage": {"prompt_tokens": used, "total_tokens": used},
-            }
-        )
+        if len(texts) > MAX_TEXTS:
+            return 400, f"{len(texts)} texts at once; at most {MAX_TEXTS}"
+        # vectors of another model would not compare with those that the client has
+        if name not in ("default", ours):
+            return 404, f"there is no embedding model {name} here, only {ours}"
+        if body.get("dimensions") not in (None, self.embedder().dim):
+            return 400, f"dimensions must be {self.embedder().dim}: {ours} cannot be cut shorter"
+        return None
 
     async def rerank(self, request: Request) -> Response:
-        asked = await guards.body(request)
-        query, texts = asked.get("query"), asked.get("documents")
-        texts = (
-            [row.get("text") if isinstance(row, dict) else row for row in texts]
-            if isinstance(texts, list)
-            else texts
-        )
+        body = await guards.body(request)
+        query, documents = body.get("query"), body.get("documents")
+        texts: list[Any] = []
+        if isinstance(documents, list):
+            texts = [row.get("text") if isinstance(row, dict) else row for row in documents]
         if (
             not isinstance(query, str)
-            or not isinstance(texts, list)
             or not texts
             or not all(isinstance(text, str) for text in texts)
         ):
             return guards.error(400, "query must be a text and documents a list of texts")
-        top = asked.get("top_n", len(texts))
-        if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        top_n = body.get("top_n", len(texts))
+        if not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1:
             return guards.error(400, "top_n must be a whole number from 1")
-        if self._reranker is None:
-            name = self.settings.rerank_model
-            self._reranker = (
-                embeddings.open_reranker(name)
-                if name
-                else embeddings.SimilarityReranker(self.embedder())
-            )
-        reranker = self._reranker
-        scores = await _thread(lambda: reranker.scores(query, texts))
-        order = sorted(range(len(texts)), key=lambda i: -float(scores[i]))[:top]
-        shown = [
-            {"document": {"text": texts[i]}} if asked.get("return_documents") else {} for i in order
-        ]
-        return JSONResponse(
-            {
-                "model": reranker.name,
-                "results": [
-                    {"index": i, "relevance_score": float(scores[i]), **more}
-                    for i, more in zip(order, shown, strict=True)
-                ],
-            }
-        )
+        reranker = self.reranker()
+        scores = await run_in_threadpool(reranker.scores, query, texts)
+        results = []
+        for i in sorted(range(len(texts)), key=lambda i: -float(scores[i]))[:top_n]:
+            result: dict[str, Any] = {"index": i, "relevance_score": float(scores[i])}
+            if body.get("return_documents"):
+                result["document"] = {"text": texts[i]}
+            results.append(result)
+        return JSONResponse({"model": reranker.name, "results": results})
 
 
-def _checked(asked: dict[str, Any], path: str) -> None:
-    """Refuse what the engine would answer with an error of its own making. Raises DataError."""
-    if asked.get("n", 1) != 1:
+def _encoded(vector: np.ndarray, as_base64: bool) -> Any:
+    """A vector as a list, or its fp32 bytes in base64, which OpenAI's client asks for."""
+    return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()
+
+
+def _check_request(body: dict[str, Any], path: str) -> None:
+    """Refuse what the engine would answer with an unclear error. Raises DataError."""
+    if body.get("n", 1) != 1:
         raise DataError(
             "n must be 1",
-            why="one answer is made at a time",
-            fix="send the request n times with other seeds",
+            why="the engine generates one answer a request",
+            fix="send the request n times with different seeds",
         )
-    if path != PASSED[0]:
+    if path != CHAT:
         return
-    messages = asked.get("messages")
+    messages = body.get("messages")
     if (
         not isinstance(messages, list)
         or not messages
         or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
     ):
         raise DataError(
-            "messages do not hold",
+            "messages are not valid",
             why='they must be a list of {"role": ..., "content": ...}, at least one',
-            fix="mend the list of messages",
+            fix="correct the list of messages",
         )
     parts = [part for m in messages if isinstance(m.get("content"), list) for part in m["content"]]
     if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
         raise DataError(
-            "this model reads text alone",
-            why="a message holds an image or a sound",
+            "this model reads text only",
+            why="a message has an image or a sound",
             fix="send text parts only",
         )
 
 
-async def _thread(call: Any) -> Any:
-    from starlette.concurrency import run_in_threadpool
+async def _chunks(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The engine's stream, in chunks of at least STREAM_INTERVAL_S.
 
-    return await run_in_threadpool(call)
-
-
-async def _pieces(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The engine's bytes, gathered for GATHER_S; closing it, when the client went away, stops the
-    engine's work too."""
+    Closing it, as when the client hangs up, stops the engine's work.
+    """
     try:
-        while piece := await reply.content.readany():
-            yield piece
-            await asyncio.sleep(GATHER_S)
+        while chunk := await reply.content.readany():
+            yield chunk
+            await asyncio.sleep(STREAM_INTERVAL_S)
     except (aiohttp.ClientError, TimeoutError) as fault:
-        yield f"data: {json.dumps({'error': {'message': f'the engine ended in the middle of its answer: {fault}', 'code': 502}})}\n\n".encode()
+        message = f"the engine ended in the middle of its answer: {fault}"
+        error = {"error": {"message": message, "code": 502}}
+        yield f"data: {json.dumps(error)}\n\n".encode()
     finally:
         reply.close()

@@ -1,8 +1,7 @@
-"""A tool call that a client demands (`tool_choice`: required, or one by name), forced by a JSON
-schema. Knows the OpenAI API's form only.
+"""Tool calls that a client demands (`tool_choice`: required, or a name), forced by a JSON schema.
 
-The engine leaves the choice to the model's own template, and a small model then writes prose: the
-schema leaves it no other way.
+With `tool_choice: auto` the engine leaves the choice to the model's own template. A small model
+then writes prose; the schema permits nothing but a call.
 """
 
 import json
@@ -11,102 +10,108 @@ from collections.abc import Mapping
 from typing import Any
 
 from onecard.errors import DataError
+from onecard.serving.openai_schemas import completion_events
 
-LONGEST_CALL = 512
-"""Tokens of a forced call where the client names no limit."""
+MAX_CALL_TOKENS = 512
+"""Tokens of a forced call where the client sets no limit."""
+REPLACED_FIELDS = ("tools", "tool_choice", "stream", "stream_options", "parallel_tool_calls")
+"""Fields of the request that the forced request does not pass on."""
 
 
-def demanded(asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The request that forces the call; None where the model may choose.
+def forced_request(request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The chat request that forces the demanded call; None if the model may choose.
 
-    Raises DataError for tools or a choice that do not hold.
+    Raises DataError for invalid tools or an invalid choice.
     """
-    tools, choice = asked.get("tools") or [], asked.get("tool_choice", "auto")
-    held = _functions(tools)
+    choice = request.get("tool_choice", "auto")
+    functions = _functions(request.get("tools") or [])
     if choice in ("auto", "none", None):
         return None
-    named = (
-        choice.get("function", {}).get("name")
-        if isinstance(choice, dict) and isinstance(choice.get("function"), dict)
-        else None
-    )
-    if choice != "required" and named not in held:
+    name = _named_function(choice)
+    if choice != "required" and name not in functions:
         raise DataError(
-            f"tool_choice {json.dumps(choice)[:80]} does not hold",
-            why=f"the tools are: {', '.join(held) or 'none'}",
+            f"tool_choice {json.dumps(choice)[:80]} is not valid",
+            why=f"the tools are: {', '.join(functions) or 'none'}",
             fix="auto, none, required, or the name of one of the tools",
         )
-    if not held:
+    if not functions:
         raise DataError(
             "tool_choice required without tools", why="tools is empty", fix="give at least one tool"
         )
-    chosen = {named: held[named]} if named else held
-    shapes = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": name},
-                "arguments": f.get("parameters") or {"type": "object"},
-            },
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for name, f in chosen.items()
-    ]
-    told = (
-        "Call one of these functions. Reply with JSON alone: its name and its arguments.\n"
-        + "\n".join(json.dumps(f) for f in chosen.values())
-    )
-    messages = [dict(message) for message in asked["messages"]]
-    if messages[0].get("role") == "system":
-        messages[0]["content"] = f"{messages[0].get('content')}\n\n{told}"
-    else:
-        messages.insert(0, {"role": "system", "content": told})
-    kept = {
-        key: value
-        for key, value in asked.items()
-        if key not in ("tools", "tool_choice", "stream", "stream_options", "parallel_tool_calls")
-    }
-    schema = {"name": "call", "schema": {"anyOf": shapes}, "strict": True}
-    limit = (
-        {}
-        if "max_tokens" in asked or "max_completion_tokens" in asked
-        else {"max_tokens": LONGEST_CALL}
-    )
+    if name:
+        functions = {name: functions[name]}
+    schema = {"anyOf": [_call_schema(name, function) for name, function in functions.items()]}
+    limit: dict[str, Any] = {}
+    if "max_tokens" not in request and "max_completion_tokens" not in request:
+        limit = {"max_tokens": MAX_CALL_TOKENS}
     return {
-        **kept,
+        **{key: value for key, value in request.items() if key not in REPLACED_FIELDS},
         **limit,
-        "messages": messages,
-        "response_format": {"type": "json_schema", "json_schema": schema},
+        "messages": _with_instruction(request["messages"], functions),
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "call", "schema": schema, "strict": True},
+        },
     }
+
+
+def _named_function(choice: Any) -> str | None:
+    """The name in {"type": "function", "function": {"name": ...}}."""
+    function = choice.get("function") if isinstance(choice, dict) else None
+    return function.get("name") if isinstance(function, dict) else None
+
+
+def _call_schema(name: str, function: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": name},
+            "arguments": function.get("parameters") or {"type": "object"},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _with_instruction(
+    messages: list[dict[str, Any]], functions: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The messages with the functions described in the system prompt."""
+    descriptions = "\n".join(json.dumps(function) for function in functions.values())
+    instruction = (
+        "Call one of these functions. Reply with JSON alone: its name and its arguments.\n"
+        + descriptions
+    )
+    messages = [dict(message) for message in messages]
+    if messages[0].get("role") == "system":
+        messages[0]["content"] = f"{messages[0].get('content')}\n\n{instruction}"
+        return messages
+    return [{"role": "system", "content": instruction}, *messages]
 
 
 def _functions(tools: Any) -> dict[str, dict[str, Any]]:
-    """name -> function. Raises DataError."""
-    rows = (
-        [tool.get("function") if isinstance(tool, dict) else None for tool in tools]
-        if isinstance(tools, list)
-        else [None]
-    )
+    """Name -> function. Raises DataError."""
+    rows = tools if isinstance(tools, list) else [None]
+    functions = [row.get("function") if isinstance(row, dict) else None for row in rows]
     if not all(
-        isinstance(row, dict)
-        and isinstance(row.get("name"), str)
-        and row["name"]
-        and isinstance(row.get("parameters") or {}, dict)
-        for row in rows
+        isinstance(function, dict)
+        and isinstance(function.get("name"), str)
+        and function["name"]
+        and isinstance(function.get("parameters") or {}, dict)
+        for function in functions
     ):
         raise DataError(
-            "tools do not hold",
+            "tools are not valid",
             why='each must be {"type": "function", "function": {"name": ..., "parameters": {...}}}',
-            fix="mend the list of tools",
+            fix="correct the list of tools",
         )
-    return {row["name"]: row for row in rows if row}
+    return {function["name"]: function for function in functions if function}
 
 
-def as_call(reply: Mapping[str, Any]) -> dict[str, Any]:
+def tool_call_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
     """The engine's reply with its JSON turned into tool_calls.
 
-    Raises DataError when the answer was cut off.
+    Raises DataError for an answer that was cut off.
     """
     choice = reply["choices"][0]
     try:
@@ -131,23 +136,13 @@ def as_call(reply: Mapping[str, Any]) -> dict[str, Any]:
     return {**reply, "choices": [{**choice, "message": message, "finish_reason": "tool_calls"}]}
 
 
-def as_events(reply: Mapping[str, Any]) -> str:
-    """The same as a stream: one event with the call, one with the end."""
-    head = {
-        **{key: reply[key] for key in ("id", "created", "model") if key in reply},
-        "object": "chat.completion.chunk",
-    }
-    message = reply["choices"][0]["message"]
+def tool_call_events(reply: Mapping[str, Any]) -> str:
+    """The same reply as a stream."""
+    envelope = {key: reply[key] for key in ("id", "created", "model") if key in reply}
+    calls = reply["choices"][0]["message"]["tool_calls"]
     delta = {
         "role": "assistant",
         "content": None,
-        "tool_calls": [{"index": i, **call} for i, call in enumerate(message["tool_calls"])],
+        "tool_calls": [{"index": i, **call} for i, call in enumerate(calls)],
     }
-    rows = [
-        {**head, "choices": [{"index": 0, "delta": d, "finish_reason": reason}]}
-        for d, reason in ((delta, None), ({}, "tool_calls"))
-    ]
-    return (
-        "".join(f"data: {json.dumps(row, ensure_ascii=False)}\n\n" for row in rows)
-        + "data: [DONE]\n\n"
-    )
+    return completion_events(envelope, delta, "tool_calls")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onecard.datasets import text as data_text
+from onecard.datasets.encoding import decode
 from onecard.errors import DataError, NotFound, SettingsError
 
 ROLES = {
@@ -171,7 +171,7 @@ def _rows(path: Path, names: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, Any]]:
     reader = csv.DictReader(
-        io.StringIO(data_text.decode(path.read_bytes(), path)[0]),
+        io.StringIO(decode(path.read_bytes(), path)[0]),
         delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
     )
     csv.field_size_limit(1 << 27)
@@ -184,7 +184,7 @@ def _csv(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    text = data_text.decode(path.read_bytes(), path)[0]
+    text = decode(path.read_bytes(), path)[0]
     if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
         try:
             for number, row in enumerate(json.loads(text), 1):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from onecard import fsio
-from onecard.datasets import documents, jsonl, synthetic, walk
+from onecard.datasets import documents, jsonl, synthetic
+from onecard.datasets.files import walk
 from onecard.errors import DataError, OneCardError, SettingsError
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
@@ -56,7 +57,7 @@ def draft(settings: Settings, run: Run) -> Result:
     synthetic.refuse_overwrite(path, "pairs", fix="--output_dir elsewhere")
     passages = [
         Passage(str(file.path), text)
-        for file in walk.files([Path(settings.notes)])
+        for file in walk([Path(settings.notes)])
         for text in _passages(file.path)
     ]
     if not passages:

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 
 from onecard.errors import EngineError, NotFound
-from onecard.evaluation import metrics, stats
+from onecard.evaluation import stats
+from onecard.evaluation.metrics import text as metrics
 from onecard.inference.client import Client
 from onecard.inference.config import EngineSettings
 from onecard.inference.llamacpp import LlamaCpp

@@ -12,7 +12,7 @@ from datasketch import MinHash, MinHashLSH
 
 from onecard.datasets import leakage, splits
 from onecard.errors import DataError
-from onecard.evaluation.metrics import words
+from onecard.evaluation.metrics.text import words
 from onecard.reporting import table
 from onecard.tasks.finetune.dataset import RejectedRow, Sample
 from onecard.tasks.finetune.tokenization import TokenizedExample

@@ -16,8 +16,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from onecard import fsio, paths
-from onecard.datasets import text as data_text
-from onecard.datasets import walk
+from onecard.datasets.encoding import decode
+from onecard.datasets.files import walk
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.hub import download
 from onecard.reporting import Reporter
@@ -124,7 +124,7 @@ def _files(dataset: str) -> list[Path]:
         return [path]
     found = [
         item.path
-        for item in walk.files([path])
+        for item in walk([path])
         if item.bytes
         and item.path.suffix.lower() not in (".pdf", ".docx", ".html", ".htm", ".ipynb")
     ]
@@ -193,7 +193,7 @@ def _large(path: Path) -> Iterator[str]:
 
 def _odd(path: Path, data: bytes) -> str:
     """Text in another encoding."""
-    text, _ = data_text.decode(data, path) if data else ("", "")
+    text, _ = decode(data, path) if data else ("", "")
     strange = sum(not letter.isprintable() and letter not in "\n\t\r\f" for letter in text[:PIECE])
     if strange > len(text[:PIECE]) // 50:
         raise DataError(

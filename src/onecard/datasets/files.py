@@ -1,4 +1,4 @@
-"""The files below some folders that are worth reading. Knows names and sizes, no content."""
+"""Finding the documents and source files below folders, by name and size."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ import pathspec
 
 from onecard.errors import NotFound
 
-SKIPPED = {"__pycache__", "node_modules", "site-packages", "dist", "build"}
-DOCUMENTS = {
+SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist", "build"}
+DOCUMENT_SUFFIXES = {
     ".md",
     ".markdown",
     ".mdx",
@@ -29,7 +29,7 @@ DOCUMENTS = {
     ".tex",
     ".adoc",
 }
-CODE = {
+GRAMMARS = {
     ".py": "python",
     ".pyi": "python",
     ".js": "javascript",
@@ -68,32 +68,31 @@ CODE = {
     ".ex": "elixir",
     ".hs": "haskell",
 }
-"""Suffix to the name of its tree-sitter grammar."""
-NAMES = {"Makefile": "make", "Dockerfile": "dockerfile"}
+"""Suffix of a source file -> its tree-sitter grammar."""
+GRAMMARS_BY_NAME = {"Makefile": "make", "Dockerfile": "dockerfile"}
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file to read: where it is, and what tells that it changed."""
+class SourceFile:
+    """A file to read, with the size and time that show a change."""
 
     path: Path
     bytes: int
     mtime_ns: int
     fault: str = ""
-    """Why it cannot be read at all; empty for all others."""
+    """Why it cannot be read; empty for a readable file."""
 
 
-def files(roots: Sequence[Path]) -> Iterator[Found]:
-    """Readable files below the roots, in the order of their names, each once; .gitignore is obeyed,
-    hidden ones are left out.
+def walk(roots: Sequence[Path]) -> Iterator[SourceFile]:
+    """Documents and source files below the roots in alphabetical order, each once.
 
-    Links are followed; a circle of links is walked once. Raises NotFound for a root that is not
-    there.
+    Hidden files and those in a .gitignore are left out. Links are followed, a circle of links once.
+    Raises NotFound for a missing root.
     """
     seen: set[str] = set()
     for root in roots:
         if not root.exists():
-            raise NotFound(
+            raise NotSourceFile(
                 f"there is no folder {root}", why="nothing lies at that path", fix="check the path"
             )
         if root.is_file():
@@ -102,7 +101,7 @@ def files(roots: Sequence[Path]) -> Iterator[Found]:
             yield from _folder(root, [], seen)
 
 
-def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iterator[Found]:
+def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iterator[SourceFile]:
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -121,10 +120,10 @@ def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iter
             ]
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
-        return  # vanished or not ours to read
+        return  # it vanished, or we may not read it
     for entry in entries:
         path = Path(entry.path)
-        if entry.name.startswith(".") or entry.name in SKIPPED:
+        if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
             continue
         try:
             is_folder = entry.is_dir()
@@ -138,11 +137,11 @@ def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iter
         if is_folder:
             if not (path / "pyvenv.cfg").exists():
                 yield from _folder(path, rules, seen)
-        elif language(path) or path.suffix.lower() in DOCUMENTS:
+        elif language(path) or path.suffix.lower() in DOCUMENT_SUFFIXES:
             yield from _file(path, seen)
 
 
-def _file(path: Path, seen: set[str]) -> Iterator[Found]:
+def _file(path: Path, seen: set[str]) -> Iterator[SourceFile]:
     real = os.path.realpath(path)
     if real in seen:
         return
@@ -151,14 +150,14 @@ def _file(path: Path, seen: set[str]) -> Iterator[Found]:
         facts = path.stat()
     except OSError as fault:
         if path.is_symlink():
-            yield Found(path, 0, 0, f"it is a link to nothing ({fault.strerror})")
+            yield SourceFile(path, 0, 0, f"it is a link to nothing ({fault.strerror})")
         return  # else it vanished
     if not path.is_file():
-        yield Found(path, 0, 0, "it is no plain file (a pipe, a socket or a device)")
+        yield SourceFile(path, 0, 0, "it is not a regular file (a pipe, a socket or a device)")
     elif _undecodable(str(path)):
-        yield Found(path, 0, 0, "its name is not UTF-8")
+        yield SourceFile(path, 0, 0, "its name is not UTF-8")
     else:
-        yield Found(path, facts.st_size, facts.st_mtime_ns)
+        yield SourceFile(path, facts.st_size, facts.st_mtime_ns)
 
 
 def _undecodable(name: str) -> bool:
@@ -171,4 +170,4 @@ def _undecodable(name: str) -> bool:
 
 def language(path: Path) -> str:
     """The grammar of a code file; empty for other files."""
-    return CODE.get(path.suffix.lower(), "") or NAMES.get(path.name, "")
+    return GRAMMARS.get(path.suffix.lower(), "") or GRAMMARS_BY_NAME.get(path.name, "")

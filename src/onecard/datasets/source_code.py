@@ -1,4 +1,4 @@
-"""Source code to its functions and classes, by syntax tree. Knows grammars by name, no project."""
+"""Source code to blocks: functions, classes and what lies between, by syntax tree."""
 
 from functools import cache
 from typing import Any
@@ -54,8 +54,16 @@ CONTAINERS = {
     "decorated_definition",
     "export_statement",
 }
+DECLARATORS = {
+    "function_declarator",
+    "pointer_declarator",
+    "variable_declarator",
+    "type_spec",
+}
 LARGE_LINES = 60
-"""A class longer than this is cut into its methods; shorter ones say more whole."""
+"""A class with more lines is cut into its methods; a shorter one says more as a whole."""
+MAX_CHARS = 2_000_000
+"""A longer file is generated: it has no structure that is worth the parse."""
 
 
 @cache
@@ -67,19 +75,17 @@ def _parser(grammar: str) -> Any:
 
 
 def blocks(text: str, grammar: str) -> list[Block]:
-    """Each function or class with its lines and name; what lies between them in blocks of its own."""
+    """Each function or class with its lines and name; what lies between in blocks of its own."""
     parser = _parser(grammar)
     lines = text.split("\n")
-    if (
-        parser is None or len(text) > 2_000_000
-    ):  # a generated file of that size has no structure worth the parse
+    if parser is None or len(text) > MAX_CHARS:
         return _between(lines, 0, len(lines), ())
     tree = parser.parse(text.encode("utf-8", "replace"))
     return _cut(tree.root_node, lines, 0, len(lines), ())
 
 
 def _cut(node: Any, lines: list[str], start: int, end: int, trail: tuple[str, ...]) -> list[Block]:
-    found: list[Block] = []
+    blocks: list[Block] = []
     at = start
     for child in node.children:
         if child.type not in DEFINITIONS:
@@ -88,15 +94,15 @@ def _cut(node: Any, lines: list[str], start: int, end: int, trail: tuple[str, ..
         name = _name(child)
         if last < at or (not name and last - first < 3):
             continue
-        found += _between(lines, at, first, trail)
+        blocks += _between(lines, at, first, trail)
         here = (*trail, name) if name else trail
         body = _body(child)
         if last - first > LARGE_LINES and body is not None:
-            found += _cut(body, lines, first, last + 1, here)
+            blocks += _cut(body, lines, first, last + 1, here)
         else:
-            found.append(Block("\n".join(lines[first : last + 1]), first + 1, last + 1, here))
+            blocks.append(Block("\n".join(lines[first : last + 1]), first + 1, last + 1, here))
         at = last + 1
-    return found + _between(lines, at, end, trail)
+    return blocks + _between(lines, at, end, trail)
 
 
 def _with_comments(lines: list[str], first: int, floor: int) -> int:
@@ -109,40 +115,30 @@ def _with_comments(lines: list[str], first: int, floor: int) -> int:
 
 
 def _name(node: Any) -> str:
-    named = node.child_by_field_name("name") or (
-        node.child_by_field_name("type") if node.type == "impl_item" else None
-    )
-    if named is not None:
-        return str(named.text.decode("utf-8", "replace"))[:80]
-    for child in (
-        node.children
-    ):  # a decorator or `export` around the definition; a declarator in C; `const name = ...`
-        if (
-            child.type in DEFINITIONS
-            or child.type
-            in ("function_declarator", "pointer_declarator", "variable_declarator", "type_spec")
-        ) and (name := _name(child)):
+    """The name of a definition; empty for one without."""
+    name_node = node.child_by_field_name("name")
+    if name_node is None and node.type == "impl_item":
+        name_node = node.child_by_field_name("type")
+    if name_node is not None:
+        return str(name_node.text.decode("utf-8", "replace"))[:80]
+    # a decorator or `export` around the definition; a declarator in C; `const name = ...`
+    for child in node.children:
+        if child.type in DEFINITIONS | DECLARATORS and (name := _name(child)):
             return name
     declarator = node.child_by_field_name("declarator")
-    return (
-        _name(declarator)
-        if declarator is not None
-        else str(node.text.decode("utf-8", "replace"))[:80]
-        if node.type == "identifier"
-        else ""
-    )
+    if declarator is not None:
+        return _name(declarator)
+    if node.type == "identifier":
+        return str(node.text.decode("utf-8", "replace"))[:80]
+    return ""
 
 
 def _body(node: Any) -> Any:
-    """Where the members of a class lie; None for a function, which is never cut by its inner ones."""
+    """The node with the members of a class; None for a function, which is never cut."""
     if node.type not in CONTAINERS:
         return None
-    inner = (
-        next((child for child in node.children if child.type in CONTAINERS), None)
-        if node.type in ("decorated_definition", "export_statement")
-        else None
-    )
     if node.type in ("decorated_definition", "export_statement"):
+        inner = next((child for child in node.children if child.type in CONTAINERS), None)
         return _body(inner) if inner is not None else None
     return node.child_by_field_name("body") or next(
         (
@@ -155,17 +151,17 @@ def _body(node: Any) -> Any:
 
 
 def _between(lines: list[str], start: int, end: int, trail: tuple[str, ...]) -> list[Block]:
-    """Loose code: runs of lines, cut at blank ones."""
-    out: list[Block] = []
-    held: list[str] = []
+    """Code outside of definitions: runs of lines, cut at blank ones."""
+    blocks: list[Block] = []
+    run: list[str] = []
     first = start
     for i in range(start, min(end, len(lines)) + 1):
         line = lines[i] if i < min(end, len(lines)) else ""
         if line.strip():
-            if not held:
+            if not run:
                 first = i
-            held.append(line)
-        elif held:
-            out.append(Block("\n".join(held), first + 1, first + len(held), trail))
-            held = []
-    return out
+            run.append(line)
+        elif run:
+            blocks.append(Block("\n".join(run), first + 1, first + len(run), trail))
+            run = []
+    return blocks

@@ -1,4 +1,4 @@
-"""Bytes to text, with the encoding told. Knows no format."""
+"""Detection of a text file's encoding."""
 
 from pathlib import Path
 
@@ -7,22 +7,24 @@ import charset_normalizer
 from onecard.errors import DataError
 
 PROBE_BYTES = 8192
+"""Start of a file in which NUL bytes are counted: they show UTF-16 or a binary file."""
 
 
 def decode(data: bytes, path: Path) -> tuple[str, str]:
-    """The text and its encoding: UTF-8, UTF-16 with a mark, else the likeliest by its letters.
-    Raises DataError for a binary file."""
+    """The text and the name of its encoding; NUL characters are removed.
+
+    UTF-8 or UTF-16, else the best guess of charset-normalizer. Raises DataError for a binary file.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return _checked(data.decode("utf-16", "replace"), path), "utf-16"
     probe = data[:PROBE_BYTES]
     nuls = probe.count(0)
-    for codec, place in (
-        ("utf-16-le", 1),
-        ("utf-16-be", 0),
-    ):  # without a mark: every other byte of Latin letters is zero
+    # UTF-16 without a byte order mark: every other byte of Latin letters is zero
+    for codec, place in (("utf-16-le", 1), ("utf-16-be", 0)):
         if nuls > len(probe) // 4 and probe[place::2].count(0) > 0.9 * nuls:
             return _checked(data.decode(codec, "replace"), path), codec
-    if nuls > len(probe) // 1000 + 1:  # a stray one does not make a file binary
+    # a single NUL does not make a file binary
+    if nuls > len(probe) // 1000 + 1:
         raise DataError(
             f"{path} is a binary file",
             why="it has NUL bytes",
@@ -35,7 +37,7 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
     if best is None:
         raise DataError(
             f"{path} is in no known encoding",
-            why="its bytes are no text in any of them",
+            why="its bytes are not text in any of them",
             fix="save it as UTF-8",
         )
     return data.decode(best.encoding, "replace").replace("\0", ""), best.encoding

