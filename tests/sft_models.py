@@ -5,7 +5,7 @@ import json
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 
 TOWNS = (
     "Alder",
@@ -71,9 +71,9 @@ def random_model(base, folder, width, layers, vocab_size=49152):
 
 
 def quick(folder, data, **options):
-    """Settings of a training that takes seconds: nothing generated, nothing exported."""
+    """The config of a training that takes seconds: nothing generated, nothing exported."""
     values = {
-        "model_name": str(folder),
+        "model": str(folder),
         "dataset": str(data),
         "max_seq_length": 128,
         "generate_items": 0,
@@ -82,4 +82,4 @@ def quick(folder, data, **options):
         "gradient_accumulation_steps": 2,
         "save_steps": 3,
     }
-    return Settings(**(values | options))
+    return TrainConfig(**(values | options))

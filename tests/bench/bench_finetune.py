@@ -42,7 +42,7 @@ from onecard.memory.plan import Plan
 from onecard.reporting import Reporter, table
 from onecard.runs.record import Run
 from onecard.tasks.finetune import dataset, model, tokenization, trainer, validation
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 
 OUT = Path(__file__).parents[2] / "bench-results" / "finetune.json"
 WORDS = [
@@ -93,7 +93,7 @@ def make(path, n):
 
 def ours(folder, data, steps, batch, bf16, seed, kbit=""):
     checkpoints.quiet()
-    settings = Settings(
+    settings = TrainConfig(
         max_seq_length=1024,
         packing=False,
         per_device_train_batch_size=batch,
@@ -224,7 +224,7 @@ def memory(folder):
     """The table of the README: planned against allocated bytes of a step."""
     rows = []
     for width, tokens, checkpointing in MEMORY_CASES:
-        settings = Settings(
+        settings = TrainConfig(
             max_seq_length=tokens,
             gradient_accumulation_steps=1,
             max_steps=1,

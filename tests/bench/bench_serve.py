@@ -22,7 +22,7 @@ from onecard.inference.client import Client
 from onecard.reporting import TerminalReporter, table
 from onecard.serving import guards
 from onecard.tasks.chat.ask import measure, peak_bytes
-from onecard.tasks.chat.configs import Settings
+from onecard.tasks.chat.configs import BenchConfig
 from onecard.tasks.chat.serve import application
 from onecard.units import size
 
@@ -46,7 +46,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--front", nargs=3)
     asked = parser.parse_args()
-    settings = Settings(n_ctx=2048, prompt_tokens=64, generate_tokens=asked.tokens)
+    settings = BenchConfig(n_ctx=2048, prompt_tokens=64, generate_tokens=asked.tokens)
     if asked.front:
         serve_in_child(*asked.front, settings)
         return

@@ -16,14 +16,15 @@ import pytest
 from onecard import api
 from onecard.errors import DataError, EngineError
 from onecard.inference.backends import language_model
+from onecard.inference.config import LlmConfig
 from onecard.memory import devices
 from onecard.reporting import Reporter
-from onecard.tasks.chat.configs import Settings
+from onecard.tasks.chat.configs import AskConfig
 
 
 @pytest.fixture(scope="module")
 def client():
-    settings = Settings(n_ctx=1024, max_tokens=32)
+    settings = LlmConfig(n_ctx=1024, max_tokens=32)
     with language_model(settings, api.plan("chat", settings, card="cpu"), Reporter()) as opened:
         yield opened
 
@@ -79,7 +80,7 @@ def answers(base_url):
 
 
 def test_a_dead_engine_is_started_again_and_its_second_death_is_an_error():
-    settings = Settings(n_ctx=512, max_tokens=8)
+    settings = LlmConfig(n_ctx=512, max_tokens=8)
     question = [{"role": "user", "content": "hi"}]
     with language_model(settings, api.plan("chat", settings, card="cpu"), Reporter()) as opened:
         engine, before = opened.engine, opened.chat(question).text
@@ -361,11 +362,11 @@ def test_bad_input_is_an_error_with_a_fix(onecard, tmp_path, words, code, messag
 
 
 def test_named_cards_get_layers_that_fit():
-    plan = api.plan("chat", Settings(model="llama3.1:8b", n_ctx=8192), card="4070ti")
+    plan = api.plan("chat", AskConfig(model="llama3.1:8b", n_ctx=8192), card="4070ti")
     assert plan.fits
     assert plan.choices["n_gpu_layers"] == 33
     assert plan.choices["quant"] in ("q8_0", "q6_k")
-    small = api.plan("chat", Settings(model="qwen2.5:14b", n_ctx=8192), card="8gb")
+    small = api.plan("chat", AskConfig(model="qwen2.5:14b", n_ctx=8192), card="8gb")
     assert small.fits
     assert 0 < small.choices["n_gpu_layers"] < 49
     assert "stay on the CPU" in " ".join(small.notes)

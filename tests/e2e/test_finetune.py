@@ -23,7 +23,7 @@ from onecard.errors import DataError, NotFound, SettingsError  # noqa: E402
 from onecard.hub import checkpoints  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
 from onecard.tasks.finetune import model, trainer  # noqa: E402
-from onecard.tasks.finetune.configs import Settings  # noqa: E402
+from onecard.tasks.finetune.configs import TrainConfig  # noqa: E402
 from onecard.tasks.finetune.tokenization import TokenizedExample  # noqa: E402
 from onecard.training import output_dir, trainer_checkpoints  # noqa: E402
 
@@ -174,7 +174,7 @@ def example_of(ids):
 
 def test_samples_in_one_row_do_not_see_each_other(base):
     tokenizer = model.load_tokenizer(base)
-    net = model.load_base(base, Settings())
+    net = model.load_base(base, TrainConfig())
     texts = ["The cat sat on the mat and", "Two plus two is", "In the town of Elm there lived a"]
     examples = [example_of(tokenizer(text)["input_ids"]) for text in texts]
     together = model.losses(net, examples)
@@ -191,7 +191,7 @@ def test_samples_in_one_row_do_not_see_each_other(base):
 def test_4_bit_gradients_are_equal_before_and_after_an_evaluation(tiny):
     """On a CPU with AVX512-BF16, bitsandbytes repacks the weights in a pass without gradients:
     without our guard the gradient then differs."""
-    settings = Settings(load_in_4bit=True, bf16=True)
+    settings = TrainConfig(load_in_4bit=True, bf16=True)
     net = model.load_base(tiny, settings)
     net = get_peft_model(net, model.lora_config(settings, net))
     example = example_of(list(range(100, 140)))
@@ -213,7 +213,7 @@ def test_4_bit_gradients_are_equal_before_and_after_an_evaluation(tiny):
 
 
 def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(tiny):
-    net = model.load_base(tiny, Settings(load_in_4bit=True, bf16=True))
+    net = model.load_base(tiny, TrainConfig(load_in_4bit=True, bf16=True))
     assert net.get_input_embeddings().weight.dtype == torch.bfloat16
     assert not any(p.requires_grad for p in net.parameters())
 
@@ -237,7 +237,7 @@ def tuned_loss(process):
 
 def test_killed_and_resumed_gives_the_same_loss(onecard, home, tiny, tmp_path):
     flags = {
-        "model_name": tiny,
+        "model": tiny,
         "max_seq_length": 64,
         "gradient_accumulation_steps": 2,
         "save_steps": 4,
@@ -265,7 +265,7 @@ def test_killed_and_resumed_gives_the_same_loss(onecard, home, tiny, tmp_path):
 
 def test_ctrl_c_keeps_a_checkpoint(home, tiny, tmp_path):
     flags = {
-        "model_name": tiny,
+        "model": tiny,
         "max_seq_length": 64,
         "max_steps": 2000,
         "gradient_accumulation_steps": 1,
@@ -362,8 +362,8 @@ def test_every_way_to_adapt(home, tiny, tmp_path, options):
         ({"dataset": ""}, SettingsError, "no dataset"),
         ({"dataset": "none.jsonl"}, NotFound, "no dataset"),
         ({"dataset": "one.jsonl"}, DataError, "cannot be split"),
-        ({"model_name": "/nowhere"}, NotFound, "nowhere"),
-        ({"model_name": "no_template"}, DataError, "no chat template"),
+        ({"model": "/nowhere"}, NotFound, "nowhere"),
+        ({"model": "no_template"}, DataError, "no chat template"),
         ({"target_modules": ("nope",)}, SettingsError, "no layer 'nope'"),
         ({"max_seq_length": 32}, DataError, "no sample is left"),
         ({"quants": ("q9",)}, NotFound, "q9"),
@@ -414,7 +414,7 @@ def test_a_gated_model_says_what_to_do(monkeypatch):
 
 
 def test_pairs_are_drafted_and_never_overwritten(onecard, notes, tmp_path):
-    words = ["finetune", "make-data", notes, "--pairs", 2, "--output_dir", tmp_path, "--json"]
+    words = ["finetune", "draft", notes, "--pairs", 2, "--output_dir", tmp_path, "--json"]
     first = onecard(*words)
     assert first.code == 0, first.err
     rows = [json.loads(line) for line in (tmp_path / "drafted.jsonl").read_text().splitlines()]

@@ -15,14 +15,14 @@ from sft_models import quick, random_model, town_pairs  # noqa: E402
 from onecard import api  # noqa: E402
 from onecard.errors import DoesNotFit  # noqa: E402
 from onecard.hub import checkpoints  # noqa: E402
-from onecard.memory import devices, fake_tensor, workloads  # noqa: E402
+from onecard.memory import fake_tensor  # noqa: E402
 from onecard.memory.architectures import lm  # noqa: E402
 from onecard.memory.estimators import training  # noqa: E402
 from onecard.memory.fake_tensor import Counter  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
-from onecard.tasks.finetune.configs import Settings  # noqa: E402
+from onecard.tasks.finetune.configs import TrainConfig  # noqa: E402
 from onecard.tasks.finetune.loss import FrozenHead  # noqa: E402
-from onecard.tasks.finetune.memory import as_workload  # noqa: E402
+from onecard.tasks.finetune.memory import recipe_of  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def fits_the_plan(folder, settings, workdir):
 
 
 def one_step(folder, tokens, **options):
-    return Settings(
-        model_name=str(folder),
+    return TrainConfig(
+        model=str(folder),
         max_seq_length=tokens,
         gradient_accumulation_steps=1,
         max_steps=1,
@@ -82,17 +82,15 @@ def test_the_plan_of_4_bit_weights_against_the_allocator(narrow, tmp_path, check
 def test_the_plan_of_a_large_model_against_its_real_class_on_fakes():
     """The guide's 8B request: under 10 GiB, and the trace of the same step with the same loss
     agrees within 5 %: carried on from 2 and 4 of its 32 layers, which are all alike."""
-    settings = Settings(
-        model_name="llama-3.1-8b",
+    settings = TrainConfig(
+        model="llama-3.1-8b",
         load_in_4bit=True,
         bf16=True,
         gradient_checkpointing=True,
         max_seq_length=2048,
         optim="adamw_torch",
     )
-    workload = as_workload(settings, devices.find("4070ti"))[1]
-    # the stand-in for 4-bit layers has plain scales
-    recipe = replace(workloads.recipe_of("qlora", workload), weights="nf4")
+    recipe = replace(recipe_of(settings), weights="nf4")
 
     def loss_of(net, ids):
         hidden = net.model(input_ids=ids, use_cache=False).last_hidden_state

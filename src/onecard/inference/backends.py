@@ -9,14 +9,15 @@ from onecard.errors import DataError, EngineError
 from onecard.hub import download, names
 from onecard.inference import llamacpp, ollama
 from onecard.inference.client import Client
-from onecard.inference.config import EngineSettings, model_of
+from onecard.inference.config import AUTO, LlmConfig
+from onecard.inference.planning import model_of, resolve_auto
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
 
 
 @contextmanager
 def language_model(
-    settings: EngineSettings,
+    config: LlmConfig,
     plan: Plan,
     reporter: Reporter,
     *,
@@ -28,35 +29,34 @@ def language_model(
     `tell` writes a line with the model, its layers and threads. Raises NotFound, EngineError,
     DataError.
     """
-    if settings.base_url:
+    if config.base_url:
         yield Client(
-            settings.base_url.rstrip("/"),
-            os.environ.get(settings.api_key_env, ""),
-            _served_name(settings),
-            settings,
+            config.base_url.rstrip("/"),
+            os.environ.get(config.api_key_env, ""),
+            _served_name(config),
+            config,
         )
         return
-    model = names.find(settings.model, settings.quant)
+    config, _ = resolve_auto(config, plan.device, check_hub=True)
+    model = names.find(config.model, config.quant)
     if model.url:
-        name = settings.model.removeprefix("ollama:")
+        name = config.model.removeprefix("ollama:")
         ollama.ensure_model(model.url, name, reporter)
-        yield Client(f"{model.url}/v1", "ollama", name, settings)
+        yield Client(f"{model.url}/v1", "ollama", name, config)
         return
-    chosen = model_of(settings, plan.device) or model
+    chosen = model_of(config, plan.device) or model
     path = download.pull(chosen, reporter)
-    with embedded(
-        path, settings, plan, reporter, n_parallel=n_parallel, name=settings.model
-    ) as engine:
+    with embedded(path, config, plan, reporter, n_parallel=n_parallel, name=config.model) as engine:
         if tell:
-            reporter.line(f"{settings.model} {chosen.quant}".strip() + f": {engine.placement()}")
+            reporter.line(f"{config.model} {chosen.quant}".strip() + f": {engine.placement()}")
         if warning := llamacpp.unused_gpu_warning(engine.devices):
             reporter.warn(warning)
-        yield Client(engine.base_url, engine.api_key, engine.name, settings, engine)
+        yield Client(engine.base_url, engine.api_key, engine.name, config, engine)
 
 
 def embedded(
     path: Path,
-    settings: EngineSettings,
+    config: LlmConfig,
     plan: Plan,
     reporter: Reporter,
     *,
@@ -79,31 +79,31 @@ def embedded(
     layers = int(plan.choices.get("n_gpu_layers", 0)) if plan.device.real else 0
     return llamacpp.LlamaCpp(
         path,
-        n_ctx=settings.n_ctx * n_parallel,
+        n_ctx=config.n_ctx * n_parallel,
         n_gpu_layers=layers,
-        n_threads=settings.n_threads,
-        n_ubatch=settings.n_ubatch,
+        n_threads=config.n_threads,
+        n_ubatch=config.n_ubatch,
         n_parallel=n_parallel,
-        kv_type=settings.kv_type,
+        kv_type=config.kv_type,
         reporter=reporter,
         name=name,
     )
 
 
-def _served_name(settings: EngineSettings) -> str:
+def _served_name(config: LlmConfig) -> str:
     """The model's name at a server: the one of the settings, else the first that it lists."""
-    if settings.model != EngineSettings.model_fields["model"].default:
-        return settings.model
+    if config.model != AUTO:
+        return config.model
     probe = Client(
-        settings.base_url.rstrip("/"),
-        os.environ.get(settings.api_key_env, ""),
-        settings.model,
-        settings,
+        config.base_url.rstrip("/"),
+        os.environ.get(config.api_key_env, ""),
+        config.model,
+        config,
     )
     models = probe.models()
     if not models:
         raise EngineError(
-            f"{settings.base_url} serves no model",
+            f"{config.base_url} serves no model",
             why="its list of models is empty",
             fix="load one there, or name it with --model",
         )

@@ -14,7 +14,7 @@ import httpx2
 import openai
 
 from onecard.errors import DataError, EngineError, OneCardError
-from onecard.inference.config import EngineSettings
+from onecard.inference.config import LlmConfig
 
 Message = Mapping[str, Any]
 
@@ -53,10 +53,10 @@ class Client:
         base_url: str,
         api_key: str,
         model: str,
-        settings: EngineSettings,
+        config: LlmConfig,
         engine: Engine | None = None,
     ) -> None:
-        self.base_url, self.api_key, self.model, self.settings = base_url, api_key, model, settings
+        self.base_url, self.api_key, self.model, self.config = base_url, api_key, model, config
         self.engine = engine
         self.openai = openai.OpenAI(
             base_url=base_url,
@@ -133,7 +133,7 @@ class Client:
     def _options(
         self, schema: Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]], max_tokens: int
     ) -> dict[str, Any]:
-        s = self.settings
+        s = self.config
         options: dict[str, Any] = {
             "model": self.model,
             "temperature": s.temperature,
@@ -182,10 +182,10 @@ class Client:
             return DataError(
                 "the question and its context are too long for the model",
                 why=message,
-                fix=f"a larger --n_ctx (now {self.settings.n_ctx}), or a shorter question",
+                fix=f"a larger --n_ctx (now {self.config.n_ctx}), or a shorter question",
             )
         fix = {
-            401: f"set the key in ${self.settings.api_key_env}",
+            401: f"set the key in ${self.config.api_key_env}",
             404: f"the server has no model '{self.model}'; see its list: {self.base_url}/models",
         }
         return EngineError(

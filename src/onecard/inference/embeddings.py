@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 
 from onecard.errors import EngineError, MissingExtra, NotFound
-from onecard.hub import download, names
+from onecard.hub import download, names, network
 from onecard.inference.e5.engine import E5Embedder
 from onecard.reporting import Reporter
 
@@ -51,7 +51,7 @@ def e5_folder(reporter: Reporter) -> Path:
     from onecard.inference.e5 import convert
 
     model = names.find("e5-small")
-    folder = names.shelf("e5-small")
+    folder = names.model_dir("e5-small")
     if convert.is_converted(folder, model.facts["sha256"]):
         return folder
     with download.locked(folder, reporter):
@@ -73,7 +73,7 @@ def open_torch_model(class_name: str, name: str) -> Any:
     Raises NotFound, MissingExtra.
     """
     hub_name = str(names.catalog().get(name, {}).get("hub", "")) or name.removeprefix("hf:")
-    candidates = (Path(name).expanduser(), names.shelf(name), names.shelf(f"hf:{hub_name}"))
+    candidates = (Path(name).expanduser(), names.model_dir(name), names.model_dir(f"hf:{hub_name}"))
     folder = next((path for path in candidates if (path / "config.json").is_file()), None)
     if folder is None and name.startswith((".", "/", "~")):
         raise NotFound(
@@ -90,7 +90,7 @@ def open_torch_model(class_name: str, name: str) -> Any:
             why="models of sentence-transformers run in torch",
             fix="pip install 'onecard[rag]'  (or use the embedded e5-small)",
         ) from None
-    reachable = folder is not None or download.hub_reachable()
+    reachable = folder is not None or network.hub_reachable()
     try:
         return getattr(embeddings_torch, class_name)(str(folder or hub_name), not reachable)
     except (OSError, ValueError) as fault:

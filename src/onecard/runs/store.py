@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onecard import config, paths
+from onecard import config as configs
+from onecard import paths
+from onecard.config import C, Layer
 from onecard.errors import DataError, NotFound, not_found
 from onecard.runs.record import process_start, read_json
 
@@ -57,8 +59,19 @@ class RunRecord:
     def metrics(self) -> dict[str, dict[str, Any]]:
         return dict(read_json(self.folder / "scores.json").get("metrics", {}))
 
+    def config(self, schema: type[C]) -> C:
+        """The settings of the run as a config of this onecard; what it does not know is passed
+        over. Raises SettingsError."""
+        values = self.settings()
+        known = {
+            name: value
+            for name, value in values.items()
+            if configs.renamed(name, schema) in schema.model_fields
+        }
+        return configs.load(schema, Layer(self.id, known))
+
     def settings(self) -> dict[str, Any]:
-        return config.read_toml(self.folder / "settings.toml")
+        return configs.read_toml(self.folder / "settings.toml")
 
     def items(self) -> dict[str, dict[str, Any]]:
         """Evaluated items by id. Raises DataError with file:line."""

@@ -1,6 +1,6 @@
 """The shell of every HTTP server: token, socket, guard, announcement, uvicorn.
 
-    with listen(settings) as server:
+    with listen(config) as server:
         model = ...  # loaded only after the port is taken
         server.run(application(model), f"OpenAI API at {server.url}/v1", reporter)
 
@@ -12,28 +12,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import uvicorn
-from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from onecard.reporting import Reporter
 from onecard.serving import guards
-
-
-class ServerSettings(Protocol):
-    """What a command's settings say about its server."""
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def port(self) -> int:
-        """0 takes a free port."""
-
-    @property
-    def token(self) -> str | SecretStr: ...
+from onecard.serving.config import ServeConfig
 
 
 @dataclass(frozen=True)
@@ -59,21 +44,16 @@ class Server:
         """Answer until Ctrl-C; the announcement also names a token that is demanded."""
         reporter.line(announcement + (f"  token: {self.token}" if self.token else ""))
         guarded = guards.Guard(app, self.host, self.token, open_paths)
-        config = uvicorn.Config(guarded, log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[self.listener])
+        options = uvicorn.Config(guarded, log_level="warning", access_log=False)
+        uvicorn.Server(options).run(sockets=[self.listener])
 
 
 @contextmanager
-def listen(settings: ServerSettings) -> Iterator[Server]:
+def listen(config: ServeConfig) -> Iterator[Server]:
     """Takes the port; the socket is closed with the block.
 
     Raises SettingsError for a short token, EngineError when the port is in use.
     """
-    token = guards.token_for(settings.host, _plain_token(settings.token))
-    with guards.bind(settings.host, settings.port) as listener:
-        yield Server(settings.host, token, listener)
-
-
-def _plain_token(token: str | SecretStr) -> str:
-    """The one place that reads the token of the settings."""
-    return token.get_secret_value() if isinstance(token, SecretStr) else token
+    token = guards.token_for(config.host, config.token.get_secret_value())
+    with guards.bind(config.host, config.port) as listener:
+        yield Server(config.host, token, listener)

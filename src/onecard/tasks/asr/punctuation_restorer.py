@@ -18,7 +18,7 @@ import jiwer
 
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
-from onecard.inference.config import EngineSettings
+from onecard.inference.config import LlmConfig
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
 from onecard.tasks.asr.configs import Settings
@@ -217,7 +217,7 @@ def opened(settings: Settings, run: Run) -> Iterator[Callable[[Sequence[Segment]
     """The editor with its language model, started once for all recordings: segments go in, and come
     back edited. Raises EngineError, NotFound."""
     with language_model(
-        EngineSettings(model=settings.editor_model, n_ctx=2048, n_threads=settings.threads),
+        LlmConfig(model=settings.editor_model, n_ctx=2048, n_threads=settings.threads),
         run.plan,
         run.reporter,
     ) as client:

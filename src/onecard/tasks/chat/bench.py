@@ -12,7 +12,7 @@ from onecard.inference.backends import language_model
 from onecard.inference.client import Client
 from onecard.reporting import Result, table
 from onecard.runs.record import Run, peak_rss_bytes
-from onecard.tasks.chat.configs import Settings
+from onecard.tasks.chat.configs import BenchConfig
 from onecard.units import size
 
 LABELS = {
@@ -23,15 +23,15 @@ LABELS = {
 """Metric -> its row in the table."""
 
 
-def bench(settings: Settings, run: Run) -> Result:
+def bench(config: BenchConfig, run: Run) -> Result:
     """Medians over `repeats` requests, after one that warms the caches."""
     rows: list[dict[str, float]] = []
     with (
-        language_model(settings, run.plan, run.reporter) as client,
-        run.reporter.progress("bench", settings.repeats + 1) as bar,
+        language_model(config, run.plan, run.reporter) as client,
+        run.reporter.progress("bench", config.repeats + 1) as bar,
     ):
-        for i in range(settings.repeats + 1):
-            row = measure(client, settings, i)
+        for i in range(config.repeats + 1):
+            row = measure(client, config, i)
             bar.step()
             if i:
                 rows.append(row)
@@ -66,19 +66,19 @@ def bench(settings: Settings, run: Run) -> Result:
     return Result({"metrics": metrics}, f"{table(cells, ['what', 'median', 'range'])}\n{memory}")
 
 
-def measure(client: Client, settings: Settings, salt: int) -> dict[str, float]:
+def measure(client: Client, config: BenchConfig, salt: int) -> dict[str, float]:
     """One request of `prompt_tokens` that no cache holds, and `generate_tokens` of answer.
 
     Raises EngineError.
     """
     # each prompt starts differently, else the engine would take it from its cache
     prompt = f"{salt} " + " ".join(
-        f"word{(i * 7919 + salt) % 997}" for i in range(settings.prompt_tokens // 3)
+        f"word{(i * 7919 + salt) % 997}" for i in range(config.prompt_tokens // 3)
     )
     body = {
         "model": client.model,
         "prompt": prompt,
-        "max_tokens": settings.generate_tokens,
+        "max_tokens": config.generate_tokens,
         "temperature": 0,
         "stream": True,
         "ignore_eos": True,

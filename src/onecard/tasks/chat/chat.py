@@ -18,7 +18,7 @@ from onecard.inference.backends import language_model
 from onecard.inference.client import Client
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.chat.configs import Settings
+from onecard.tasks.chat.configs import ChatConfig
 
 HELP = """/system TEXT   set the system prompt; starts a new conversation
 /clear         forget the conversation
@@ -33,11 +33,11 @@ MESSAGE_TOKENS = 8
 Message = dict[str, Any]
 
 
-def chat(settings: Settings, run: Run) -> Result:
+def chat(config: ChatConfig, run: Run) -> Result:
     """Read and answer until /exit or the end of input; an error is shown and the REPL goes on."""
-    messages: list[Message] = [{"role": "system", "content": settings.system}]
+    messages: list[Message] = [{"role": "system", "content": config.system}]
     turns = 0
-    with language_model(settings, run.plan, run.reporter) as client:
+    with language_model(config, run.plan, run.reporter) as client:
         run.reporter.line(HELP)
         read = _reader(run.reporter.interactive)
         while True:
@@ -57,7 +57,7 @@ def chat(settings: Settings, run: Run) -> Result:
                         continue
                 else:
                     messages.append({"role": "user", "content": text})
-                turns += _answer(client, messages, settings, run)
+                turns += _answer(client, messages, config, run)
             except OneCardError as fault:
                 run.reporter.line(f"error: {fault}")
                 if messages[-1]["role"] == "user":
@@ -65,13 +65,13 @@ def chat(settings: Settings, run: Run) -> Result:
     return Result({"turns": turns, "messages": messages})
 
 
-def _answer(client: Client, messages: list[Message], settings: Settings, run: Run) -> int:
+def _answer(client: Client, messages: list[Message], config: ChatConfig, run: Run) -> int:
     """Stream one answer and append it; the number of answers, 0 without a question."""
     if messages[-1]["role"] != "user":
         run.reporter.line("there is no question yet")
         return 0
     pieces: list[str] = []
-    fitting = fit_messages(messages, client, settings.n_ctx - settings.max_tokens)
+    fitting = fit_messages(messages, client, config.n_ctx - config.max_tokens)
     if n_dropped := len(messages) - len(fitting):
         run.reporter.line(f"(the context is full: the first {n_dropped} messages are left out)")
     stream = client.stream(fitting)

@@ -13,37 +13,37 @@ from onecard.reporting import Result
 from onecard.runs.compare import regressions
 from onecard.runs.record import Run, fingerprint
 from onecard.runs.store import RunRecord, recent
-from onecard.tasks.chat.configs import Settings
+from onecard.tasks.chat.configs import EvaluateConfig
 
 
-def evaluate(settings: Settings, run: Run) -> Result:
+def evaluate(config: EvaluateConfig, run: Run) -> Result:
     """Exact match, F1, ROUGE and BLEU of each answer, with intervals; marks if a judge is set.
 
     Raises SettingsError without questions, DataError with file:line.
     """
-    if not settings.questions:
+    if not config.questions:
         raise SettingsError(
             "there are no questions to score",
             why="--questions names no file",
             fix='--questions FILE with lines like {"question": "...", "answer": "..."}',
         )
-    path = Path(settings.questions)
+    path = Path(config.questions)
     rows = data_rows.jsonl(path, need=("question", "answer"), check=_row_fault)
     run.data("questions", rows=len(rows), sha256=fingerprint(path))
     items: list[dict[str, Any]] = []
     marks: list[int] = []
     verdicts: list[str] = []
     with (
-        language_model(settings, run.plan, run.reporter) as client,
+        language_model(config, run.plan, run.reporter) as client,
         run.reporter.progress("questions", len(rows)) as bar,
     ):
         for i, row in enumerate(rows):
-            items.append(_answer(client, settings, row, i))
+            items.append(_answer(client, config, row, i))
             run.log(i, **items[-1]["scores"])
             bar.step()
-        if settings.judge != "none":
-            marks = _marks(client, settings.rubric, items)
-            agreement = _agreement(client, settings.rubric, rows)
+        if config.judge != "none":
+            marks = _marks(client, config.rubric, items)
+            agreement = _agreement(client, config.rubric, rows)
             verdicts = ["the accuracy of the judge is unknown: no row has human_mark"]
             if agreement:
                 verdicts = [agreement.render()]
@@ -63,10 +63,10 @@ def evaluate(settings: Settings, run: Run) -> Result:
     )
 
 
-def _answer(client: Client, settings: Settings, row: dict[str, Any], i: int) -> dict[str, Any]:
+def _answer(client: Client, config: EvaluateConfig, row: dict[str, Any], i: int) -> dict[str, Any]:
     """The item of one question: the model's answer, the reference, the scores."""
     messages = [
-        {"role": "system", "content": settings.system},
+        {"role": "system", "content": config.system},
         {"role": "user", "content": row["question"]},
     ]
     answer = client.chat(messages).text

@@ -29,7 +29,7 @@ from onecard.runs.record import Run
 from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
 from onecard.tasks.chat import tool_calls
-from onecard.tasks.chat.configs import Settings
+from onecard.tasks.chat.configs import ServeConfig
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 STREAM_INTERVAL_S = 0.02
@@ -39,23 +39,23 @@ MAX_TEXTS = 2048
 """Texts in one request for embeddings, as in OpenAI's API."""
 
 
-def serve(settings: Settings, run: Run) -> Result:
+def serve(config: ServeConfig, run: Run) -> Result:
     """Answer until Ctrl-C.
 
     Raises EngineError when the port is in use, before the model is loaded.
     """
     with (
-        listen(settings) as server,
-        language_model(settings, run.plan, run.reporter, n_parallel=settings.n_parallel) as client,
+        listen(config) as server,
+        language_model(config, run.plan, run.reporter, n_parallel=config.n_parallel) as client,
     ):
         address = f"{server.url}/v1"
-        server.run(application(client, settings), f"OpenAI API at {address}", run.reporter)
+        server.run(application(client, config), f"OpenAI API at {address}", run.reporter)
     return Result({"address": address})
 
 
-def application(client: Client, settings: Settings) -> Starlette:
+def application(client: Client, config: ServeConfig) -> Starlette:
     """The routes, without the guard."""
-    routes = _Routes(client, settings)
+    routes = _Routes(client, config)
     return Starlette(
         routes=[
             Route(CHAT, routes.language_model, methods=["POST"]),
@@ -71,8 +71,8 @@ def application(client: Client, settings: Settings) -> Starlette:
 
 
 class _Routes:
-    def __init__(self, client: Client, settings: Settings) -> None:
-        self.client, self.settings = client, settings
+    def __init__(self, client: Client, config: ServeConfig) -> None:
+        self.client, self.config = client, config
         self.root = client.base_url.removesuffix("/v1")
         self._http: aiohttp.ClientSession | None = None
         self._embedder: Embedder | None = None
@@ -134,7 +134,7 @@ class _Routes:
         return JSONResponse(call)
 
     def _model_names(self) -> list[str]:
-        names = (self.client.model, self.settings.embedding_model, self.settings.rerank_model)
+        names = (self.client.model, self.config.embedding_model, self.config.rerank_model)
         return [name for name in names if name]
 
     async def models(self, request: Request) -> Response:
@@ -153,12 +153,12 @@ class _Routes:
 
     def embedder(self) -> Embedder:
         if self._embedder is None:  # 300 MB: loaded for the first request
-            self._embedder = open_embedder(self.settings.embedding_model)
+            self._embedder = open_embedder(self.config.embedding_model)
         return self._embedder
 
     def reranker(self) -> Reranker:
         if self._reranker is None:
-            name = self.settings.rerank_model
+            name = self.config.rerank_model
             self._reranker = open_reranker(name) if name else SimilarityReranker(self.embedder())
         return self._reranker
 
@@ -188,7 +188,7 @@ class _Routes:
 
     def _embedding_refusal(self, body: dict[str, Any], texts: Any) -> tuple[int, str] | None:
         """(status, message) for a request that cannot be answered."""
-        ours = self.settings.embedding_model
+        ours = self.config.embedding_model
         name = body.get("model") or "default"
         if (
             not isinstance(texts, list)

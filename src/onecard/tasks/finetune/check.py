@@ -6,15 +6,15 @@ from onecard.hub import checkpoints
 from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.tasks.finetune import tokenization, training_data
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import CheckConfig
 
 
-def check(settings: Settings, run: Run) -> Result:
+def check(config: CheckConfig, run: Run) -> Result:
     """What train would train on, and what it would reject. Raises what train would raise."""
-    folder = checkpoints.folder(settings.model_name, run.reporter)
+    folder = checkpoints.folder(config.model, run.reporter)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenization.require_chat_template(tokenizer, settings.model_name)
-    data = training_data.prepare(settings, tokenizer)
+    tokenization.require_chat_template(tokenizer, config.model)
+    data = training_data.prepare(config, tokenizer)
     return Result(
         {"train": len(data.train), "eval": len(data.evaluation), **data.report.as_dict()},
         data.render(),

@@ -38,17 +38,19 @@ class DataConfig(Config):
     """Longest sample and, with packing, the size of a pack (tokens)."""
     overlong: Literal["drop", "cut"] = "drop"
     """A sample longer than max_seq_length is left out (drop), or its end is cut off (cut)."""
+    method: Literal["sft", "dpo", "orpo"] = "sft"
+    """sft learns answers; dpo and orpo learn from preference pairs (prompt, chosen, rejected)."""
     eval_share: float = Field(default=0.1, gt=0, lt=0.9)
     """Share of the groups that is split off for evaluation when no eval_dataset is given."""
+    eval_items: int = Field(default=100, ge=2, le=100_000)
+    """Most held-out items that are scored by their loss."""
     seed: int = Field(default=0, ge=0)
     """Seed of the split, the adapters, the data order and dropout."""
 
 
 class ScoreConfig(Config):
-    """Scores."""
+    """Answers."""
 
-    eval_items: int = Field(default=100, ge=2, le=100_000)
-    """Most held-out items that are scored by their loss."""
     generate_items: int = Field(default=24, ge=0, le=10_000)
     """How many of them are answered and compared with their references; 0 for none."""
     max_new_tokens: int = Field(default=128, ge=1, le=8192)
@@ -83,8 +85,7 @@ class PrecisionConfig(Config):
 
 
 class TrainConfig(
-    BaseModelConfig,
-    DataConfig,
+    CheckConfig,
     PrecisionConfig,
     LoraConfig,
     BatchConfig,
@@ -96,8 +97,6 @@ class TrainConfig(
 ):
     """Training."""
 
-    method: Literal["sft", "dpo", "orpo"] = "sft"
-    """sft learns answers; dpo and orpo learn from preference pairs (prompt, chosen, rejected)."""
     beta: float = Field(default=0.1, gt=0)
     """dpo, orpo: strength of the preferences."""
     packing: bool = True
@@ -168,6 +167,8 @@ class EvaluateConfig(ScoreConfig, TrackingConfig):
     """The training run to take the adapter from."""
     eval_dataset: str = ""
     """Pairs to score; empty takes what the run held out."""
+    eval_items: int = Field(default=100, ge=2, le=100_000)
+    """Most items that are scored by their loss."""
     columns: tuple[str, ...] = ()
     """Your own column names, as for training."""
     rubric: str = ""

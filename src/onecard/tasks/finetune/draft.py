@@ -12,10 +12,10 @@ from onecard.datasets.files import walk
 from onecard.errors import DataError, OneCardError, SettingsError
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
-from onecard.inference.config import EngineSettings
+from onecard.inference.config import LlmConfig
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import DraftConfig
 
 SCHEMA = {
     "type": "object",
@@ -42,42 +42,39 @@ class Passage:
     text: str
 
 
-def draft(settings: Settings, run: Run) -> Result:
+def draft(config: DraftConfig, run: Run) -> Result:
     """Write JSONL of prompt, completion, document, passage and `checked: false`.
 
     Raises SettingsError, NotFound, DataError, EngineError.
     """
-    if not settings.notes:
+    if not config.notes:
         raise SettingsError(
             "there are no notes to draft from",
             why="--notes names no folder",
-            fix="onecard finetune make-data FOLDER --output_dir .",
+            fix="onecard finetune draft FOLDER --output_dir .",
         )
-    path = Path(settings.output_dir or ".").expanduser() / FILE
+    path = Path(config.output_dir or ".").expanduser() / FILE
     synthetic.refuse_overwrite(path, "pairs", fix="--output_dir elsewhere")
     passages = [
         Passage(str(file.path), text)
-        for file in walk([Path(settings.notes)])
+        for file in walk([Path(config.notes)])
         for text in _passages(file.path)
     ]
     if not passages:
         raise DataError(
-            f"{settings.notes} holds nothing to draft from",
+            f"{config.notes} holds nothing to draft from",
             why=f"no document with a paragraph of {MIN_PASSAGE_CHARS} characters",
             fix="give a folder of notes",
         )
-    engine = EngineSettings()
-    if settings.judge_model:
-        engine = EngineSettings(model=settings.judge_model)
     with (
-        language_model(engine, run.plan, run.reporter) as client,
-        run.reporter.progress("pairs", settings.pairs) as bar,
+        language_model(LlmConfig(model=config.model), run.plan, run.reporter) as client,
+        run.reporter.progress("pairs", config.num_pairs) as bar,
     ):
         rows = synthetic.draft_rows(
             passages,
             lambda passage, _: _draft_pair(client, passage),
-            n=settings.pairs,
-            seed=settings.seed,
+            n=config.num_pairs,
+            seed=config.seed,
             bar=bar,
         )
     text = jsonl.to_jsonl(rows)

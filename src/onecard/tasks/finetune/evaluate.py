@@ -8,38 +8,36 @@ from onecard.errors import DataError, SettingsError
 from onecard.evaluation import judge, stats
 from onecard.evaluation.metric_table import metric_table
 from onecard.inference.backends import language_model
-from onecard.inference.config import EngineSettings
+from onecard.inference.config import LlmConfig
 from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Result
 from onecard.runs import store
 from onecard.runs.record import Run
 from onecard.tasks.finetune import dataset, model, scoring, tokenization, validation
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import EvaluateConfig, TrainConfig
 from onecard.tasks.finetune.dataset import Sample
 
 
-def evaluate(settings: Settings, run: Run) -> Result:
+def evaluate(config: EvaluateConfig, run: Run) -> Result:
     """Loss and forgetting of base and tuned; the tuned model's answers, where it was exported.
 
     Raises NotFound, DataError, SettingsError.
     """
-    if not settings.run_id:
+    if not config.run_id:
         raise SettingsError(
             "there is no run to evaluate",
             why="no RUN was named",
             fix="onecard finetune evaluate RUN --eval_dataset FILE",
         )
     # 1. the adapter, with the settings it was trained with, and the pairs
-    adapter = scoring.find_adapter(settings.run_id)
-    trained_with = Settings(
-        **{**store.find(settings.run_id).settings(), "eval_dataset": settings.eval_dataset}
-    )
+    adapter = scoring.find_adapter(config.run_id)
+    trained_with = store.find(config.run_id).config(TrainConfig)
     tokenizer = model.load_tokenizer(adapter)
     path = adapter.parent / "held_out.jsonl"
-    if settings.eval_dataset:
-        path = Path(settings.eval_dataset)
+    if config.eval_dataset:
+        path = Path(config.eval_dataset)
     samples, examples, rejected = validation.tokenize(
-        dataset.read(path, settings.columns).samples[: settings.eval_items],
+        dataset.read(path, config.columns).samples[: config.eval_items],
         lambda s: tokenization.encode(tokenizer, s),
     )
     if not samples:
@@ -62,16 +60,14 @@ def evaluate(settings: Settings, run: Run) -> Result:
     ggufs = sorted(
         (adapter.parent / "gguf").glob("*.gguf"), key=lambda p: ("f16" not in p.name, p.name)
     )
-    if settings.generate_items and ggufs:
-        questions = scoring.GenerationSet(
-            samples[: settings.generate_items], settings.max_new_tokens
-        )
+    if config.generate_items and ggufs:
+        questions = scoring.GenerationSet(samples[: config.generate_items], config.max_new_tokens)
         with LlamaCpp(ggufs[0], reporter=run.reporter) as engine:
             answers["tuned"] = scoring.generate_answers(engine, questions, run.reporter, "tuned")
         for name, scores in scoring.text_scores(answers["tuned"], questions.samples).items():
             metrics[f"tuned_{name}"] = stats.mean_interval(list(scores.values())).as_dict()
-        if settings.rubric and settings.judge_model:
-            metrics["tuned_mark"] = _judge_marks(settings, run, questions.samples, answers["tuned"])
+        if config.rubric and config.judge_model:
+            metrics["tuned_mark"] = _judge_marks(config, run, questions.samples, answers["tuned"])
     run.items(scoring.item_rows(samples, base, tuned, answers))
     run.scores(metrics, verdicts=verdicts)
     return Result(
@@ -80,18 +76,18 @@ def evaluate(settings: Settings, run: Run) -> Result:
 
 
 def _judge_marks(
-    settings: Settings, run: Run, samples: Sequence[Sample], answers: scoring.Answers
+    config: EvaluateConfig, run: Run, samples: Sequence[Sample], answers: scoring.Answers
 ) -> dict[str, Any]:
     """Marks 1 to 5 that a judge model gives by the rubric."""
-    with language_model(
-        EngineSettings(model=settings.judge_model), run.plan, run.reporter
-    ) as client:
+    with language_model(LlmConfig(model=config.judge_model), run.plan, run.reporter) as client:
 
         def ask(messages: list[dict[str, str]], schema: dict[str, Any]) -> str:
             return client.chat(messages, schema=schema, max_tokens=200).text
 
         marks = [
-            judge.mark(ask, settings.rubric, judge.Marked(s.source, s.question, answers[s.source]))
+            judge.mark(
+                ask, config.rubric, judge.JudgedItem(s.source, s.question, answers[s.source])
+            )
             for s in samples
         ]
     return stats.mean_interval([float(mark) for mark in marks]).as_dict()

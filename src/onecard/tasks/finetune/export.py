@@ -22,7 +22,7 @@ from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run
 from onecard.tasks.finetune import dataset, model, scoring, tokenization
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import ExportConfig, ExportFormatConfig
 from onecard.tasks.finetune.scoring import GenerationSet
 from onecard.tasks.finetune.tokenization import TokenizedExample, render
 from onecard.units import size
@@ -53,30 +53,30 @@ class Exports:
     """name -> source -> nats a token of the reference answer's first tokens."""
 
 
-def export(settings: Settings, run: Run) -> Result:
+def export(config: ExportConfig, run: Run) -> Result:
     """Merge and convert the adapter of a finished training again, as `quants` says.
 
     Raises NotFound, SettingsError, DataError.
     """
-    if not settings.run_id:
+    if not config.run_id:
         raise SettingsError(
             "there is no run to export",
             why="no RUN was named",
             fix="onecard finetune export RUN --quants q4_k_m",
         )
-    adapter = scoring.find_adapter(settings.run_id)
+    adapter = scoring.find_adapter(config.run_id)
     held_out = adapter.parent / "held_out.jsonl"
     samples = dataset.read(held_out).samples if held_out.exists() else []
     out = adapter.parent
-    if settings.output_dir:
-        out = Path(settings.output_dir).expanduser()
+    if config.output_dir:
+        out = Path(config.output_dir).expanduser()
         shutil.copytree(adapter, out / "adapter", dirs_exist_ok=True)
     exports = export_all(
         model.load_tokenizer(adapter),
         scoring.base_folder(adapter),
         out,
-        GenerationSet(samples[: settings.generate_items], settings.max_new_tokens),
-        settings,
+        GenerationSet(samples[: config.generate_items], config.max_new_tokens),
+        config,
         run,
     )
     run.scores(exports.metrics, verdicts=exports.verdicts)
@@ -97,7 +97,7 @@ def export_all(
     base_folder: Path,
     out: Path,
     questions: GenerationSet,
-    settings: Settings,
+    config: ExportFormatConfig,
     run: Run,
 ) -> Exports:
     """All files of the adapter in `out`, each scored on the same questions.
@@ -105,7 +105,7 @@ def export_all(
     Raises NotFound, DataError where an export changed the model.
     """
     exports = Exports([out / "adapter"])
-    quants = require_quants(settings.quants)
+    quants = require_quants(config.quants)
     if not quants:
         return exports
     gc.collect()
@@ -126,7 +126,7 @@ def export_all(
     # 3. the base alone, and with the adapter's own file on it
     base = base_gguf(base_folder, run.reporter)
     scorer.score_file("base", base, check_template=False)
-    if settings.adapter_gguf and not settings.use_dora:
+    if config.adapter_gguf and not _is_dora(out / "adapter"):
         adapter = out / "gguf" / "adapter-f16.lora"
         gguf.lora_to_gguf(out / "adapter", base_folder, adapter, run.reporter)
         exports.files.append(adapter)
@@ -342,3 +342,9 @@ def disk_bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _is_dora(adapter: Path) -> bool:
+    """llama.cpp's adapter files hold no DoRA magnitudes."""
+    values = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return bool(values.get("use_dora"))

@@ -18,7 +18,7 @@ from transformers.utils import logging as hf_logging
 from onecard.errors import DataError, MissingExtra, SettingsError
 from onecard.memory.estimators.training import FROZEN_CHUNK
 from onecard.tasks.finetune.attention import choose_attention
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample
 
 
@@ -34,26 +34,26 @@ def load_tokenizer(folder: Path) -> Any:
         ) from None
 
 
-def load_base(folder: Path, settings: Settings, *, device: str = "") -> Any:
+def load_base(folder: Path, config: TrainConfig, *, device: str = "") -> Any:
     """The frozen model. Embeddings, norms and head stay in the dtype of the rest: only what is
     trained needs fp32.
 
     Raises DataError, MissingExtra, SettingsError.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    narrow = settings.bf16 or (device == "cuda" and settings.load_in_4bit)
+    narrow = config.bf16 or (device == "cuda" and config.load_in_4bit)
     dtype = torch.bfloat16 if narrow else torch.float32
     options: dict[str, Any] = {"device_map": {"": 0}} if device == "cuda" else {}
-    if settings.load_in_4bit or settings.load_in_8bit:
-        options["quantization_config"] = _quantization(settings, dtype)
+    if config.load_in_4bit or config.load_in_8bit:
+        options["quantization_config"] = _quantization(config, dtype)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        architecture = AutoConfig.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=choose_attention(config),
+            attn_implementation=choose_attention(architecture),
             use_safetensors=True,
             **options,
         )
@@ -68,8 +68,8 @@ def load_base(folder: Path, settings: Settings, *, device: str = "") -> Any:
     return model.requires_grad_(False)
 
 
-def _quantization(settings: Settings, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if settings.load_in_4bit and settings.load_in_8bit:
+def _quantization(config: TrainConfig, dtype: torch.dtype) -> BitsAndBytesConfig:
+    if config.load_in_4bit and config.load_in_8bit:
         raise SettingsError(
             "4 and 8 bits are both set",
             why="weights have one width",
@@ -81,7 +81,7 @@ def _quantization(settings: Settings, dtype: torch.dtype) -> BitsAndBytesConfig:
             why="it is not installed",
             fix="pip install 'onecard[finetune]'",
         )
-    if settings.load_in_8bit:
+    if config.load_in_8bit:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -99,15 +99,15 @@ def disable_4bit_repacking(model: torch.nn.Module) -> None:
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
-def lora_config(settings: Settings, model: Any) -> LoraConfig:
+def lora_config(config: TrainConfig, model: Any) -> LoraConfig:
     """Raises SettingsError for layers that the model does not have."""
     linear_layers = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     } - {"lm_head"}
-    targets = list(settings.target_modules)
-    if settings.target_modules == Settings.model_fields["target_modules"].default:
+    targets = list(config.target_modules)
+    if config.target_modules == TrainConfig.model_fields["target_modules"].default:
         targets = sorted(linear_layers)  # all of them, whatever this family calls them
     elif missing := [name for name in targets if name not in linear_layers]:
         raise SettingsError(
@@ -116,11 +116,11 @@ def lora_config(settings: Settings, model: Any) -> LoraConfig:
             fix=f"--target_modules {sorted(linear_layers)[0]}",
         )
     return LoraConfig(
-        r=settings.lora_r,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
         target_modules=targets,
         task_type="CAUSAL_LM",
     )

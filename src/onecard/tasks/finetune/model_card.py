@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from onecard.runs.record import Run
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.training_data import TrainingData
 from onecard.units import size
 
@@ -29,7 +29,7 @@ FIELDS = (
 
 
 def write(
-    settings: Settings,
+    config: TrainConfig,
     data: TrainingData,
     metrics: Mapping[str, Mapping[str, Any]],
     verdicts: Sequence[str],
@@ -40,11 +40,11 @@ def write(
     return "\n".join(
         [
             "---",
-            f"base_model: {settings.model_name}",
+            f"base_model: {config.model}",
             "library_name: peft",
-            f"tags: [onecard, {settings.method}, lora]",
+            f"tags: [onecard, {config.method}, lora]",
             "---",
-            f"# {settings.model_name}, tuned on {Path(settings.dataset).name}",
+            f"# {config.model}, tuned on {Path(config.dataset).name}",
             "",
             f"{len(data.train)} samples trained, {len(data.evaluation)} were held out (split by "
             f"document, duplicates on one side). {len(data.report.rejected)} rows were rejected.",
@@ -66,7 +66,7 @@ def write(
             "",
             "## How to repeat it",
             "",
-            f"`{_flags(settings)}`",
+            f"`{_flags(config)}`",
             "",
             f"Planned memory {size(run.plan.total_bytes)}; run {run.id or 'not recorded'}.",
             "",
@@ -78,8 +78,8 @@ def write(
     )
 
 
-def _flags(settings: Settings) -> str:
-    values = settings.model_dump(mode="json")
+def _flags(config: TrainConfig) -> str:
+    values = config.model_dump(mode="json")
     flags = []
     for name in FIELDS:
         value = values[name]

@@ -14,12 +14,12 @@ from onecard.errors import EngineError, NotFound
 from onecard.evaluation import stats
 from onecard.evaluation.metrics import text as metrics
 from onecard.inference.client import Client
-from onecard.inference.config import EngineSettings
+from onecard.inference.config import LlmConfig
 from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Reporter
 from onecard.runs import store
 from onecard.tasks.finetune import dataset, model, tokenization, validation
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.dataset import Sample
 from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample
 
@@ -55,7 +55,7 @@ def answer_losses(
     net: Any,
     held_out: Sequence[TokenizedExample],
     general: Sequence[TokenizedExample],
-    settings: Settings,
+    config: TrainConfig,
     reporter: Reporter,
     name: str,
 ) -> Losses:
@@ -66,8 +66,8 @@ def answer_losses(
         losses = model.losses(
             net,
             examples,
-            bf16=settings.bf16,
-            tokens=settings.max_seq_length * settings.per_device_train_batch_size,
+            bf16=config.bf16,
+            tokens=config.max_seq_length * config.per_device_train_batch_size,
             step=bar.step,
         )
     pairs = list(zip([e.source for e in examples], losses, strict=True))
@@ -130,8 +130,8 @@ def generate_answers(
         engine.base_url,
         engine.api_key,
         engine.name,
-        EngineSettings(max_tokens=questions.max_new_tokens),
-        engine.why_dead,
+        LlmConfig(max_tokens=questions.max_new_tokens),
+        engine,
     )
     answers = {}
     with reporter.progress(f"answers of {name}", len(questions.samples)) as bar:
@@ -182,7 +182,7 @@ def _token_loss(engine: LlamaCpp, client: httpx.Client, ids: list[int], i: int) 
         reply = client.post("/completion", json=request).raise_for_status().json()
         token = reply["completion_probabilities"][0]
     except (httpx.HTTPError, ValueError, LookupError) as fault:
-        raise engine.why_dead() or EngineError(
+        raise engine.failure() or EngineError(
             f"{engine.path.name} returned no log-probability",
             why=f"{type(fault).__name__}: {fault}",
             fix=fix,

@@ -7,9 +7,9 @@ import pytest
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.memory import devices
 from onecard.tasks.finetune import dataset, tokenization, validation
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.dataset import Sample
-from onecard.tasks.finetune.memory import plan, smaller
+from onecard.tasks.finetune.memory import fallbacks, plan
 
 
 def write(path, *rows):
@@ -290,8 +290,8 @@ def test_packs_hold_every_sample_once_within_the_size():
 
 def test_the_guides_request_is_planned_under_10_gib():
     request = plan(
-        Settings(
-            model_name="meta-llama/Meta-Llama-3.1-8B-Instruct",
+        TrainConfig(
+            model="meta-llama/Meta-Llama-3.1-8B-Instruct",
             load_in_4bit=True,
             bf16=True,
             gradient_checkpointing=True,
@@ -304,11 +304,11 @@ def test_the_guides_request_is_planned_under_10_gib():
 
 
 def test_fallbacks_keep_the_effective_batch_and_end():
-    settings = Settings(
-        model_name="llama-3.1-8b", per_device_train_batch_size=4, gradient_accumulation_steps=4
+    settings = TrainConfig(
+        model="llama-3.1-8b", per_device_train_batch_size=4, gradient_accumulation_steps=4
     )
-    fallbacks = list(smaller(settings))
-    assert fallbacks[0][0] == {"gradient_checkpointing": True}
-    for changes, _ in fallbacks[1:3]:
-        assert changes["per_device_train_batch_size"] * changes["gradient_accumulation_steps"] == 16
-    assert len(fallbacks) < 15
+    changes = list(fallbacks(settings))
+    assert changes[0][0] == {"gradient_checkpointing": True}
+    for change, _ in changes[1:3]:
+        assert change["per_device_train_batch_size"] * change["gradient_accumulation_steps"] == 16
+    assert len(changes) < 18

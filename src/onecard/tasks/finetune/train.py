@@ -23,47 +23,47 @@ from onecard.tasks.finetune import (
     training_data,
     validation,
 )
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.training_data import TrainingData
 from onecard.training import output_dir, trainer_checkpoints
 
 
-def train(settings: Settings, run: Run) -> Result:
+def train(config: TrainConfig, run: Run) -> Result:
     """Tune, and say whether it is better.
 
     Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with settings
     that need less.
     """
-    folder = checkpoints.folder(settings.model_name, run.reporter)
+    folder = checkpoints.folder(config.model, run.reporter)
     tokenizer = model.load_tokenizer(folder)
-    tokenization.require_chat_template(tokenizer, settings.model_name)
-    export.require_quants(settings.quants)
-    out = output_dir.resolve(settings.output_dir, run)
+    tokenization.require_chat_template(tokenizer, config.model)
+    export.require_quants(config.quants)
+    out = output_dir.resolve(config.output_dir, run)
     with output_dir.lock(out):
         output_dir.write_manifest(
             out,
-            _identity(settings),
+            _identity(config),
             run.id,
-            resume=settings.resume,
-            explicit=bool(settings.output_dir),
+            resume=config.resume,
+            explicit=bool(config.output_dir),
         )
         # 1. data
-        data = training_data.prepare(settings, tokenizer)
-        _record_data(settings, data, out, run)
+        data = training_data.prepare(config, tokenizer)
+        _record_data(config, data, out, run)
         run.reporter.line(data.render())
         # 2. the base, scored before anything changes
         general = scoring.general_examples(tokenizer)
-        base = model.load_base(folder, settings)
+        base = model.load_base(folder, config)
 
         def score(net: Any, name: str) -> scoring.Losses:
             return scoring.answer_losses(
-                net, data.eval_examples, general, settings, run.reporter, name
+                net, data.eval_examples, general, config, run.reporter, name
             )
 
         base_losses = _cached(out / "base_scores.json", partial(score, base, "base"))
         # 3. training
-        tuned, train_loss = _fit(base, tokenizer, data, settings, out, run)
-        _save_adapter(tuned, tokenizer, settings, folder, out)
+        tuned, train_loss = _fit(base, tokenizer, data, config, out, run)
+        _save_adapter(tuned, tokenizer, config, folder, out)
         # 4. the same scores again
         tuned_losses = score(tuned, "tuned")
         verdicts = scoring.compare_losses(base_losses, tuned_losses)
@@ -76,15 +76,15 @@ def train(settings: Settings, run: Run) -> Result:
         run.reporter.line("\n".join(verdicts))
         # 5. files that chat opens, and the answers of each
         questions = scoring.GenerationSet(
-            data.evaluation[: settings.generate_items], settings.max_new_tokens
+            data.evaluation[: config.generate_items], config.max_new_tokens
         )
         del tuned, base  # the merged model is loaded next: two at once need not fit
-        exports = export.export_all(tokenizer, folder, out, questions, settings, run)
+        exports = export.export_all(tokenizer, folder, out, questions, config, run)
         run.items(scoring.item_rows(data.evaluation, base_losses, tuned_losses, exports.answers))
         verdicts += exports.verdicts
         metrics |= exports.metrics
         run.scores(metrics, verdicts=verdicts)
-        card = model_card.write(settings, data, metrics, verdicts, exports.files, run)
+        card = model_card.write(config, data, metrics, verdicts, exports.files, run)
         fsio.write_text(out / "MODEL_CARD.md", card)
     lines = [*verdicts, *(f"wrote {path}" for path in exports.files)]
     if run.id and any(path.suffix == ".gguf" for path in exports.files):
@@ -100,20 +100,20 @@ def train(settings: Settings, run: Run) -> Result:
     )
 
 
-def _identity(settings: Settings) -> dict[str, Any]:
+def _identity(config: TrainConfig) -> dict[str, Any]:
     """What a resumed training must share with the one before."""
     return {
-        "model_name": settings.model_name,
-        "dataset": str(Path(settings.dataset).expanduser().resolve()),
-        "lora_r": settings.lora_r,
-        "method": settings.method,
-        "seed": settings.seed,
+        "model": config.model,
+        "dataset": str(Path(config.dataset).expanduser().resolve()),
+        "lora_r": config.lora_r,
+        "method": config.method,
+        "seed": config.seed,
     }
 
 
-def _record_data(settings: Settings, data: TrainingData, out: Path, run: Run) -> None:
+def _record_data(config: TrainConfig, data: TrainingData, out: Path, run: Run) -> None:
     """Fingerprints into the run; rejected and held-out rows as files that can be read."""
-    path = Path(settings.dataset)
+    path = Path(config.dataset)
     rejected = data.report.rejected
     run.data(
         "train",
@@ -141,7 +141,7 @@ def _cached(path: Path, score: Callable[[], scoring.Losses]) -> scoring.Losses:
 
 
 def _fit(
-    base: Any, tokenizer: Any, data: TrainingData, settings: Settings, out: Path, run: Run
+    base: Any, tokenizer: Any, data: TrainingData, config: TrainConfig, out: Path, run: Run
 ) -> tuple[Any, float]:
     """(the model with its trained adapter, mean loss of the training)."""
     folder = out / "checkpoints"
@@ -149,18 +149,18 @@ def _fit(
     trainer_checkpoints.remove_incomplete(folder)
     checkpoint = trainer_checkpoints.last(folder)
     if checkpoint:
-        trainer_checkpoints.drop_foreign_optimizer(checkpoint, settings.optim)
+        trainer_checkpoints.drop_foreign_optimizer(checkpoint, config.optim)
         run.reporter.line(f"resuming from {checkpoint.name}")
-    lora = model.lora_config(settings, base)
+    lora = model.lora_config(config, base)
     with run.reporter.progress("training", 0) as bar:
-        progress = trainer.ProgressCallback(run, bar, settings.optim)
-        if settings.method == "sft":
+        progress = trainer.ProgressCallback(run, bar, config.optim)
+        if config.method == "sft":
             hf_trainer = trainer.sft_trainer(
-                base, tokenizer, lora, data.train_examples, settings, folder, progress
+                base, tokenizer, lora, data.train_examples, config, folder, progress
             )
         else:
             hf_trainer = trainer.preference_trainer(
-                base, tokenizer, lora, data.train, settings, folder, progress
+                base, tokenizer, lora, data.train, config, folder, progress
             )
         try:
             loss = trainer.fit(hf_trainer, folder, progress, checkpoint)
@@ -173,11 +173,11 @@ def _fit(
 
 
 def _save_adapter(
-    tuned: Any, tokenizer: Any, settings: Settings, base_folder: Path, out: Path
+    tuned: Any, tokenizer: Any, config: TrainConfig, base_folder: Path, out: Path
 ) -> None:
     tuned.save_pretrained(out / "adapter")
     tokenizer.save_pretrained(out / "adapter")
     fsio.write_text(
         out / "adapter" / "base.json",
-        json.dumps({"model_name": settings.model_name, "folder": str(base_folder)}),
+        json.dumps({"model": config.model, "folder": str(base_folder)}),
     )

@@ -18,7 +18,7 @@ from onecard.errors import DataError
 from onecard.reporting import Progress
 from onecard.runs.record import Run, peak_rss_bytes
 from onecard.tasks.finetune import loss as frozen_head
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.dataset import Sample
 from onecard.tasks.finetune.model import backbone, concatenate
 from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample, pack, render
@@ -169,20 +169,20 @@ def sft_trainer(
     tokenizer: Any,
     peft_config: Any,
     examples: Sequence[TokenizedExample],
-    settings: Settings,
+    config: TrainConfig,
     folder: Path,
     progress: ProgressCallback,
 ) -> PackedSFTTrainer:
     """Supervised fine-tuning. The trainer's dataset is row -> example numbers; the collator lays
     the examples of a row side by side."""
-    if settings.packing:
-        rows = pack([len(e.ids) for e in examples], settings.max_seq_length)
+    if config.packing:
+        rows = pack([len(e.ids) for e in examples], config.max_seq_length)
     else:
         rows = [[i] for i in range(len(examples))]
     trainer = PackedSFTTrainer(
         model=model,
         args=SFTConfig(
-            **training_arguments(settings, folder),
+            **training_arguments(config, folder),
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=None,
             packing=False,
@@ -198,7 +198,7 @@ def sft_trainer(
         if weight.requires_grad:
             # TRL puts the adapters of quantized models in bf16, where AdamW's small steps are lost
             weight.data = weight.data.float()
-    if settings.bf16:
+    if config.bf16:
         disable_input_casts(trainer.model)
     return trainer
 
@@ -234,16 +234,16 @@ def preference_trainer(
     tokenizer: Any,
     peft_config: Any,
     samples: Sequence[Sample],
-    settings: Settings,
+    config: TrainConfig,
     folder: Path,
     progress: ProgressCallback,
 ) -> Any:
     """DPO (Rafailov 2023) or ORPO (Hong 2024) on pairs of a better and a worse answer."""
-    arguments = training_arguments(settings, folder)
-    arguments |= {"beta": settings.beta, "max_length": settings.max_seq_length}
+    arguments = training_arguments(config, folder)
+    arguments |= {"beta": config.beta, "max_length": config.max_seq_length}
     rows: list[dict[str, Any]]
     trainer_class: Any
-    if settings.method == "dpo":
+    if config.method == "dpo":
         rows = [
             {
                 "prompt": list(s.messages[:-1]),
@@ -252,7 +252,7 @@ def preference_trainer(
             }
             for s in samples
         ]
-        trainer_class, config = DPOTrainer, DPOConfig(**arguments)
+        trainer_class, trl_arguments = DPOTrainer, DPOConfig(**arguments)
     else:
         # experimental in TRL 1.16: importing it warns, which is only for those who use it
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -266,10 +266,10 @@ def preference_trainer(
             }
             for s in samples
         ]
-        trainer_class, config = ORPOTrainer, ORPOConfig(**arguments)
+        trainer_class, trl_arguments = ORPOTrainer, ORPOConfig(**arguments)
     return trainer_class(
         model=model,
-        args=config,
+        args=trl_arguments,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),
         peft_config=peft_config,
@@ -277,36 +277,36 @@ def preference_trainer(
     )
 
 
-def training_arguments(settings: Settings, folder: Path) -> dict[str, Any]:
+def training_arguments(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """What all of TRL's trainers take."""
     cuda = torch.cuda.is_available()
-    optim: str = settings.optim
+    optim: str = config.optim
     if optim == "auto":
         optim = "paged_adamw_8bit" if cuda else "adamw_torch"
-    checkpointing = {"use_reentrant": False} if settings.gradient_checkpointing else None
+    checkpointing = {"use_reentrant": False} if config.gradient_checkpointing else None
     return {
         "output_dir": str(folder),
-        "per_device_train_batch_size": settings.per_device_train_batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
-        "num_train_epochs": settings.num_train_epochs,
-        "max_steps": settings.max_steps or -1,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.lr_scheduler_type,
-        "warmup_steps": settings.warmup_ratio,
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
+        "per_device_train_batch_size": config.per_device_train_batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_ratio,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
         "optim": optim,
-        "seed": settings.seed,
-        "data_seed": settings.seed,
-        "bf16": settings.bf16,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "bf16": config.bf16,
         "use_cpu": not cuda,
-        "gradient_checkpointing": settings.gradient_checkpointing,
+        "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": checkpointing,
-        "neftune_noise_alpha": settings.neftune_noise_alpha or None,
-        "logging_steps": settings.logging_steps,
+        "neftune_noise_alpha": config.neftune_noise_alpha or None,
+        "logging_steps": config.logging_steps,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
-        "save_steps": settings.save_steps,
+        "save_steps": config.save_steps,
         "save_total_limit": MAX_CHECKPOINTS,
         "report_to": "none",
         "disable_tqdm": True,

@@ -6,7 +6,7 @@ from typing import Any
 
 from onecard.errors import DataError, SettingsError
 from onecard.tasks.finetune import dataset, tokenization, validation
-from onecard.tasks.finetune.configs import Settings
+from onecard.tasks.finetune.configs import CheckConfig
 from onecard.tasks.finetune.dataset import RejectedRow, Sample
 from onecard.tasks.finetune.tokenization import TokenizedExample
 from onecard.tasks.finetune.validation import Finding, ValidationReport
@@ -32,19 +32,19 @@ class TrainingData:
         )
 
 
-def prepare(settings: Settings, tokenizer: Any) -> TrainingData:
+def prepare(config: CheckConfig, tokenizer: Any) -> TrainingData:
     """Read, validate, split and tokenize. Raises DataError, NotFound, SettingsError."""
-    if not settings.dataset:
+    if not config.dataset:
         raise SettingsError(
             "there is no dataset",
             why="--dataset names no file",
             fix="onecard finetune train your_instructions.jsonl",
         )
-    parsed = dataset.read(Path(settings.dataset), settings.columns)
+    parsed = dataset.read(Path(config.dataset), config.columns)
     report = validation.validate(
-        parsed.samples, parsed.rejected, preferences=settings.method != "sft"
+        parsed.samples, parsed.rejected, preferences=config.method != "sft"
     )
-    train, evaluation = _split(settings, report)
+    train, evaluation = _split(config, report)
 
     def encode(sample: Sample) -> TokenizedExample:
         return tokenization.encode(tokenizer, sample)
@@ -52,8 +52,8 @@ def prepare(settings: Settings, tokenizer: Any) -> TrainingData:
     train, examples, rejected = validation.tokenize(train, encode)
     evaluation, eval_examples, eval_rejected = validation.tokenize(evaluation, encode)
     report.rejected += [*rejected, *eval_rejected]
-    histogram = validation.histogram(examples, settings.max_seq_length)
-    train, examples, n_long = _limit_length(train, examples, report, settings)
+    histogram = validation.histogram(examples, config.max_seq_length)
+    train, examples, n_long = _limit_length(train, examples, report, config)
     if not train or not evaluation:
         raise DataError(
             "no sample is left to " + ("train on" if not train else "score with"),
@@ -61,16 +61,16 @@ def prepare(settings: Settings, tokenizer: Any) -> TrainingData:
             f"{'too long' if n_long else 'broken'}",
             fix="onecard finetune check shows them; --max_seq_length larger, or --overlong cut",
         )
-    eval_length = max(settings.max_seq_length, MIN_EVAL_LENGTH)
+    eval_length = max(config.max_seq_length, MIN_EVAL_LENGTH)
     eval_examples = [tokenization.truncate(e, eval_length) for e in eval_examples]
     return TrainingData(train, evaluation, examples, eval_examples, report, histogram)
 
 
-def _split(settings: Settings, report: ValidationReport) -> tuple[list[Sample], list[Sample]]:
-    if not settings.eval_dataset:
-        return validation.split(report, settings.eval_share, settings.eval_items, settings.seed)
-    parsed = dataset.read(Path(settings.eval_dataset), settings.columns)
-    evaluation = parsed.samples[: settings.eval_items]
+def _split(config: CheckConfig, report: ValidationReport) -> tuple[list[Sample], list[Sample]]:
+    if not config.eval_dataset:
+        return validation.split(report, config.eval_share, config.eval_items, config.seed)
+    parsed = dataset.read(Path(config.eval_dataset), config.columns)
+    evaluation = parsed.samples[: config.eval_items]
     validation.check_leakage(report.samples, evaluation)
     return report.samples, evaluation
 
@@ -79,15 +79,15 @@ def _limit_length(
     samples: list[Sample],
     examples: list[TokenizedExample],
     report: ValidationReport,
-    settings: Settings,
+    config: CheckConfig,
 ) -> tuple[list[Sample], list[TokenizedExample], int]:
     """Samples longer than max_seq_length are rejected or truncated, as `overlong` says; how many
     there were."""
-    limit = settings.max_seq_length
+    limit = config.max_seq_length
     n_long = sum(len(e.ids) > limit for e in examples)
     if not n_long:
         return samples, examples, 0
-    if settings.overlong == "drop":
+    if config.overlong == "drop":
         report.rejected += [
             RejectedRow(
                 sample.source,
