@@ -1,5 +1,4 @@
-"""What a hurried user or a strange client does: each is refused in words, and nothing is lost or
-left hanging."""
+"""Errors of hurried users and unusual clients: refused with a message, nothing lost or hanging."""
 
 import contextlib
 import json
@@ -7,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import httpx
 import openai
@@ -60,11 +58,9 @@ def test_a_demanded_tool_is_called(chat, choice, names, stream):
     else:
         calls = done.choices[0].message.tool_calls
         assert done.choices[0].finish_reason == "tool_calls"
-    assert (
-        len(calls) == 1
-        and calls[0].function.name in names
-        and isinstance(json.loads(calls[0].function.arguments)["city"], str)
-    )
+    assert len(calls) == 1
+    assert calls[0].function.name in names
+    assert isinstance(json.loads(calls[0].function.arguments)["city"], str)
 
 
 HI = [{"role": "user", "content": "hi"}]
@@ -107,18 +103,28 @@ HI = [{"role": "user", "content": "hi"}]
     ],
 )
 def test_a_client_that_errs_is_told_as_json(chat, path, body, status):
-    done = httpx.post(f"{chat}/{path}", json=body, timeout=60)
-    assert done.status_code == status and done.json()["error"]["message"]
+    done = httpx.post(f"{chat}/{path}", json=body, timeout=300)
+    assert done.status_code == status
+    assert done.json()["error"]["message"]
+    assert done.json()["error"]["code"] == status
 
 
-def test_deep_json_and_wrong_methods(chat):
+def test_deep_json_is_refused(chat):
     assert httpx.post(f"{chat}/chat/completions", content=b"[" * 100_000).status_code == 400
+
+
+def test_a_wrong_method_is_refused(chat):
     assert httpx.get(f"{chat}/embeddings").json()["error"]["code"] == 405
+
+
+def test_a_model_is_looked_up_by_name(chat):
     assert httpx.get(f"{chat}/models/smollm2-135m").json()["id"] == "smollm2-135m"
     assert httpx.get(f"{chat}/models/other").status_code == 404
-    assert (
-        httpx.get(f"{chat}/models", headers={"Origin": "http://127.0.0.1:1"}).status_code == 403
-    )  # another port is another site
+
+
+def test_another_port_is_another_site(chat):
+    done = httpx.get(f"{chat}/models", headers={"Origin": "http://127.0.0.1:1"})
+    assert done.status_code == 403
 
 
 def test_rerank_returns_documents_when_asked(chat):
@@ -130,9 +136,9 @@ def test_rerank_returns_documents_when_asked(chat):
             "top_n": 1,
             "return_documents": True,
         },
-        timeout=60,
+        timeout=300,
     ).json()["results"]
-    assert len(rows) == 1 and rows[0]["document"]["text"] == "a cat"
+    assert [row["document"]["text"] for row in rows] == ["a cat"]
 
 
 def test_clients_that_hang_up_leave_the_notes_answering(onecard, notes, tmp_path, serving):
@@ -149,7 +155,7 @@ def test_clients_that_hang_up_leave_the_notes_answering(onecard, notes, tmp_path
         thread.start()
     for thread in threads:
         thread.join()
-    done = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
+    done = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=500)
     assert done.json()["citations"]
     assert httpx.post(f"{url}/v1/search", content=b"[" * 100_000).status_code == 400
 
@@ -157,10 +163,12 @@ def test_clients_that_hang_up_leave_the_notes_answering(onecard, notes, tmp_path
 def test_an_index_that_was_stopped_at_once_says_that_it_is_empty(onecard, tmp_path):
     Store(tmp_path / "ix", create=True).close()
     done = onecard("rag", "search", "anything", "--index", tmp_path / "ix")
-    assert done.code == 5 and "is empty" in done.err and "onecard rag index" in done.err
+    assert done.code == 5
+    assert "is empty" in done.err
+    assert "onecard rag index" in done.err
 
 
-def test_strange_files_are_left_out_and_told(onecard, notes, tmp_path):
+def test_unreadable_files_are_skipped_and_reported(onecard, notes, tmp_path):
     (notes / os.fsdecode(b"caf\xe9.md")).write_text("# Latin name\n\nnobody reads it\n")
     (notes / "gone.md").symlink_to(notes / "nowhere")
     os.mkfifo(notes / "pipe.md")
@@ -168,8 +176,14 @@ def test_strange_files_are_left_out_and_told(onecard, notes, tmp_path):
     (notes / "wide.md").write_bytes("# Wide\n\nokapis are shy\n".encode("utf-16-le"))
     (notes / "stray.md").write_bytes(b"# Stray\n\nnarwhals\0 swim\n" + b"more words here\n" * 200)
     done = onecard("rag", "index", notes, "--index", tmp_path / "ix", "--json")
-    told = {fault["why"] for fault in done.data["faults"]}
-    assert done.code == 0 and done.data["files"] == 4 + 3 and len(told) == 3, told
+    assert done.code == 0, done.err
+    assert done.data["files"] == 4 + 3
+    reasons = sorted(fault["why"] for fault in done.data["faults"])
+    assert [reason.split(" (")[0] for reason in reasons] == [
+        "it is a link to nothing",
+        "it is not a regular file",
+        "its name is not UTF-8",
+    ]
     assert all(fault["fix"] for fault in done.data["faults"])
     assert "\x1b" not in onecard("rag", "search", "zebras", "--index", tmp_path / "ix").out
     for word in ("okapis", "narwhals"):
@@ -195,8 +209,9 @@ def test_two_at_once_on_one_index_embed_once(onecard, notes, tmp_path):
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [json.loads(child.communicate(timeout=120)[0]) for child in pair]
-    assert sorted(row["embedded"] for row in said) == [0, said[0]["chunks"]]
+    results = [json.loads(child.communicate(timeout=500)[0]) for child in pair]
+    assert sorted(row["embedded"] for row in results) == [0, results[0]["chunks"]]
+    assert results[0]["chunks"] > 3
 
 
 def test_another_embedder_than_the_index_has_is_refused(onecard, notes, tmp_path):
@@ -204,14 +219,24 @@ def test_another_embedder_than_the_index_has_is_refused(onecard, notes, tmp_path
     done = onecard(
         "rag", "search", "retry", "--index", tmp_path / "ix", "--embedding_model", "other/model"
     )
-    assert done.code == 2 and "was made with e5-small" in done.err
-    started = time.monotonic()
-    done = onecard("rag", "search", "retry", "--index", tmp_path / "ix", "--rerank_model", "./none")
-    assert done.code == 6 and "no model in ./none" in done.err and time.monotonic() - started < 8
+    assert done.code == 2
+    assert "was made with e5-small" in done.err
+
+
+def test_a_reranker_that_is_not_there_is_told_before_torch_is_loaded(onecard, notes, tmp_path):
+    assert onecard("rag", "index", notes, "--index", tmp_path / "ix").code == 0
+    blocker = tmp_path / "blocked" / "torch"
+    blocker.mkdir(parents=True)
+    (blocker / "__init__.py").write_text("raise SystemExit('torch was loaded')")
+    path = os.pathsep.join([str(blocker.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    words = ("rag", "search", "retry", "--index", tmp_path / "ix", "--rerank_model", "./none")
+    done = onecard(*words, env={"PYTHONPATH": path})
+    assert done.code == 6
+    assert "no model in ./none" in done.err
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"question": 3}, "question must be a text"),
         ({"question": "a", "evidence": "docs/a.md"}, "evidence must be a list"),
@@ -220,32 +245,38 @@ def test_another_embedder_than_the_index_has_is_refused(onecard, notes, tmp_path
     ],
 )
 def test_a_question_set_that_errs_names_the_line_and_leaves_no_run(
-    onecard, tmp_path, home, row, said
+    onecard, tmp_path, home, row, message
 ):
     (tmp_path / "q.jsonl").write_text(f'{{"question": "fine"}}\n\n{json.dumps(row)}\n')
     before = set(home.iterdir())
     done = onecard("rag", "evaluate", "q.jsonl")
-    assert done.code == 5 and "q.jsonl:3" in done.err and said in done.err
+    assert done.code == 5
+    assert "q.jsonl:3" in done.err
+    assert message in done.err
     assert set(home.iterdir()) == before
 
 
-def test_an_empty_model_name_and_a_folder_that_is_not_there(onecard, tmp_path):
+def test_an_empty_model_name_is_refused(onecard):
     done = onecard("chat", "ask", "hi", "--model", "")
-    assert done.code == 2 and "no model is named" in done.err
+    assert done.code == 2
+    assert "no model is named" in done.err
+
+
+def test_save_makes_no_folder_and_overwrites_no_file(onecard, tmp_path):
     done = onecard(
         "chat",
         "--max_tokens",
         "4",
         stdin="/save none/talk.json\nhi\n/save talk.json\n/save talk.json\n/exit\n",
     )
-    assert (
-        "no folder none" in done.err
-        and "exists" in done.err
-        and (tmp_path / "talk.json").exists()
-        and not (tmp_path / "none").exists()
-    )
+    assert "no folder none" in done.err
+    assert "talk.json exists" in done.err
+    assert (tmp_path / "talk.json").exists()
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_question_longer_than_the_context(onecard):
     done = onecard("chat", "ask", "word " * 3000, "--n_ctx", "512")
-    assert done.code == 5 and "too long" in done.err and "Error code" not in done.err
+    assert done.code == 5
+    assert "too long" in done.err
+    assert "Error code" not in done.err

@@ -92,7 +92,7 @@ def walk(roots: Sequence[Path]) -> Iterator[SourceFile]:
     seen: set[str] = set()
     for root in roots:
         if not root.exists():
-            raise NotSourceFile(
+            raise NotFound(
                 f"there is no folder {root}", why="nothing lies at that path", fix="check the path"
             )
         if root.is_file():

@@ -39,8 +39,8 @@ def jsonl(
                 fix='write {"field": value, ...}',
             )
         _require(row, need, path, number)
-        if check and (fault := check(row)):
-            raise DataError(f"{path}:{number} is not valid", why=fault, fix="correct that line")
+        if check and (problem := check(row)):
+            raise DataError(f"{path}:{number} is not valid", why=problem, fix="correct that line")
         rows.append(row)
     return _not_empty(rows, path)
 

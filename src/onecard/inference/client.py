@@ -77,7 +77,7 @@ class Client:
 
         Raises EngineError, and DataError when the prompt is too long.
         """
-        with self._translated_errors():
+        with self.translated_errors():
             completion: Any = self.openai.chat.completions.create(
                 messages=_plain(messages), **self._options(schema, tools, max_tokens)
             )
@@ -98,7 +98,7 @@ class Client:
 
         Raises EngineError, and DataError when the prompt is too long.
         """
-        with self._translated_errors():
+        with self.translated_errors():
             events: Any = self.openai.chat.completions.create(
                 messages=_plain(messages), stream=True, **self._options(None, (), max_tokens)
             )
@@ -109,7 +109,7 @@ class Client:
 
     def models(self) -> list[str]:
         """Names of the models that the server lists. Raises EngineError."""
-        with self._translated_errors():
+        with self.translated_errors():
             return [row.id for row in self.openai.models.list()]
 
     def count_tokens(self, text: str) -> int:
@@ -153,7 +153,8 @@ class Client:
         return options
 
     @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
+    def translated_errors(self) -> Iterator[None]:
+        """Errors of the openai client within the block become ours."""
         try:
             yield
         except openai.APIConnectionError as fault:

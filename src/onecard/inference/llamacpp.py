@@ -242,7 +242,7 @@ def unused_gpu_warning(engine_devices: list[str]) -> str:
 
 
 def cuda_command() -> str:
-    """The command that installs the engine's CUDA build, read from the package's own description."""
+    """The command that installs the engine's CUDA build, from the package's own description."""
     try:
         text = importlib.metadata.distribution("xllamacpp").read_text("METADATA")
     except importlib.metadata.PackageNotFoundError:

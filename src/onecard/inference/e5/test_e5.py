@@ -240,7 +240,7 @@ def run_linear(
 
 
 def linear_in_integers(weights: np.ndarray, bias: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The same arithmetic in int64: x (T, in) >= 0 as u8 with one scale, weights (out, in) as s8."""
+    """The same in int64: x (T, in) >= 0 as u8 with one scale, weights (out, in) as s8."""
     scale = x.max() / 255
     x_u8 = np.rint(x / scale).astype(np.int64)
     scales = np.abs(weights).max(axis=1) / 127

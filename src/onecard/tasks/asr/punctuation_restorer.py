@@ -198,7 +198,7 @@ def asker(client: Client) -> Callable[[str, str], str]:
     free where not."""
 
     def ask(prompt: str, rules: str) -> str:
-        with client._faults():
+        with client.translated_errors():
             done = client.openai.completions.create(
                 model=client.model,
                 prompt=prompt,

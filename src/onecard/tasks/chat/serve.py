@@ -164,7 +164,7 @@ class _Routes:
 
     async def embeddings(self, request: Request) -> Response:
         body = await guards.body(request)
-        texts = body.get("input")
+        texts: Any = body.get("input")
         texts = [texts] if isinstance(texts, str) else texts
         if refusal := self._embedding_refusal(body, texts):
             return guards.error(*refusal)

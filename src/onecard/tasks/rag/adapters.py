@@ -1,7 +1,9 @@
-"""The index as a retriever of LangChain and of LlamaIndex. Thin: all searching is ours.
+"""The index as a retriever of LangChain or LlamaIndex.
 
-from onecard.tasks.rag.adapters import langchain_retriever
-documents = langchain_retriever(index="~/my-index").invoke("How do I ...?")
+    from onecard.tasks.rag.adapters import langchain_retriever
+    documents = langchain_retriever(index="~/my-index").invoke("How do I ...?")
+
+The search is onecard's own. The two libraries are optional: each is imported by its function.
 """
 
 from typing import Any
@@ -17,13 +19,13 @@ def _retriever(values: dict[str, Any]) -> Retriever:
 
 
 def _metadata(hit: Hit) -> dict[str, Any]:
-    c = hit.chunk
+    chunk = hit.chunk
     return {
-        "path": c.path,
-        "line": c.line,
-        "last_line": c.last_line,
-        "page": c.page,
-        "heading": c.head,
+        "path": chunk.path,
+        "line": chunk.line,
+        "last_line": chunk.last_line,
+        "page": chunk.page,
+        "heading": chunk.title,
         "score": hit.score,
     }
 
@@ -39,13 +41,13 @@ def langchain_retriever(**settings: Any) -> Any:
             why="it is not installed",
             fix="pip install 'onecard[langchain]'",
         ) from None
-    opened = _retriever(settings)
+    retriever = _retriever(settings)
 
     class OnecardRetriever(BaseRetriever):  # type: ignore[misc,unused-ignore]
         def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
             return [
                 Document(page_content=hit.chunk.text, metadata=_metadata(hit))
-                for hit in opened.search(query)
+                for hit in retriever.search(query)
             ]
 
     return OnecardRetriever()
@@ -62,7 +64,7 @@ def llamaindex_retriever(**settings: Any) -> Any:
             why="it is not installed",
             fix="pip install 'onecard[llamaindex]'",
         ) from None
-    opened = _retriever(settings)
+    retriever = _retriever(settings)
 
     class OnecardRetriever(BaseRetriever):  # type: ignore[misc,unused-ignore]
         def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -73,7 +75,7 @@ def llamaindex_retriever(**settings: Any) -> Any:
                     ),
                     score=hit.score,
                 )
-                for hit in opened.search(query_bundle.query_str)
+                for hit in retriever.search(query_bundle.query_str)
             ]
 
     return OnecardRetriever()

@@ -1,7 +1,4 @@
-"""A talk over the notes: each follow-up question is made to stand alone before it is searched with.
-
-Knows no store.
-"""
+"""`onecard rag chat`: a REPL over the notes that understands follow-up questions."""
 
 import sys
 from collections.abc import Sequence
@@ -11,11 +8,13 @@ from onecard.errors import OneCardError
 from onecard.inference.client import Client
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.rag.ask import session
+from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.configs import Settings
-from onecard.tasks.rag.tokens import terms
+from onecard.tasks.rag.session import open_session
 
-POINTERS = frozenset(
+CHINESE_PRONOUNS = ("它", "這", "那", "这", "其")
+"""Chinese has no spaces between words: these are looked for anywhere in the question."""
+PRONOUNS = frozenset(
     [
         "it",
         "its",
@@ -51,30 +50,34 @@ POINTERS = frozenset(
         "它們",
     ]
 )
-"""Words that point back: a question with one of them, or of fewer than four words that carry
-meaning, does not stand alone."""
+"""A question with one of these words, or with fewer than MIN_TERMS terms, is a follow-up."""
+MIN_TERMS = 4
+CONTEXT_TURNS = 2
+"""Turns before a follow-up that the model sees when it rewrites it."""
+MAX_REWRITE_CHARS = 300
 
 
-def talk(settings: Settings, run: Run) -> Result:
-    """Until /exit or the end of input. A failed answer is told and the talk goes on."""
+def chat(settings: Settings, run: Run) -> Result:
+    """Answer until /exit or the end of input; an error is shown and the REPL goes on."""
     turns: list[dict[str, Any]] = []
-    with session(settings, run) as opened:
+    with open_session(settings, run) as session:
         run.reporter.line("ask your notes; /exit or Ctrl-D ends, Ctrl-C stops an answer")
         while True:
             try:
                 if run.reporter.interactive:
                     run.reporter.stream("> ")
                 line = sys.stdin.readline()
-                if not line or line.strip() in ("/exit", "/quit"):
+                text = line.strip()
+                if not line or text in ("/exit", "/quit"):
                     break
-                if not line.strip():
+                if not text:
                     continue
-                question = condense_question(line.strip(), turns, opened.client)
-                if question != line.strip():
+                question = condense_question(text, turns, session.client)
+                if question != text:
                     run.reporter.line(f"(understood as: {question})")
-                done, _, _ = opened.ask(question)
-                turns.append({"asked": line.strip(), "question": question, "answer": done.text})
-                run.reporter.stream(done.render() + "\n\n")
+                answer, _, _ = session.ask(question)
+                turns.append({"asked": text, "question": question, "answer": answer.text})
+                run.reporter.stream(answer.render() + "\n\n")
             except KeyboardInterrupt:
                 run.reporter.line("stopped")
             except OneCardError as fault:
@@ -83,40 +86,48 @@ def talk(settings: Settings, run: Run) -> Result:
 
 
 def condense_question(question: str, turns: Sequence[dict[str, Any]], client: Client | None) -> str:
-    """The question with what it points back to put in. The model's rewriting is taken only if it
-    keeps the question's own
-    terms and adds none from elsewhere; else the last question is put in front."""
-    words = {word.strip("?,.!").lower() for word in question.split()}
-    if not turns or (
-        not words & POINTERS
-        and not any(p in question for p in ("它", "這", "那", "这", "其"))
-        and len(set(terms(question))) >= 4
-    ):
+    """A follow-up question as a standalone one; any other question unchanged.
+
+    The model's rewrite is used if it has all terms of the question and no term from outside the
+    conversation. Otherwise the previous question is put in front.
+    """
+    if not turns or not _is_follow_up(question):
         return question
-    before = turns[-1]["question"]
     if client is not None:
-        told = "\n".join(
-            f"Question: {turn['question']}\nAnswer: {turn['answer'][:300]}" for turn in turns[-2:]
-        )
-        rules = (
-            "Rewrite the last question so that it can be understood without the talk before it. "
-            "Reply with the question alone."
-        )
-        said = (
-            client.chat(
-                [
-                    {"role": "system", "content": rules},
-                    {"role": "user", "content": f"{told}\n\nLast question: {question}"},
-                ],
-                max_tokens=80,
-            )
-            .text.strip()
-            .split("\n")[0]
-        )
-        new, own = set(terms(said)), set(terms(question)) - POINTERS
+        rewrite = _rewrite(question, turns, client)
+        own = set(terms(question)) - PRONOUNS
         known = own | {
-            term for turn in turns[-2:] for term in terms(turn["question"] + " " + turn["answer"])
+            term
+            for turn in turns[-CONTEXT_TURNS:]
+            for term in terms(turn["question"] + " " + turn["answer"])
         }
-        if own <= new <= known and len(new) > len(own) and len(said) < 300:
-            return said
-    return f"{before.rstrip('?？. ')}: {question}"
+        new = set(terms(rewrite))
+        if own <= new <= known and len(new) > len(own) and len(rewrite) < MAX_REWRITE_CHARS:
+            return rewrite
+    return f"{turns[-1]['question'].rstrip('?？. ')}: {question}"
+
+
+def _is_follow_up(question: str) -> bool:
+    words = {word.strip("?,.!").lower() for word in question.split()}
+    return (
+        bool(words & PRONOUNS)
+        or any(pronoun in question for pronoun in CHINESE_PRONOUNS)
+        or len(set(terms(question))) < MIN_TERMS
+    )
+
+
+def _rewrite(question: str, turns: Sequence[dict[str, Any]], client: Client) -> str:
+    """The model's standalone form of a follow-up question."""
+    conversation = "\n".join(
+        f"Question: {turn['question']}\nAnswer: {turn['answer'][:300]}"
+        for turn in turns[-CONTEXT_TURNS:]
+    )
+    rules = (
+        "Rewrite the last question so that it can be understood without the talk before it. "
+        "Reply with the question alone."
+    )
+    messages = [
+        {"role": "system", "content": rules},
+        {"role": "user", "content": f"{conversation}\n\nLast question: {question}"},
+    ]
+    return client.chat(messages, max_tokens=80).text.strip().split("\n")[0]

@@ -1,7 +1,4 @@
-"""Drafts a question set from the user's own notes, for the user to correct.
-
-Knows passages, no scores.
-"""
+"""`onecard rag draft-questions`: a question set drafted from the notes, for the user to correct."""
 
 import json
 import random
@@ -14,23 +11,27 @@ from onecard.inference.backends import language_model
 from onecard.inference.client import Client
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.rag.answer import pieces
-from onecard.tasks.rag.chunk import estimate_tokens
+from onecard.tasks.rag.analyzer import terms
+from onecard.tasks.rag.chunking import estimate_tokens
 from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.quotes import split_sentences
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Chunk
-from onecard.tasks.rag.tokens import terms
 
 SCHEMA = {
     "type": "object",
     "properties": {"question": {"type": "string", "maxLength": 200}},
     "required": ["question"],
 }
+MIN_CHUNK_TOKENS = 60
+"""Shorter chunks rarely have a sentence that is worth a question."""
 
 
-def make(settings: Settings, run: Run) -> Result:
-    """Write JSONL: each row a question, the sentence that answers it as evidence and answer, and
-    `checked: false`. Raises SettingsError."""
+def draft_questions(settings: Settings, run: Run) -> Result:
+    """Write JSONL: question, the sentence that answers it (answer and evidence), checked: false.
+
+    Raises SettingsError without a file name, or for a file that exists.
+    """
     if not settings.questions:
         raise SettingsError(
             "there is no file to write to",
@@ -41,11 +42,15 @@ def make(settings: Settings, run: Run) -> Result:
     if path.exists():
         raise SettingsError(
             f"{path} exists",
-            why="questions that you corrected are never written over",
+            why="questions that you corrected are never overwritten",
             fix="name another file",
         )
     retriever = Retriever(settings, run.reporter)
-    chunks = [chunk for chunk in retriever.store.all_chunks() if estimate_tokens(chunk.text) >= 60]
+    chunks = [
+        chunk
+        for chunk in retriever.store.all_chunks()
+        if estimate_tokens(chunk.text) >= MIN_CHUNK_TOKENS
+    ]
     retriever.close()
     random.Random(settings.seed).shuffle(chunks)
     rows: list[dict[str, Any]] = []
@@ -56,25 +61,27 @@ def make(settings: Settings, run: Run) -> Result:
         for chunk in chunks:
             if len(rows) >= settings.n_questions:
                 break
-            if row := draft(chunk, client, len(rows)):
+            if row := draft_question(chunk, client, len(rows)):
                 rows.append(row)
                 bar.step()
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     fsio.write_text(path, text)
     run.artifact("questions.jsonl", text)
-    words = (
-        f"{len(rows)} questions drafted in {path}. Read each: mend or delete what is poor, set "
-        '"checked": true, and add some that your notes '
-        'cannot answer with "answerable": false.'
+    summary = (
+        f"{len(rows)} questions drafted in {path}. Read each: correct or delete what is poor, set "
+        '"checked": true, and add some that your notes cannot answer with "answerable": false.'
     )
-    return Result({"path": str(path), "n": len(rows)}, words)
+    return Result({"path": str(path), "n": len(rows)}, summary)
 
 
-def draft(chunk: Chunk, client: Client, number: int) -> dict[str, Any] | None:
-    """A question about the fullest sentence of a passage; None when the model's question is no
-    question about it."""
-    sentences = [piece for piece in pieces(chunk.text) if 40 <= len(piece) <= 300] or [
-        piece for piece in pieces(chunk.text) if len(piece) >= 15
+def draft_question(chunk: Chunk, client: Client, number: int) -> dict[str, Any] | None:
+    """A row about the sentence of a chunk with the most terms.
+
+    None if the model's question has no term of the sentence or its title, or is a copy of it.
+    """
+    sentences = split_sentences(chunk.text)
+    sentences = [s for s in sentences if 40 <= len(s) <= 300] or [
+        s for s in sentences if len(s) >= 15
     ]
     if not sentences:
         return None
@@ -85,15 +92,14 @@ def draft(chunk: Chunk, client: Client, number: int) -> dict[str, Any] | None:
             "content": "Write one question that the given sentence answers. Name the subject; do "
             "not say 'this' or 'the text'. Reply as JSON.",
         },
-        {"role": "user", "content": f"Title: {chunk.head}\nSentence: {quote}"},
+        {"role": "user", "content": f"Title: {chunk.title}\nSentence: {quote}"},
     ]
     try:
-        question = str(
-            json.loads(client.chat(prompt, schema=SCHEMA, max_tokens=120).text)["question"]
-        ).strip()
+        reply = client.chat(prompt, schema=SCHEMA, max_tokens=120).text
+        question = str(json.loads(reply)["question"]).strip()
     except (ValueError, KeyError, TypeError):
         return None
-    shared = set(terms(question)) & set(terms(f"{chunk.head} {quote}"))
+    shared = set(terms(question)) & set(terms(f"{chunk.title} {quote}"))
     if len(question) < 10 or not shared or question in quote:
         return None
     return {

@@ -1,101 +1,85 @@
-"""Your notes as a page and as an OpenAI-compatible model named `notes`. Knows no store and no
-prompt.
+"""`onecard rag serve`: the notes as a web page and as an OpenAI-compatible model named `notes`.
 
-One question is answered at a time (one model, one card); others wait their turn.
+Questions are answered one at a time, since there is one model on one card; others wait.
 """
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.serving import guards
-from onecard.tasks.rag.ask import Session, as_dict, session
+from onecard.serving import guards, openai_schemas
+from onecard.serving.app import listen
 from onecard.tasks.rag.chat import condense_question
 from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.search import hit_as_dict
+from onecard.tasks.rag.session import Session, open_session
+
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the page: it loads nothing and talks to this server only."""
 
 
 def serve(settings: Settings, run: Run) -> Result:
-    """Listen until Ctrl-C.
+    """Answer until Ctrl-C.
 
-    Raises EngineError when the port is in use, NotFound without an index.
+    Raises EngineError when the port is in use, before the model is loaded; NotFound without an
+    index.
     """
-    token = guards.token_for(settings.host, settings.token)
-    listener = guards.bind(settings.host, settings.port)
-    with listener, session(settings, run) as opened:
-        app = guards.Guard(application(opened), settings.host, token, open_paths=("/", "/health"))
-        address = guards.address(listener)
-        run.reporter.line(
-            f"your notes at {address}  (OpenAI API: {address}/v1, model: notes)"
-            + (f"  token: {token}" if token else "")
+    with listen(settings) as server, open_session(settings, run) as session:
+        server.run(
+            application(session),
+            f"your notes at {server.url}  (OpenAI API: {server.url}/v1, model: notes)",
+            run.reporter,
+            open_paths=("/", "/health"),
         )
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(
-            sockets=[listener]
-        )
+        address = server.url
     return Result({"address": address})
 
 
-def application(opened: Session) -> Starlette:
+def application(session: Session) -> Starlette:
     """The routes, without the guard."""
-    front = _Front(opened)
+    routes = _Routes(session)
     return Starlette(
         routes=[
-            Route("/", front.page),
-            Route("/health", front.health),
-            Route("/v1/models", front.models),
-            Route("/v1/chat/completions", front.chat, methods=["POST"]),
-            Route("/v1/search", front.search, methods=["POST"]),
+            Route("/", routes.page),
+            Route("/health", routes.health),
+            Route("/v1/models", routes.models),
+            Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/v1/search", routes.search, methods=["POST"]),
         ],
-        exception_handlers=guards.ON_FAULT,
+        exception_handlers=guards.EXCEPTION_HANDLERS,
     )
 
 
-class _Front:
-    def __init__(self, opened: Session) -> None:
-        self.opened, self.turn, self.started = opened, asyncio.Lock(), int(time.time())
+class _Routes:
+    def __init__(self, session: Session) -> None:
+        self.session, self.lock, self.started = session, asyncio.Lock(), int(time.time())
         self.html = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 
     async def page(self, request: Request) -> Response:
-        rules = (
-            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        return HTMLResponse(
-            self.html,
-            headers={"Content-Security-Policy": rules, "X-Content-Type-Options": "nosniff"},
-        )
+        headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(self.html, headers=headers)
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "passages": len(self.opened.retriever.ids)})
+        return JSONResponse({"status": "ok", "passages": len(self.session.retriever.ids)})
 
     async def models(self, request: Request) -> Response:
-        return JSONResponse(
-            {
-                "object": "list",
-                "data": [
-                    {
-                        "id": "notes",
-                        "object": "model",
-                        "created": self.started,
-                        "owned_by": "onecard",
-                    }
-                ],
-            }
-        )
+        return JSONResponse(openai_schemas.model_list(["notes"], self.started))
 
     async def search(self, request: Request) -> Response:
-        asked = await guards.body(request)
-        query, k = asked.get("query"), asked.get("top_k", self.opened.settings.top_k)
+        body = await guards.body(request)
+        query, k = body.get("query"), body.get("top_k", self.session.settings.top_k)
         if (
             not isinstance(query, str)
             or not query.strip()
@@ -103,13 +87,13 @@ class _Front:
             or not 1 <= k <= 100
         ):
             return guards.error(400, "query must be a text and top_k 1 to 100")
-        async with self.turn:
-            hits = await run_in_threadpool(self.opened.retriever.search, query, k)
-        return JSONResponse({"passages": [as_dict(hit) for hit in hits]})
+        async with self.lock:
+            hits = await run_in_threadpool(self.session.retriever.search, query, k)
+        return JSONResponse({"passages": [hit_as_dict(hit) for hit in hits]})
 
     async def chat(self, request: Request) -> Response:
-        asked = await guards.body(request)
-        messages = asked.get("messages")
+        body = await guards.body(request)
+        messages = body.get("messages")
         if (
             not isinstance(messages, list)
             or not messages
@@ -119,46 +103,30 @@ class _Front:
             return guards.error(
                 400, "messages must end with one of the user, each with text as content"
             )
-        async with self.turn:
-            done = await run_in_threadpool(self._answer, messages)
-        head = {"id": f"notes-{time.time_ns()}", "created": int(time.time()), "model": "notes"}
-        if not asked.get("stream"):
-            choice = {
-                "index": 0,
-                "message": {"role": "assistant", "content": done["answer"]},
-                "finish_reason": "stop",
+        async with self.lock:
+            answer = await run_in_threadpool(self._answer, messages)
+        envelope = {"id": f"notes-{time.time_ns()}", "created": int(time.time()), "model": "notes"}
+        message = {"role": "assistant", "content": answer["answer"]}
+        citations = {"citations": answer["citations"]}
+        if body.get("stream"):
+            # the answer is complete before it is sent: its citations are verified first
+            events = openai_schemas.completion_events(envelope, message, "stop", citations)
+            return Response(events, media_type="text/event-stream")
+        return JSONResponse(
+            {
+                **envelope,
+                "object": "chat.completion",
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                **citations,
+                "question": answer["question"],
+                "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
             }
-            return JSONResponse(
-                {
-                    **head,
-                    "object": "chat.completion",
-                    "choices": [choice],
-                    "citations": done["citations"],
-                    "question": done["question"],
-                    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
-                }
-            )
-        return StreamingResponse(_events(head, done), media_type="text/event-stream")
+        )
 
     def _answer(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        said = [m["content"] for m in messages if m["role"] in ("user", "assistant")]
-        turns = [
-            {"question": q, "answer": a} for q, a in zip(said[0:-1:2], said[1:-1:2], strict=False)
-        ]
-        question = condense_question(messages[-1]["content"], turns, self.opened.client)
-        done, _, _ = self.opened.ask(question)
-        return {**done.as_dict(), "answer": done.text, "question": question}
-
-
-async def _events(head: dict[str, Any], done: dict[str, Any]) -> Any:
-    """The answer as a stream: it is whole before it is sent, since its citations are checked first."""
-    for delta, reason in (({"role": "assistant", "content": done["answer"]}, None), ({}, "stop")):
-        row = {
-            **head,
-            "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
-        }
-        if reason:
-            row["citations"] = done["citations"]
-        yield f"data: {json.dumps(row, ensure_ascii=False)}\n\n"
-    yield "data: [DONE]\n\n"
+        texts = [m["content"] for m in messages if m["role"] in ("user", "assistant")]
+        pairs = zip(texts[0:-1:2], texts[1:-1:2], strict=False)
+        turns = [{"question": question, "answer": answer} for question, answer in pairs]
+        question = condense_question(messages[-1]["content"], turns, self.session.client)
+        answer, _, _ = self.session.ask(question)
+        return {**answer.as_dict(), "question": question}

@@ -1,16 +1,14 @@
-"""The index on the disk: one SQLite file (WAL) is the truth; what searches fast is made from it and
-may be lost. Knows no embedder.
+"""The index on disk: one SQLite file (WAL), and search structures that are derived from it.
 
-Every chunk, its terms and its vector are written in one transaction with the file they come from,
-so that a kill at any time
-leaves whole files only. The arrays beside it carry the generation of the database they were made
-from.
+A file's chunks, terms and vectors are written in one transaction, so that a kill at any time leaves
+complete files only. The derived files carry the generation of the database in their names and may
+be deleted at any time.
 """
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,53 +17,60 @@ import numpy as np
 
 from onecard import fsio, paths
 from onecard.errors import DataError, NotFound, SettingsError
-from onecard.tasks.rag import lexical
-from onecard.tasks.rag.chunk import Passage
+from onecard.tasks.rag import bm25
+from onecard.tasks.rag.chunking import Passage
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, bytes INT, mtime_ns INT, sha256 TEXT, title TEXT, kind TEXT, encoding TEXT, links TEXT, meta TEXT, fault TEXT);
-CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY, path TEXT, ordinal INT, head TEXT, text TEXT, line INT, last_line INT, page INT, sha256 BLOB, terms BLOB, n_terms INT);
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, bytes INT, mtime_ns INT, sha256 TEXT, title TEXT, kind TEXT,
+    encoding TEXT, links TEXT, meta TEXT, fault TEXT
+);
+CREATE TABLE IF NOT EXISTS chunks (
+    id INTEGER PRIMARY KEY, path TEXT, ordinal INT, head TEXT, text TEXT, line INT, last_line INT,
+    page INT, sha256 BLOB, terms BLOB, n_terms INT
+);
 CREATE INDEX IF NOT EXISTS chunks_by_path ON chunks (path);
 CREATE INDEX IF NOT EXISTS chunks_by_sha ON chunks (sha256);
 CREATE TABLE IF NOT EXISTS vectors (sha256 BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID;
 """
-FORMAT = "1"
+CHUNK_COLUMNS = "id, path, head, text, line, last_line, page"
+"""Columns of a Chunk; the database has named a chunk's title `head` since version 0.1."""
 
 
 @dataclass(frozen=True)
 class Chunk:
     id: int
     path: str
-    head: str
+    title: str
+    """Title of the document and headings, as `Manual > Install > Linux`."""
     text: str
     line: int
     last_line: int
     page: int
 
-    def place(self) -> str:
-        """Where it stands, for a citation: the path with its page or lines, and the heading."""
-        where = (
-            f" p. {self.page}"
-            if self.page
-            else f":{self.line}-{self.last_line}"
-            if self.last_line > self.line
-            else f":{self.line}"
-        )
-        return self.path + where
+    def location(self) -> str:
+        """The path with its page or lines, for a citation."""
+        return self.path + location_suffix(self.page, self.line, self.last_line)
 
-    @property
-    def heading(self) -> str:
-        return self.head.partition("\n")[2] or self.head
+    def titled_text(self) -> str:
+        return titled(self.title, self.text)
 
 
-def embed_text(head: str, text: str) -> str:
-    """What is embedded: the passage under its title and headings."""
-    return f"{head}\n{text}"
+def location_suffix(page: int, line: int, last_line: int) -> str:
+    """As ` p. 3`, `:12-20` or `:12`."""
+    if page:
+        return f" p. {page}"
+    return f":{line}-{last_line}" if last_line > line else f":{line}"
+
+
+def titled(title: str, text: str) -> str:
+    """A chunk as it is embedded, reranked and shown to the model: text under its title."""
+    return f"{title}\n{text}"
 
 
 class Store:
-    """Open for one process to write or many to read."""
+    """An open index: one process may write, many may read."""
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
         self.folder = folder
@@ -78,13 +83,13 @@ class Store:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # check_same_thread: a server answers from worker threads, one at a time
             self.db = sqlite3.connect(
                 path, isolation_level=None, timeout=30, check_same_thread=False
-            )  # a server answers from worker threads, one at a time
+            )
             self.db.execute("PRAGMA journal_mode = WAL")
-            self.db.execute(
-                "PRAGMA synchronous = NORMAL"
-            )  # in WAL a crash loses at most the last commits, never consistency
+            # in WAL mode a crash loses at most the last commits, never consistency
+            self.db.execute("PRAGMA synchronous = NORMAL")
             self.db.executescript(SCHEMA)
         except sqlite3.DatabaseError as fault:
             raise DataError(
@@ -112,27 +117,37 @@ class Store:
             (key, value),
         )
 
-    def agree(self, wanted: dict[str, str]) -> None:
-        """Take these settings; files made with others count as changed.
+    def build_settings(self) -> dict[str, str]:
+        """embedding_model, chunk_tokens and chunk_overlap of the last indexing."""
+        settings: dict[str, str] = json.loads(self.meta("made_with", "{}"))
+        return settings
 
-        Raises SettingsError for another embedder's vectors.
+    def set_build_settings(self, settings: dict[str, str]) -> None:
+        """After a change, every file counts as changed.
+
+        Raises SettingsError for another embedding model: its vectors do not compare.
         """
-        held = json.loads(self.meta("made_with", "{}"))
-        if held and held["embedding_model"] != wanted["embedding_model"]:
+        current = self.build_settings()
+        if current and current["embedding_model"] != settings["embedding_model"]:
             raise SettingsError(
-                f"this index was made with {held['embedding_model']}, not "
-                f"{wanted['embedding_model']}",
+                f"this index was made with {current['embedding_model']}, not "
+                f"{settings['embedding_model']}",
                 why="vectors of two models do not compare",
                 fix=f"--index another folder, or remove {self.folder}",
             )
-        if held != wanted:
+        if current != settings:
             self.db.execute("BEGIN IMMEDIATE")
             self.db.execute("UPDATE files SET bytes = -1, sha256 = ''")
-            self.set_meta("made_with", json.dumps(wanted))
+            self.set_meta("made_with", json.dumps(settings))
             self.db.execute("COMMIT")
+
+    def roots(self) -> list[Path]:
+        """The folders and files that were indexed last."""
+        return [Path(path) for path in self.meta("roots").split("\n") if path]
 
     @property
     def generation(self) -> int:
+        """Number of writes so far: derived files of another generation are stale."""
         return int(self.meta("generation", "0"))
 
     def files(self) -> dict[str, tuple[int, int, str, str]]:
@@ -142,12 +157,21 @@ class Store:
             for row in self.db.execute("SELECT path, bytes, mtime_ns, sha256, fault FROM files")
         }
 
+    def has_file(self, path: str) -> bool:
+        """Whether a file is in the index and could be read."""
+        query = "SELECT 1 FROM files WHERE path = ? AND fault = ''"
+        return self.db.execute(query, (path,)).fetchone() is not None
+
+    def has_file_like(self, path: str) -> bool:
+        """Whether a path, or the end of one as `docs/a.md`, is in the index."""
+        query = "SELECT 1 FROM files WHERE path = ? OR path LIKE ?"
+        ending = "%/" + path.lstrip("./")
+        return self.db.execute(query, (path, ending)).fetchone() is not None
+
     def known_vectors(self, digests: Iterable[bytes]) -> set[bytes]:
-        return {
-            digest
-            for digest in digests
-            if self.db.execute("SELECT 1 FROM vectors WHERE sha256 = ?", (digest,)).fetchone()
-        }
+        """Those of the digests that have a vector."""
+        query = "SELECT 1 FROM vectors WHERE sha256 = ?"
+        return {d for d in digests if self.db.execute(query, (d,)).fetchone()}
 
     def write(
         self,
@@ -155,9 +179,9 @@ class Store:
         vectors: dict[bytes, np.ndarray],
         removed: Iterable[str] = (),
     ) -> None:
-        """Files with their chunks and new vectors, and files that are gone: all or nothing.
+        """Replace files with their chunks, add vectors, delete `removed`: one transaction.
 
-        Raises DataError when the disk is full.
+        Raises DataError, as for a full disk.
         """
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -192,20 +216,23 @@ class Store:
     def touch(self, path: str, mtime_ns: int) -> None:
         self.db.execute("UPDATE files SET mtime_ns = ? WHERE path = ?", (mtime_ns, path))
 
-    def sweep(self) -> None:
-        """Forget vectors that no chunk has any more."""
+    def delete_unused_vectors(self) -> None:
         self.db.execute("DELETE FROM vectors WHERE sha256 NOT IN (SELECT sha256 FROM chunks)")
 
     def counts(self) -> dict[str, int]:
-        one = self.db.execute
+        """Numbers of files (without those that cannot be read), chunks and vectors."""
+
+        def count(source: str) -> int:
+            return int(self.db.execute(f"SELECT count(*) FROM {source}").fetchone()[0])
+
         return {
-            "files": one("SELECT count(*) FROM files WHERE fault = ''").fetchone()[0],
-            "chunks": one("SELECT count(*) FROM chunks").fetchone()[0],
-            "vectors": one("SELECT count(*) FROM vectors").fetchone()[0],
+            "files": count("files WHERE fault = ''"),
+            "chunks": count("chunks"),
+            "vectors": count("vectors"),
         }
 
     def digest(self) -> str:
-        """sha256 over all that can be found, the same for the same files however they got in."""
+        """sha256 of all chunks and vectors: the same files give the same digest in any order."""
         total = hashlib.sha256()
         for row in self.db.execute(
             "SELECT c.id, c.path, c.text, v.vector FROM chunks c JOIN vectors v USING (sha256) "
@@ -215,62 +242,47 @@ class Store:
         return total.hexdigest()
 
     def chunks(self, ids: Sequence[int]) -> list[Chunk]:
-        """In the order of `ids`."""
-        found = {}
-        for i in ids:
-            row = self.db.execute(
-                "SELECT id, path, head, text, line, last_line, page FROM chunks WHERE id = ?",
-                (int(i),),
-            ).fetchone()
-            if row:
-                found[row[0]] = Chunk(*row)
-        return [found[int(i)] for i in ids if int(i) in found]
+        """The chunks of these ids, in the same order; unknown ids are skipped."""
+        query = f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE id = ?"
+        rows = [self.db.execute(query, (int(i),)).fetchone() for i in ids]
+        return [Chunk(*row) for row in rows if row]
 
     def all_chunks(self) -> list[Chunk]:
-        return [
-            Chunk(*row)
-            for row in self.db.execute(
-                "SELECT id, path, head, text, line, last_line, page FROM chunks ORDER BY path, "
-                "ordinal"
-            )
-        ]
+        """Every chunk, in the order of paths and of the text."""
+        query = f"SELECT {CHUNK_COLUMNS} FROM chunks ORDER BY path, ordinal"
+        return [Chunk(*row) for row in self.db.execute(query)]
 
     def ids(self) -> np.ndarray:
-        """Every chunk's id, ascending: the index's order. (N,) int64."""
-        return np.array(
-            [row[0] for row in self.db.execute("SELECT id FROM chunks ORDER BY id")], dtype=np.int64
-        )
+        """Ids of all chunks, ascending, (N,) int64: the rows of every derived structure."""
+        rows = self.db.execute("SELECT id FROM chunks ORDER BY id")
+        return np.array([row[0] for row in rows], dtype=np.int64)
 
     def vectors(self) -> np.ndarray:
-        """(N, dim) fp32 in the index's order."""
-        blobs = [
-            row[0]
-            for row in self.db.execute(
-                "SELECT v.vector FROM chunks c JOIN vectors v USING (sha256) ORDER BY c.id"
-            )
-        ]
-        return (
-            np.frombuffer(b"".join(blobs), dtype=np.float32).reshape(len(blobs), -1)
-            if blobs
-            else np.empty((0, 0), dtype=np.float32)
-        )
+        """(N, dim) fp32 in the order of `ids`."""
+        query = "SELECT v.vector FROM chunks c JOIN vectors v USING (sha256) ORDER BY c.id"
+        blobs = [row[0] for row in self.db.execute(query)]
+        if not blobs:
+            return np.empty((0, 0), dtype=np.float32)
+        return np.frombuffer(b"".join(blobs), dtype=np.float32).reshape(len(blobs), -1)
 
-    def lexical(self) -> lexical.Lexical:
-        """The inverted arrays of this generation: from the disk, else made from the truth and kept."""
+    def bm25_index(self) -> bm25.BM25Index:
+        """The inverted index of this generation, from its file or built anew."""
         path = self.folder / f"lexical-{self.generation}.npz"
         try:
-            return lexical.Lexical.load(path)
+            return bm25.BM25Index.load(path)
         except (OSError, ValueError, KeyError, EOFError):
             pass
         rows = self.db.execute("SELECT terms, n_terms FROM chunks ORDER BY id").fetchall()
-        built = lexical.Lexical.build([row[0] for row in rows], [row[1] for row in rows])
-        self._keep(path, "lexical-*.npz", built.save)
-        return built
+        index = bm25.BM25Index.build([row[0] for row in rows], [row[1] for row in rows])
+        self.save_derived(path, "lexical-*.npz", index.save)
+        return index
 
-    def _keep(self, path: Path, old: str, save: Any) -> None:
-        """A derived file in place of the last generation's; a full disk only costs the next start
-        its time."""
-        for stale in self.folder.glob(old):
+    def save_derived(self, path: Path, pattern: str, save: Callable[[Path], None]) -> None:
+        """Save a derived file and delete those of older generations (`pattern`).
+
+        A full disk is no error: the next start builds it again.
+        """
+        for stale in self.folder.glob(pattern):
             if stale != path:
                 stale.unlink(missing_ok=True)
         try:
@@ -281,7 +293,7 @@ class Store:
 
 @dataclass(frozen=True)
 class FileRows:
-    """One file as it goes into the database."""
+    """A file's row with those of its chunks, as they are written."""
 
     path: str
     n_bytes: int
@@ -294,17 +306,17 @@ class FileRows:
     meta: dict[str, Any]
     passages: list[Passage]
     fault: str = ""
+    """Why it cannot be read: what, why and fix in three lines; empty for a readable file."""
 
-    def head(self, passage: Passage) -> str:
-        """Title and headings; the path's words stand in it, since questions name files."""
-        trail = [name for name in passage.heading if name != self.title]
-        return " > ".join([self.title, *trail])
+    def chunk_title(self, passage: Passage) -> str:
+        """Title of the document and headings, since questions name both."""
+        headings = [name for name in passage.heading if name != self.title]
+        return " > ".join([self.title, *headings])
 
     def digests(self) -> list[bytes]:
-        return [
-            hashlib.sha256(embed_text(self.head(p), p.text).encode("utf-8", "replace")).digest()
-            for p in self.passages
-        ]
+        """sha256 of each chunk's titled text: equal texts share one vector."""
+        texts = [titled(self.chunk_title(p), p.text) for p in self.passages]
+        return [hashlib.sha256(text.encode("utf-8", "replace")).digest() for text in texts]
 
     def row(self) -> tuple[Any, ...]:
         return (
@@ -327,15 +339,16 @@ class FileRows:
         ):
             name = f"{self.path}\0{ordinal}\0".encode("utf-8", "surrogatepass") + digest
             chunk_id = int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
-            head, clean = self.head(passage), passage.text.encode("utf-8", "replace").decode()
-            packed, n_terms = lexical.pack(head, clean)
+            title = self.chunk_title(passage)
+            text = passage.text.encode("utf-8", "replace").decode()
+            packed, n_terms = bm25.pack_terms(title, text)
             rows.append(
                 (
                     chunk_id,
                     self.path,
                     ordinal,
-                    head,
-                    clean,
+                    title,
+                    text,
                     passage.line,
                     passage.last_line,
                     passage.page,
@@ -348,18 +361,18 @@ class FileRows:
 
 
 def default_folder(first: str) -> Path:
-    """The index's folder in the cache, named after what is indexed."""
+    """The folder in the cache for an index of `first`, the first folder that is indexed."""
     stem = Path(first).name or "root"
     return paths.home() / "indexes" / f"{stem}-{hashlib.sha256(first.encode()).hexdigest()[:8]}"
 
 
 def last_used() -> Path | None:
-    """The index that was made or renewed last."""
+    """The index that was written last; None if there is none."""
     try:
         return Path((paths.home() / "indexes" / "last").read_text(encoding="utf-8").strip())
     except OSError:
         return None
 
 
-def remember(folder: Path) -> None:
+def set_last_used(folder: Path) -> None:
     fsio.write_text(paths.home() / "indexes" / "last", f"{folder}\n")

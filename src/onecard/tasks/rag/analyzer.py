@@ -1,5 +1,7 @@
-"""Text to the terms of lexical search: stemmed words, parts of identifiers, Chinese by pairs of
-characters. Knows no index."""
+"""Text to the terms of lexical search: tokenization, stop words, stemming.
+
+Words are stemmed, identifiers also split into their parts; CJK text becomes pairs of characters.
+"""
 
 import re
 import unicodedata
@@ -9,12 +11,11 @@ import snowballstemmer
 
 _ENGLISH = snowballstemmer.stemmer("english")
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-WORD = re.compile(
-    rf"[{CJK}]+|[^\W_]+(?:_+[^\W_]+)*_*|(?<!_)_++[^\W_]+(?:_+[^\W_]+)*_*"
-)  # not from within a run of underscores: a line of 50,000 took 77 s
+# (?<!_)_++ : no match begins within a run of underscores, else a line of 50,000 takes 77 s
+WORD = re.compile(rf"[{CJK}]+|[^\W_]+(?:_+[^\W_]+)*_*|(?<!_)_++[^\W_]+(?:_+[^\W_]+)*_*")
 _SPLIT_CJK = re.compile(rf"([{CJK}]+)")
 _CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
-STOP = frozenset(
+STOP_WORDS = frozenset(
     [
         "a",
         "about",
@@ -136,48 +137,47 @@ STOP = frozenset(
         "yours",
     ]
 )
-"""English function words; questions are full of them and they cost the most postings.
-
-Code keeps its own through identifiers.
-"""
-MAX_TERM = 64
+"""English function words: they carry no meaning and have the longest posting lists."""
+MAX_TERM_CHARS = 64
 """Longer runs of letters are base64 or noise, and are cut."""
 
 
 @lru_cache(maxsize=200_000)
 def _word_terms(word: str) -> tuple[str, ...]:
     """The terms of one run of letters, digits and underscores."""
-    lower = word.lower()[:MAX_TERM]
-    if lower in STOP:
+    lower = word.lower()[:MAX_TERM_CHARS]
+    if lower in STOP_WORDS:
         return ()
     if lower.isalpha() and lower.isascii() and (word.islower() or word.istitle()):
         return (str(_ENGLISH.stemWord(lower)),)
-    parts = [part.lower()[:MAX_TERM] for part in _CAMEL.findall(word)] if word.isascii() else []
+    parts = (
+        [part.lower()[:MAX_TERM_CHARS] for part in _CAMEL.findall(word)] if word.isascii() else []
+    )
     whole = lower.strip("_")
     if len(parts) > 1:  # snake_case, camelCase, x86: the whole and its parts
-        return (whole, *(str(_ENGLISH.stemWord(part)) for part in parts if part not in STOP))
-    return (str(_ENGLISH.stemWord(whole)),) if whole and whole not in STOP else ()
+        return (whole, *(str(_ENGLISH.stemWord(part)) for part in parts if part not in STOP_WORDS))
+    return (str(_ENGLISH.stemWord(whole)),) if whole and whole not in STOP_WORDS else ()
 
 
 def terms(text: str) -> list[str]:
-    """In the order of the text, with repeats.
+    """Terms in the order of the text, with repeats.
 
     >>> terms("Running the parse_config tests")
     ['run', 'parse_config', 'pars', 'config', 'test']
     >>> terms("搜尋引擎")
     ['搜尋', '尋引', '引擎']
     """
-    out: list[str] = []
+    result: list[str] = []
     for run in WORD.findall(unicodedata.normalize("NFKC", text)):
         if run[0] < "\u3040" or not _is_cjk(run[0]):
             for piece in _SPLIT_CJK.split(run) if not run.isascii() else (run,):
                 if piece and _is_cjk(piece[0]):
-                    out += _pairs(piece)
+                    result += _pairs(piece)
                 elif piece:
-                    out += _word_terms(piece[: 4 * MAX_TERM])
+                    result += _word_terms(piece[: 4 * MAX_TERM_CHARS])
         else:
-            out += _pairs(run)
-    return out
+            result += _pairs(run)
+    return result
 
 
 def _is_cjk(letter: str) -> bool:
@@ -190,6 +190,8 @@ def _is_cjk(letter: str) -> bool:
 
 
 def _pairs(run: str) -> list[str]:
-    """Overlapping pairs: for Chinese they find as much as a word cutter does, without a dictionary
-    (Nie et al. 2000)."""
+    """Overlapping pairs of characters.
+
+    For Chinese they retrieve as well as word segmentation, without a dictionary (Nie et al. 2000).
+    """
     return [run[i : i + 2] for i in range(len(run) - 1)] if len(run) > 1 else [run]

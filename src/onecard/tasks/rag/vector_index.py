@@ -1,5 +1,4 @@
-"""Vectors to search in: FAISS in this process, or Qdrant; the same answers. Knows ids and vectors,
-no text."""
+"""Exact nearest-neighbour search over the vectors of an index: FAISS in this process, or Qdrant."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,25 +12,31 @@ from onecard.tasks.rag.store import Store
 
 
 class VectorIndex(Protocol):
-    """Over (N, dim) unit vectors in the order of `Store.ids`."""
+    """Over (N, dim) unit vectors; a row is a place in `Store.ids`."""
 
     mean: np.ndarray
+    """(dim,) mean of all vectors."""
 
-    def search(self, question: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, cosines) of the k nearest, best first."""
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, cosines) of the k nearest, best first; equal ones in the order of rows."""
 
     def at(self, rows: np.ndarray) -> np.ndarray:
-        """(n, dim) vectors of some rows."""
+        """(n, dim) vectors of these rows."""
 
 
 def open_index(store: Store, kind: str, url: str, ids: np.ndarray) -> VectorIndex:
-    """Raises MissingExtra, EngineError."""
-    return _Qdrant(store, url, ids) if kind == "qdrant" else _Faiss(store)
+    """`kind` is faiss or qdrant. Raises MissingExtra, EngineError."""
+    return QdrantIndex(store, url, ids) if kind == "qdrant" else FaissIndex(store)
 
 
-class _Faiss:
-    """A flat index: exact, 15 ms for 100,000 vectors; its file is made anew when the database has
-    changed."""
+def _mean(vectors: np.ndarray) -> np.ndarray:
+    if not len(vectors):
+        return np.zeros(max(vectors.shape[1], 1), np.float32)
+    return np.asarray(vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+
+
+class FaissIndex:
+    """A flat index: 15 ms for 100,000 vectors. Its file is rebuilt after a change of the store."""
 
     def __init__(self, store: Store) -> None:
         path = store.folder / f"vectors-{store.generation}.faiss"
@@ -41,18 +46,12 @@ class _Faiss:
             self._index = faiss.IndexFlatIP(max(vectors.shape[1], 1))
             if len(vectors):
                 self._index.add(vectors)
-            store._keep(path, "vectors-*.faiss", lambda target: _save(self._index, target))
-        held = (
-            faiss.rev_swig_ptr(self._index.get_xb(), self._index.ntotal * self._index.d)
-            if self._index.ntotal
-            else np.zeros(0, np.float32)
-        )
-        self._vectors = held.reshape(self._index.ntotal, self._index.d)
-        self.mean = (
-            self._vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-            if len(self._vectors)
-            else np.zeros(self._index.d, np.float32)
-        )
+            store.save_derived(path, "vectors-*.faiss", lambda target: _save(self._index, target))
+        n, dim = self._index.ntotal, self._index.d
+        self._vectors = np.zeros((0, dim), np.float32)
+        if n:  # a view of the index's own memory
+            self._vectors = faiss.rev_swig_ptr(self._index.get_xb(), n * dim).reshape(n, dim)
+        self.mean = _mean(self._vectors)
 
     @staticmethod
     def _read(path: Path) -> Any:
@@ -61,14 +60,12 @@ class _Faiss:
         except RuntimeError:
             return None
 
-    def search(self, question: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         k = min(k, self._index.ntotal)
         if not k:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        scores, rows = self._index.search(question[None].astype(np.float32), k)
-        order = np.lexsort(
-            (rows[0], -scores[0])
-        )  # equal scores in the order of ids, whatever the library did
+        scores, rows = self._index.search(query[None].astype(np.float32), k)
+        order = np.lexsort((rows[0], -scores[0]))
         return rows[0][order], scores[0][order]
 
     def at(self, rows: np.ndarray) -> np.ndarray:
@@ -76,7 +73,6 @@ class _Faiss:
 
 
 def _save(index: Any, path: Path) -> None:
-
     with fsio.atomic_write(path) as draft:
         try:
             faiss.write_index(index, str(draft))
@@ -86,13 +82,15 @@ def _save(index: Any, path: Path) -> None:
             ) from None
 
 
-class _Qdrant:
-    """A collection of a Qdrant server, or Qdrant's own files in the index folder; filled anew when
-    the database has changed."""
+class QdrantIndex:
+    """A collection of a Qdrant server, or Qdrant's own files in the index folder.
+
+    It is filled again after a change of the store.
+    """
 
     def __init__(self, store: Store, url: str, ids: np.ndarray) -> None:
         try:
-            import qdrant_client
+            import qdrant_client  # belongs to the extra `rag`
         except ModuleNotFoundError:
             raise MissingExtra(
                 "store qdrant needs qdrant_client",
@@ -100,9 +98,8 @@ class _Qdrant:
                 fix="pip install 'onecard[rag]'",
             ) from None
         self._models = qdrant_client.models
-        self._exact = (
-            self._models.SearchParams(exact=True) if url else None
-        )  # local files are always searched exactly, and warn of it
+        # local files are always searched exactly, and warn when it is asked for
+        self._search_params = self._models.SearchParams(exact=True) if url else None
         self._ids = ids
         self._name = f"onecard-{store.folder.name}"
         try:
@@ -115,19 +112,14 @@ class _Qdrant:
         except DataError:
             raise
         except Exception as fault:  # the client raises httpx's, its own and portalocker's errors
-            raise EngineError(
-                "Qdrant does not answer" if url else "Qdrant's files do not open",
-                why=str(fault).splitlines()[0][:200],
-                fix=f"start Qdrant at {url}"
-                if url
-                else "close the other program that has this index open",
-            ) from None
-        vectors = store.vectors()
-        self.mean = (
-            vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
-            if len(vectors)
-            else np.zeros(1, np.float32)
-        )
+            what, fix = (
+                "Qdrant's files do not open",
+                "close the other program that has this index open",
+            )
+            if url:
+                what, fix = "Qdrant does not answer", f"start Qdrant at {url}"
+            raise EngineError(what, why=str(fault).splitlines()[0][:200], fix=fix) from None
+        self.mean = _mean(store.vectors())
 
     def _fill(self, store: Store, url: str) -> None:
         stamp = f"{url}@{store.generation}"
@@ -157,20 +149,17 @@ class _Qdrant:
             )
         store.set_meta("qdrant", stamp)
 
-    def search(self, question: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         if not len(self._ids):
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        found = self._client.query_points(
+        points = self._client.query_points(
             self._name,
-            query=question.tolist(),
+            query=query.tolist(),
             limit=min(k, len(self._ids)),
-            search_params=self._exact,
+            search_params=self._search_params,
         ).points
-        ids, scores = (
-            np.array([point.id for point in found], dtype=np.int64),
-            np.array([point.score for point in found], dtype=np.float32),
-        )
-        rows = np.searchsorted(self._ids, ids)
+        scores = np.array([point.score for point in points], dtype=np.float32)
+        rows = np.searchsorted(self._ids, np.array([point.id for point in points], dtype=np.int64))
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
 
@@ -178,5 +167,5 @@ class _Qdrant:
         points = self._client.retrieve(
             self._name, ids=[int(self._ids[row]) for row in rows], with_vectors=True
         )
-        held = {point.id: point.vector for point in points}
-        return np.array([held[int(self._ids[row])] for row in rows], dtype=np.float32)
+        vectors = {point.id: point.vector for point in points}
+        return np.array([vectors[int(self._ids[row])] for row in rows], dtype=np.float32)

@@ -1,0 +1,132 @@
+"""`onecard rag evaluate --ablate`: search settings compared on the same questions, in one table."""
+
+from typing import Any
+
+from onecard.errors import DataError
+from onecard.evaluation import stats
+from onecard.reporting import Result, table
+from onecard.runs.record import Run
+from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.evidence_metrics import DEPTH, ranking_scores
+from onecard.tasks.rag.indexer import Indexer
+from onecard.tasks.rag.retrieve import Retriever
+from onecard.tasks.rag.store import Store
+
+ItemScores = dict[str, dict[str, float]]
+"""Question id -> metric -> score."""
+
+
+def ablate(rows: list[dict[str, Any]], settings: Settings, run: Run) -> Result:
+    """Score every variant; a winner is named only if the second best is worse beyond noise.
+
+    Raises DataError for fewer than two questions with evidence.
+    """
+    rows = [row for row in rows if row.get("evidence")]
+    if len(rows) < 2:
+        raise DataError(
+            "nothing to compare",
+            why="fewer than 2 questions have evidence",
+            fix="add evidence to the questions",
+        )
+    base = Retriever(settings, run.reporter)
+    variants = _search_variants(settings) | _chunk_variants(settings, base, run)
+    scores: dict[str, ItemScores] = {}
+    with run.reporter.progress("variants", len(variants)) as bar:
+        for name, variant in variants.items():
+            same_index = variant.index == settings.index or not variant.index
+            retriever = base if same_index else Retriever(variant, run.reporter, base.embedder)
+            scores[name] = {
+                row["id"]: ranking_scores(
+                    retriever.search(row["question"], max(DEPTH, settings.top_k), variant),
+                    row["evidence"],
+                    settings.top_k,
+                )
+                for row in rows
+            }
+            bar.step(note=name)
+    return _compare(scores, settings, run)
+
+
+def _search_variants(settings: Settings) -> dict[str, Settings]:
+    """Ways of searching the index as it is."""
+    variants = {
+        mode: settings.model_copy(update={"mode": mode, "rerank_model": ""})
+        for mode in ("lexical", "dense", "hybrid")
+    }
+    variants["hybrid, no feedback"] = settings.model_copy(
+        update={"mode": "hybrid", "feedback": False, "rerank_model": ""}
+    )
+    if settings.rerank_model:
+        variants["reranked"] = settings.model_copy(update={"mode": "hybrid"})
+    return variants
+
+
+def _chunk_variants(settings: Settings, base: Retriever, run: Run) -> dict[str, Settings]:
+    """Half and double the chunk size, each indexed into a folder of its own."""
+    variants = {}
+    for size in (settings.chunk_tokens // 2, settings.chunk_tokens * 2):
+        if not 32 <= size <= 2000:
+            continue
+        folder = base.store.folder / f"chunks-{size}"
+        variant = settings.model_copy(
+            update={
+                "chunk_tokens": size,
+                "mode": "hybrid",
+                "rerank_model": "",
+                "index": str(folder),
+            }
+        )
+        store = Store(folder, create=True)
+        run.reporter.line(f"indexing with passages of {size} tokens")
+        Indexer(store, variant, run.reporter, base.embedder).update(base.store.roots())
+        store.close()
+        variants[f"hybrid, {size} tokens"] = variant
+    return variants
+
+
+def _compare(scores: dict[str, ItemScores], settings: Settings, run: Run) -> Result:
+    """The table, best nDCG@10 first, each variant tested against the best."""
+    columns = [f"recall@{settings.top_k}", "ndcg@10", "mrr", "token_recall", "token_iou"]
+    means = {
+        name: {
+            metric: stats.mean_interval([s[metric] for s in items.values() if metric in s])
+            for metric in columns
+        }
+        for name, items in scores.items()
+    }
+    order = sorted(scores, key=lambda name: -means[name]["ndcg@10"].value)
+    ndcg = {
+        name: {i: item["ndcg@10"] for i, item in items.items()} for name, items in scores.items()
+    }
+    best = order[0]
+    against_best = {name: stats.compare(ndcg[name], ndcg[best]) for name in order[1:]}
+    cells = []
+    for name in order:
+        values = [means[name][metric] for metric in columns]
+        test = against_best[name].render() if name in against_best else "the best mean"
+        cells.append([name, *(v.render() if v.n else "–" for v in values), test])
+    second = against_best[order[1]]
+    verdict = f"winner: {best}"
+    if second.verdict != stats.BETTER:
+        verdict = (
+            f"winner: {stats.INCONCLUSIVE} ({best} and {order[1]} differ by "
+            f"{second.delta.value:+.3f} nDCG@10, p={second.p_value:.2f})"
+        )
+    run.scores(
+        {f"{name}: ndcg@10": means[name]["ndcg@10"].as_dict() for name in order}, verdicts=[verdict]
+    )
+    run.items(
+        [
+            {"id": i, "scores": {f"{name}: ndcg@10": ndcg[name][i] for name in order}}
+            for i in ndcg[best]
+        ]
+    )
+    text = table(cells, ["variant", *columns, "the best against it (nDCG@10)"])
+    data = {
+        "verdict": verdict,
+        "variants": {
+            name: {metric: value.as_dict() for metric, value in row.items()}
+            for name, row in means.items()
+        },
+    }
+    return Result(data, f"{text}\n{verdict}")
