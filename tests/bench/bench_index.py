@@ -35,7 +35,7 @@ from llama_index.core.node_parser import SentenceSplitter
 from onecard.datasets.files import walk
 from onecard.inference.embeddings import open_embedder
 from onecard.reporting import Reporter, table
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import IndexConfig
 from onecard.tasks.rag.index import Indexer
 from onecard.tasks.rag.store import Store
 
@@ -63,7 +63,7 @@ class Timed:
 
 def ours(files, timed, folder):
     store = Store(folder / "onecard", create=True)
-    Indexer(store, Settings(), Reporter(), timed).update(files)
+    Indexer(store, IndexConfig(), Reporter(), timed).update(files)
     store.lexical()
     store.close()
 

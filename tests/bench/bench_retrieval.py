@@ -15,7 +15,7 @@ import numpy as np
 from onecard.evaluation import metrics, stats
 from onecard.inference.embeddings import open_embedder
 from onecard.reporting import Reporter, table
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import EvaluateConfig
 from onecard.tasks.rag.index import Indexer
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Store
@@ -78,8 +78,8 @@ def run(name, docs, asked, keep):
         if not (folder / "docs" / file).exists():
             (folder / "docs" / file).write_text(text, encoding="utf-8")
     embedder = open_embedder("e5-small")
-    base = Settings(index=str(folder / "index"), chunk_tokens=480)
-    default = Settings(index=str(folder / "index-default"))
+    base = EvaluateConfig(index=str(folder / "index"), chunk_tokens=480)
+    default = EvaluateConfig(index=str(folder / "index-default"))
     out = {}
     for label, settings in (("whole documents", base), ("default passages", default)):
         store = Store(Path(settings.index), create=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from onecard.reporting import table
 from onecard.tasks.rag import lexical
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import SearchConfig
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Store
 from onecard.units import size
@@ -122,11 +122,11 @@ class Seeded:
 def measure(folder, n):
     """In a process of its own, so that memory is its own: opening, 200 questions, resident size."""
     started = time.perf_counter()
-    Retriever(Settings(index=str(folder)), embedder=Seeded())
+    Retriever(SearchConfig(index=str(folder)), embedder=Seeded())
     first = time.perf_counter() - started
     base = _rss()
     started = time.perf_counter()
-    retriever = Retriever(Settings(index=str(folder)), embedder=Seeded())
+    retriever = Retriever(SearchConfig(index=str(folder)), embedder=Seeded())
     again = time.perf_counter() - started
     random = np.random.default_rng(2)
     times = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import SearchConfig
 from onecard.tasks.rag.retrieve import Retriever
 
 
@@ -89,7 +89,9 @@ def minilm():
 def test_a_sentence_transformers_model_indexes_and_reranks(onecard, notes, tmp_path, minilm):
     done = onecard("rag", "index", notes, "--index", tmp_path / "ix", "--embedding_model", minilm)
     assert done.code == 0, done.err
-    top = Retriever(Settings(index=str(tmp_path / "ix"))).search("How long may a retry wait?")[0]
+    top = Retriever(SearchConfig(index=str(tmp_path / "ix"))).search("How long may a retry wait?")[
+        0
+    ]
     assert top.chunk.path.endswith("timeouts.md")
     other = onecard("rag", "index", notes, "--index", tmp_path / "ix")
     assert other.code == 2 and "was made with" in other.err

@@ -20,7 +20,7 @@ from onecard.inference.client import Reply
 from onecard.reporting import Reporter
 from onecard.tasks.rag import citations, draft_questions, tool_calling, tools
 from onecard.tasks.rag.adapters import langchain_retriever, llamaindex_retriever
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import SearchConfig
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Chunk, Store
 
@@ -139,7 +139,9 @@ def test_a_kill_leaves_the_same_index_as_none(onecard, tmp_path, home):
     rows = [
         [
             (hit.chunk.id, hit.score)
-            for hit in Retriever(Settings(index=str(tmp_path / name))).search("topic 3 and thing 7")
+            for hit in Retriever(SearchConfig(index=str(tmp_path / name))).search(
+                "topic 3 and thing 7"
+            )
         ]
         for name in ("killed", "whole")
     ]
@@ -161,8 +163,8 @@ def test_each_distinct_text_is_embedded_once(onecard, tmp_path):
 def test_qdrant_gives_the_same_answers(index):
     pytest.importorskip("qdrant_client", reason="installed by make test")
     ours, theirs = (
-        Retriever(Settings(index=str(index))),
-        Retriever(Settings(index=str(index), store="qdrant")),
+        Retriever(SearchConfig(index=str(index))),
+        Retriever(SearchConfig(index=str(index), store="qdrant")),
     )
     for question in ("retry delay", "連線", "who sends requests?"):
         a, b = ours.search(question), theirs.search(question)
@@ -285,7 +287,7 @@ def test_make_questions_writes_rows_with_evidence_of_the_notes(onecard, tmp_path
         filler = "This note says no more about it. " * 5
         (folder / f"{title}.md").write_text(f"# {title}\n\n{sentence} {filler}\n")
     assert onecard("rag", "index", folder, "--index", tmp_path / "ix").code == 0
-    done = onecard("rag", "make-questions", path, "--index", tmp_path / "ix", "--json")
+    done = onecard("rag", "draft-questions", path, "--index", tmp_path / "ix", "--json")
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == done.data["n"] >= 1
@@ -299,7 +301,7 @@ def test_make_questions_writes_rows_with_evidence_of_the_notes(onecard, tmp_path
 def test_make_questions_never_overwrites(onecard, index, tmp_path):
     path = tmp_path / "corrected.jsonl"
     path.write_text("my own\n")
-    done = onecard("rag", "make-questions", path, "--index", index)
+    done = onecard("rag", "draft-questions", path, "--index", index)
     assert done.code == 2
     assert path.read_text() == "my own\n"
 
@@ -349,7 +351,7 @@ def test_the_model_that_chooses_tools_sees_no_document(injected_index):
                 return Reply('{"tool": "search_notes", "arguments": {"query": "budget"}}')
             return Reply('{"tool": "answer"}')
 
-    chooser, retriever = Chooser(), Retriever(Settings(index=str(injected_index)))
+    chooser, retriever = Chooser(), Retriever(SearchConfig(index=str(injected_index)))
     calls = tool_calling.call_tools(
         "What is the budget?", chooser, tools.builtin_tools(retriever), 3
     )
@@ -395,7 +397,7 @@ class Caller:
     ],
 )
 def test_numbers_of_a_call_must_come_from_the_question(index, question, expressions, outcomes):
-    built_in = tools.builtin_tools(Retriever(Settings(index=str(index))))
+    built_in = tools.builtin_tools(Retriever(SearchConfig(index=str(index))))
     calls = tool_calling.call_tools(question, Caller(*expressions), built_in, 4)
     assert [row["outcome"] for row in calls.log] == outcomes
 
@@ -407,7 +409,7 @@ def test_an_unknown_tool_is_refused(onecard, index):
 
 
 def test_read_file_stays_inside(index, notes):
-    read = tools.builtin_tools(Retriever(Settings(index=str(index))))["read_file"]
+    read = tools.builtin_tools(Retriever(SearchConfig(index=str(index))))["read_file"]
     assert "100 connections" in read.call(path="guide/pool.md")[0].chunk.text
     for path in ("../../etc/passwd", "/etc/passwd", "guide/../../x", str(Path.home() / ".bashrc")):
         with pytest.raises(Exception, match="not in the index"):
@@ -603,7 +605,7 @@ def test_watch_takes_in_a_new_file(notes, tmp_path, home):
         (notes / "new.md").write_text("# New\n\nA walrus appeared.\n")
         assert "1 read" in child.stderr.readline()
         assert (
-            Retriever(Settings(index=str(tmp_path / "ix")), Reporter())
+            Retriever(SearchConfig(index=str(tmp_path / "ix")), Reporter())
             .search("walrus")[0]
             .chunk.path.endswith("new.md")
         )

@@ -9,7 +9,7 @@ from onecard.inference.client import Reply
 from onecard.tasks.rag import answer, bm25, chat, chunking, citations, rank_fusion, tool_calling
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.calculator import calculate
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import ChatConfig
 from onecard.tasks.rag.quotes import Quote
 from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import Chunk
@@ -210,13 +210,13 @@ def test_groundedness_by_hand(hits, expected):
 
 @pytest.mark.parametrize("hits", [[], [hit("y", dense=0.79, coverage=0.1)]])
 def test_nothing_is_answered_without_grounds(hits):
-    done = answer.answer("x", hits, None, None, Settings())
+    done = answer.answer("x", hits, None, None, ChatConfig())
     assert done.abstained
     assert done.text == citations.NO_ANSWER
 
 
 def test_quotations_are_the_answer_without_a_model():
-    done = answer.answer("How many connections are kept open?", HITS, None, None, Settings())
+    done = answer.answer("How many connections are kept open?", HITS, None, None, ChatConfig())
     assert not done.abstained
     assert done.text.startswith('"At most 100 connections are kept open." [2]')
 

@@ -6,7 +6,7 @@ from onecard.errors import DataError
 from onecard.evaluation import stats
 from onecard.reporting import Result, table
 from onecard.runs.record import Run
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import EvaluateConfig, IndexConfig
 from onecard.tasks.rag.evidence_metrics import DEPTH, ranking_scores
 from onecard.tasks.rag.indexer import Indexer
 from onecard.tasks.rag.retrieve import Retriever
@@ -16,7 +16,7 @@ ItemScores = dict[str, dict[str, float]]
 """Question id -> metric -> score."""
 
 
-def ablate(rows: list[dict[str, Any]], settings: Settings, run: Run) -> Result:
+def ablate(rows: list[dict[str, Any]], config: EvaluateConfig, run: Run) -> Result:
     """Score every variant; a winner is named only if the second best is worse beyond noise.
 
     Raises DataError for fewer than two questions with evidence.
@@ -28,65 +28,66 @@ def ablate(rows: list[dict[str, Any]], settings: Settings, run: Run) -> Result:
             why="fewer than 2 questions have evidence",
             fix="add evidence to the questions",
         )
-    base = Retriever(settings, run.reporter)
-    variants = _search_variants(settings) | _chunk_variants(settings, base, run)
+    base = Retriever(config, run.reporter)
+    variants = _search_variants(config) | _chunk_variants(config, base, run)
     scores: dict[str, ItemScores] = {}
     with run.reporter.progress("variants", len(variants)) as bar:
         for name, variant in variants.items():
-            same_index = variant.index == settings.index or not variant.index
+            same_index = variant.index == config.index or not variant.index
             retriever = base if same_index else Retriever(variant, run.reporter, base.embedder)
             scores[name] = {
                 row["id"]: ranking_scores(
-                    retriever.search(row["question"], max(DEPTH, settings.top_k), variant),
+                    retriever.search(row["question"], max(DEPTH, config.top_k), variant),
                     row["evidence"],
-                    settings.top_k,
+                    config.top_k,
                 )
                 for row in rows
             }
             bar.step(note=name)
-    return _compare(scores, settings, run)
+    return _compare(scores, config, run)
 
 
-def _search_variants(settings: Settings) -> dict[str, Settings]:
+def _search_variants(config: EvaluateConfig) -> dict[str, EvaluateConfig]:
     """Ways of searching the index as it is."""
     variants = {
-        mode: settings.model_copy(update={"mode": mode, "rerank_model": ""})
+        mode: config.model_copy(update={"mode": mode, "rerank_model": ""})
         for mode in ("lexical", "dense", "hybrid")
     }
-    variants["hybrid, no feedback"] = settings.model_copy(
+    variants["hybrid, no feedback"] = config.model_copy(
         update={"mode": "hybrid", "feedback": False, "rerank_model": ""}
     )
-    if settings.rerank_model:
-        variants["reranked"] = settings.model_copy(update={"mode": "hybrid"})
+    if config.rerank_model:
+        variants["reranked"] = config.model_copy(update={"mode": "hybrid"})
     return variants
 
 
-def _chunk_variants(settings: Settings, base: Retriever, run: Run) -> dict[str, Settings]:
+def _chunk_variants(config: EvaluateConfig, base: Retriever, run: Run) -> dict[str, EvaluateConfig]:
     """Half and double the chunk size, each indexed into a folder of its own."""
     variants = {}
-    for size in (settings.chunk_tokens // 2, settings.chunk_tokens * 2):
+    for size in (config.chunk_tokens // 2, config.chunk_tokens * 2):
         if not 32 <= size <= 2000:
             continue
         folder = base.store.folder / f"chunks-{size}"
-        variant = settings.model_copy(
-            update={
-                "chunk_tokens": size,
-                "mode": "hybrid",
-                "rerank_model": "",
-                "index": str(folder),
-            }
+        variant = config.model_copy(
+            update={"mode": "hybrid", "rerank_model": "", "index": str(folder)}
+        )
+        build = IndexConfig(
+            index=str(folder),
+            embedding_model=base.config.embedding_model,
+            chunk_tokens=size,
+            n_threads=config.n_threads,
         )
         store = Store(folder, create=True)
         run.reporter.line(f"indexing with passages of {size} tokens")
-        Indexer(store, variant, run.reporter, base.embedder).update(base.store.roots())
+        Indexer(store, build, run.reporter, base.embedder).update(base.store.roots())
         store.close()
         variants[f"hybrid, {size} tokens"] = variant
     return variants
 
 
-def _compare(scores: dict[str, ItemScores], settings: Settings, run: Run) -> Result:
+def _compare(scores: dict[str, ItemScores], config: EvaluateConfig, run: Run) -> Result:
     """The table, best nDCG@10 first, each variant tested against the best."""
-    columns = [f"recall@{settings.top_k}", "ndcg@10", "mrr", "token_recall", "token_iou"]
+    columns = [f"recall@{config.top_k}", "ndcg@10", "mrr", "token_recall", "token_iou"]
     means = {
         name: {
             metric: stats.mean_interval([s[metric] for s in items.values() if metric in s])

@@ -9,13 +9,14 @@ The search is onecard's own. The two libraries are optional: each is imported by
 from typing import Any
 
 from onecard import config
+from onecard.config import Layer
 from onecard.errors import MissingExtra
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import SearchConfig
 from onecard.tasks.rag.retrieve import Hit, Retriever
 
 
 def _retriever(values: dict[str, Any]) -> Retriever:
-    return Retriever(config.load(Settings, ("", values)))
+    return Retriever(config.load(SearchConfig, Layer("", values)))
 
 
 def _metadata(hit: Hit) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from onecard.tasks.rag.citations import (
     quoted_answer,
     verify_citations,
 )
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import ChatConfig
 from onecard.tasks.rag.quotes import Quote, best_quotes
 from onecard.tasks.rag.retrieve import Hit
 
@@ -49,21 +49,21 @@ def answer(
     hits: Sequence[Hit],
     client: Client | None,
     embedder: Embedder | None,
-    settings: Settings,
+    config: ChatConfig,
     facts: Sequence[str] = (),
 ) -> CitedAnswer:
     """The answer to a question; quotations alone without a client or with the style 'quote'.
 
     `facts` are results of tools. Raises EngineError.
     """
-    if not facts and groundedness(hits) < settings.abstain_below:
+    if not facts and groundedness(hits) < config.abstain_below:
         return CitedAnswer(NO_ANSWER, abstained=True)
     quotes = best_quotes(question, hits, embedder)
-    if client is None or settings.style == "quote":
+    if client is None or config.style == "quote":
         return quoted_answer(hits, quotes)
-    small = settings.style == "auto" and _is_small(settings)
+    small = config.style == "auto" and _is_small(config)
     sources = _quote_sources(quotes) if small else _passage_sources(hits)
-    max_tokens = settings.max_tokens
+    max_tokens = config.max_tokens
     if small:
         max_tokens = min(max_tokens, SMALL_MODEL_TOKENS)
     reply = client.chat(_prompt(question, sources, facts, small), max_tokens=max_tokens).text
@@ -71,10 +71,10 @@ def answer(
     return verify_citations(question, reply, hits, quotes, sources, facts, max_sentences)
 
 
-def _is_small(settings: Settings) -> bool:
-    if settings.base_url or settings.model.startswith("ollama:"):
+def _is_small(config: ChatConfig) -> bool:
+    if config.base_url or config.model.startswith("ollama:"):
         return False
-    counts = names.find(settings.model, settings.quant).counts()
+    counts = names.find(config.model, config.quant).counts()
     return counts is not None and counts[0].n_params < SMALL_MODEL_PARAMS
 
 

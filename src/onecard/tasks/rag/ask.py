@@ -4,15 +4,15 @@ import time
 
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import AskConfig
 from onecard.tasks.rag.search import hit_as_dict
 from onecard.tasks.rag.session import open_session, question_of
 
 
-def ask(settings: Settings, run: Run) -> Result:
+def ask(config: AskConfig, run: Run) -> Result:
     """Raises SettingsError without a question, NotFound, EngineError."""
-    question = question_of(settings)
-    with open_session(settings, run) as session:
+    question = question_of(config)
+    with open_session(config, run) as session:
         start = time.monotonic()
         answer, hits, calls = session.ask(question)
     data = {

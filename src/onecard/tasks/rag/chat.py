@@ -9,7 +9,7 @@ from onecard.inference.client import Client
 from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.tasks.rag.analyzer import terms
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import ChatConfig
 from onecard.tasks.rag.session import open_session
 
 CHINESE_PRONOUNS = ("它", "這", "那", "这", "其")
@@ -57,10 +57,10 @@ CONTEXT_TURNS = 2
 MAX_REWRITE_CHARS = 300
 
 
-def chat(settings: Settings, run: Run) -> Result:
+def chat(config: ChatConfig, run: Run) -> Result:
     """Answer until /exit or the end of input; an error is shown and the REPL goes on."""
     turns: list[dict[str, Any]] = []
-    with open_session(settings, run) as session:
+    with open_session(config, run) as session:
         run.reporter.line("ask your notes; /exit or Ctrl-D ends, Ctrl-C stops an answer")
         while True:
             try:

@@ -82,29 +82,33 @@ class IndexConfig(IndexPathConfig, EmbedderConfig):
     """CPU threads; 0 takes as many as there are free physical cores, measured at the start."""
 
 
-class QueryConfig(SearchConfig):
+class QuestionConfig(Config):
     """Question."""
 
     question: str = ""
     """The question."""
 
 
-class AskConfig(QueryConfig, AnswerConfig, LlmConfig):
-    """Question."""
+class QueryConfig(QuestionConfig, SearchConfig):
+    """Passages."""
 
 
 class ChatConfig(SearchConfig, AnswerConfig, LlmConfig):
     """Chat."""
 
 
-class ServeConfig(HttpConfig, SearchConfig, AnswerConfig, LlmConfig):
-    """Server."""
+class AskConfig(QuestionConfig, ChatConfig):
+    """Answer with citations."""
+
+
+class ServeConfig(HttpConfig, ChatConfig):
+    """Page and API."""
 
     port: int = Field(default=8090, ge=0, le=65535)
     """Port; 0 takes a free one."""
 
 
-class EvaluateConfig(SearchConfig, AnswerConfig, LlmConfig, TrackingConfig):
+class EvaluateConfig(ChatConfig, TrackingConfig):
     """Evaluation."""
 
     questions: PathText = ""
@@ -117,7 +121,7 @@ class EvaluateConfig(SearchConfig, AnswerConfig, LlmConfig, TrackingConfig):
     """Longest passage (tokens, estimated) of the index; --ablate tries others."""
 
 
-class DraftQuestionsConfig(IndexPathConfig, EmbedderConfig, LlmConfig):
+class DraftQuestionsConfig(SearchConfig, LlmConfig):
     """Synthetic questions."""
 
     questions: PathText = ""

@@ -13,7 +13,7 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.chunking import estimate_tokens
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import DraftQuestionsConfig
 from onecard.tasks.rag.quotes import split_sentences
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Chunk
@@ -27,39 +27,39 @@ MIN_CHUNK_TOKENS = 60
 """Shorter chunks rarely have a sentence that is worth a question."""
 
 
-def draft_questions(settings: Settings, run: Run) -> Result:
+def draft_questions(config: DraftQuestionsConfig, run: Run) -> Result:
     """Write JSONL: question, the sentence that answers it (answer and evidence), checked: false.
 
     Raises SettingsError without a file name, or for a file that exists.
     """
-    if not settings.questions:
+    if not config.questions:
         raise SettingsError(
             "there is no file to write to",
             why="no name was given",
             fix="onecard rag make-questions questions.jsonl",
         )
-    path = Path(settings.questions)
+    path = Path(config.questions)
     if path.exists():
         raise SettingsError(
             f"{path} exists",
             why="questions that you corrected are never overwritten",
             fix="name another file",
         )
-    retriever = Retriever(settings, run.reporter)
+    retriever = Retriever(config, run.reporter)
     chunks = [
         chunk
         for chunk in retriever.store.all_chunks()
         if estimate_tokens(chunk.text) >= MIN_CHUNK_TOKENS
     ]
     retriever.close()
-    random.Random(settings.seed).shuffle(chunks)
+    random.Random(config.seed).shuffle(chunks)
     rows: list[dict[str, Any]] = []
     with (
-        language_model(settings, run.plan, run.reporter) as client,
-        run.reporter.progress("questions", settings.n_questions) as bar,
+        language_model(config, run.plan, run.reporter) as client,
+        run.reporter.progress("questions", config.num_questions) as bar,
     ):
         for chunk in chunks:
-            if len(rows) >= settings.n_questions:
+            if len(rows) >= config.num_questions:
                 break
             if row := draft_question(chunk, client, len(rows)):
                 rows.append(row)

@@ -18,7 +18,7 @@ from onecard.runs.compare import regressions
 from onecard.runs.record import Run, fingerprint
 from onecard.runs.store import RunRecord, recent
 from onecard.tasks.rag.ablate import ablate
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import EvaluateConfig
 from onecard.tasks.rag.evidence_metrics import DEPTH, covers, ranking_scores
 from onecard.tasks.rag.session import Session, open_session
 from onecard.tasks.rag.store import Store
@@ -26,25 +26,25 @@ from onecard.tasks.rag.store import Store
 MAX_MISSING_SHOWN = 10
 
 
-def evaluate(settings: Settings, run: Run) -> Result:
+def evaluate(config: EvaluateConfig, run: Run) -> Result:
     """With `ablate`, a comparison of search settings instead.
 
     Raises SettingsError without questions, DataError with file:line.
     """
-    if not settings.questions:
+    if not config.questions:
         raise SettingsError(
             "there are no questions to score",
             why="--questions names no file",
             fix="--questions FILE; draft one with: onecard rag make-questions FILE",
         )
-    path = Path(settings.questions)
+    path = Path(config.questions)
     rows = _question_rows(path)
     run.data("questions", rows=len(rows), sha256=fingerprint(path))
-    if settings.ablate:
-        return ablate(rows, settings, run)
+    if config.ablate:
+        return ablate(rows, config, run)
     items: list[dict[str, Any]] = []
     # without answers no model is needed
-    opening = settings if settings.answers else settings.model_copy(update={"style": "quote"})
+    opening = config if config.answers else config.model_copy(update={"style": "quote"})
     with (
         open_session(opening, run) as session,
         run.reporter.progress("questions", len(rows)) as bar,
@@ -52,7 +52,7 @@ def evaluate(settings: Settings, run: Run) -> Result:
         store = session.retriever.store
         run.data("index", rows=len(session.retriever.ids), sha256=store.digest())
         for number, row in enumerate(rows):
-            items.append(_item(row, session, settings))
+            items.append(_item(row, session, config))
             run.log(number, latency_s=items[-1]["scores"].get("latency_s", 0.0))
             bar.step()
     metrics = mean_scores(items)
@@ -122,15 +122,15 @@ def mean_scores(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _item(row: dict[str, Any], session: Session, settings: Settings) -> dict[str, Any]:
+def _item(row: dict[str, Any], session: Session, config: EvaluateConfig) -> dict[str, Any]:
     """One question: its ranking and, with `answers`, its answer."""
     start = time.monotonic()
-    hits = session.retriever.search(row["question"], max(DEPTH, settings.top_k), settings)
+    hits = session.retriever.search(row["question"], max(DEPTH, config.top_k), config)
     search_s = time.monotonic() - start
     evidence = row.get("evidence", [])
     scores: dict[str, float] = {}
     if evidence:
-        scores |= ranking_scores(hits, evidence, settings.top_k)
+        scores |= ranking_scores(hits, evidence, config.top_k)
     scores["search_s"] = search_s
     item = {
         "id": row["id"],
@@ -139,17 +139,17 @@ def _item(row: dict[str, Any], session: Session, settings: Settings) -> dict[str
         "missing": missing_files(evidence, session.retriever.store),
         "passages": [f"{hit.chunk.path}:{hit.chunk.line}" for hit in hits],
     }
-    if settings.answers:
-        item |= _answer(row, session, settings, scores)
+    if config.answers:
+        item |= _answer(row, session, config, scores)
     return item
 
 
 def _answer(
-    row: dict[str, Any], session: Session, settings: Settings, scores: dict[str, float]
+    row: dict[str, Any], session: Session, config: EvaluateConfig, scores: dict[str, float]
 ) -> dict[str, Any]:
     """The answer's part of an item; its scores are added to `scores`."""
     start = time.monotonic()
-    answer, hits, calls = session.ask(row["question"], settings)
+    answer, hits, calls = session.ask(row["question"], config)
     scores["latency_s"] = time.monotonic() - start
     answerable, evidence = row.get("answerable", True), row.get("evidence", [])
     scores["answered" if answerable else "abstained"] = float(answer.abstained != answerable)

@@ -10,33 +10,33 @@ from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run
 from onecard.tasks.rag import store
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import IndexConfig
 from onecard.tasks.rag.indexer import Indexer, IndexStats
 from onecard.units import duration
 
 
-def index(settings: Settings, run: Run) -> Result:
+def index(config: IndexConfig, run: Run) -> Result:
     """Bring the index up to date with its folders; with `watch` until Ctrl-C.
 
     Raises SettingsError without a folder, NotFound for a missing one, DataError when nothing can be
     read.
     """
-    if not settings.folders and not settings.index:
+    if not config.folders and not config.index:
         raise SettingsError(
             "there is nothing to index",
             why="no folder was named",
             fix="onecard rag index FOLDER...",
         )
-    folder = Path(settings.index) if settings.index else store.default_folder(settings.folders[0])
+    folder = Path(config.index) if config.index else store.default_folder(config.folders[0])
     target = store.Store(folder, create=True)
-    roots = [Path(path) for path in settings.folders] or target.roots()
+    roots = [Path(path) for path in config.folders] or target.roots()
     if not roots:
         raise SettingsError(
             "there is nothing to index",
             why=f"the index in {folder} has no folders yet",
             fix="onecard rag index FOLDER...",
         )
-    indexer = Indexer(target, settings, run.reporter)
+    indexer = Indexer(target, config, run.reporter)
     stats = indexer.update(roots)
     counts = target.counts()
     if not counts["chunks"]:
@@ -56,7 +56,7 @@ def index(settings: Settings, run: Run) -> Result:
         total_s=stats.total_s,
     )
     summary = f"{stats.render(counts)}\nindex: {folder}"
-    if settings.watch:
+    if config.watch:
         run.reporter.line(summary)
         _watch(indexer, roots, run.reporter)
     data = {

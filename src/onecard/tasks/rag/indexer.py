@@ -18,7 +18,7 @@ from onecard.hub import download
 from onecard.inference.embeddings import Embedder, open_embedder
 from onecard.reporting import Progress, Reporter
 from onecard.tasks.rag import chunking, store
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import IndexConfig
 from onecard.units import duration
 
 BATCH_CHUNKS = 128
@@ -89,11 +89,11 @@ class Indexer:
     def __init__(
         self,
         target: store.Store,
-        settings: Settings,
+        config: IndexConfig,
         reporter: Reporter,
         embedder: Embedder | None = None,
     ) -> None:
-        self.store, self.settings, self.reporter = target, settings, reporter
+        self.store, self.config, self.reporter = target, config, reporter
         self._embedder = embedder
 
     def update(self, roots: Sequence[Path]) -> IndexStats:
@@ -109,9 +109,9 @@ class Indexer:
         start, stats = time.monotonic(), IndexStats()
         self.store.set_build_settings(
             {
-                "embedding_model": self.settings.embedding_model,
-                "chunk_tokens": str(self.settings.chunk_tokens),
-                "chunk_overlap": str(self.settings.chunk_overlap),
+                "embedding_model": self.config.embedding_model,
+                "chunk_tokens": str(self.config.chunk_tokens),
+                "chunk_overlap": str(self.config.chunk_overlap),
             }
         )
         old_files = self.store.files()
@@ -211,7 +211,7 @@ class Indexer:
         """Digest -> vector."""
         if self._embedder is None:
             self._embedder = open_embedder(
-                self.settings.embedding_model, self.reporter, self.settings.n_threads
+                self.config.embedding_model, self.reporter, self.config.n_threads
             )
         start = time.monotonic()
         digests, contents = list(texts), list(texts.values())
@@ -227,7 +227,7 @@ class Indexer:
         """A file's rows, with a fault alone if it cannot be read; None for a file that vanished."""
         name = str(file.path)
         try:
-            document = documents.read(file.path, self.settings.max_file_mb << 20)
+            document = documents.read(file.path, self.config.max_file_mb << 20)
             digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
         except DataError as fault:
             if not file.path.exists():
@@ -243,7 +243,7 @@ class Indexer:
         if document.kind == "code":  # `pkg/module.py` says more than `module.py`
             title = "/".join(file.path.parts[-2:])
         passages = chunking.chunk_blocks(
-            document.blocks, self.settings.chunk_tokens, self.settings.chunk_overlap
+            document.blocks, self.config.chunk_tokens, self.config.chunk_overlap
         )
         return store.FileRows(
             name,

@@ -10,7 +10,7 @@ from onecard.inference.embeddings import Embedder, open_embedder
 from onecard.inference.rerankers import Reranker, open_reranker
 from onecard.reporting import Reporter
 from onecard.tasks.rag import rank_fusion, store, vector_index
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import SearchConfig
 from onecard.tasks.rag.store import Chunk
 
 RERANK_DEPTH = 50
@@ -37,32 +37,35 @@ class Retriever:
     """An open index with the models that search it; for one thread at a time."""
 
     def __init__(
-        self, settings: Settings, reporter: Reporter | None = None, embedder: Embedder | None = None
+        self,
+        config: SearchConfig,
+        reporter: Reporter | None = None,
+        embedder: Embedder | None = None,
     ) -> None:
         self.reporter = reporter or Reporter()
-        self.store = store.Store(_index_folder(settings))
-        self.settings = self._with_embedding_model(settings)
+        self.store = store.Store(_index_folder(config))
+        self.config = self._with_embedding_model(config)
         self.generation = -1
         self._embedder = embedder
         self._reranker: Reranker | None = None
         self._reranker_name = ""
         self.refresh()
 
-    def _with_embedding_model(self, settings: Settings) -> Settings:
+    def _with_embedding_model(self, config: SearchConfig) -> SearchConfig:
         """The settings with the index's own embedding model.
 
         Raises SettingsError when another one was asked for.
         """
-        model = self.store.build_settings().get("embedding_model", settings.embedding_model)
-        if model == settings.embedding_model:
-            return settings
-        if "embedding_model" in settings.model_fields_set:
+        model = self.store.build_settings().get("embedding_model", config.embedding_model)
+        if model == config.embedding_model:
+            return config
+        if "embedding_model" in config.model_fields_set:
             raise SettingsError(
-                f"this index was made with {model}, not {settings.embedding_model}",
+                f"this index was made with {model}, not {config.embedding_model}",
                 why="vectors of two models do not compare",
                 fix="leave --embedding_model out, or index into another folder with it",
             )
-        return settings.model_copy(update={"embedding_model": model})
+        return config.model_copy(update={"embedding_model": model})
 
     def refresh(self) -> None:
         """Load what was indexed since the last call; costs nothing when there is no change.
@@ -81,29 +84,29 @@ class Retriever:
             )
         self.bm25 = self.store.bm25_index()
         self.vectors = vector_index.open_index(
-            self.store, self.settings.store, self.settings.qdrant_url, self.ids
+            self.store, self.config.store, self.config.qdrant_url, self.ids
         )
 
     @property
     def embedder(self) -> Embedder:
         if self._embedder is None:
             self._embedder = open_embedder(
-                self.settings.embedding_model, self.reporter, self.settings.n_threads
+                self.config.embedding_model, self.reporter, self.config.n_threads
             )
         return self._embedder
 
-    def search(self, question: str, k: int = 0, settings: Settings | None = None) -> list[Hit]:
+    def search(self, question: str, k: int = 0, config: SearchConfig | None = None) -> list[Hit]:
         """The k best passages (0: top_k of the settings), best first.
 
         The same question gives the same order.
         """
-        settings = settings or self.settings
+        config = config or self.config
         self.refresh()
-        k = k or settings.top_k
+        k = k or config.top_k
         question = question[:MAX_QUESTION_CHARS]
-        query = self.embedder.queries([question])[0] if settings.mode != "lexical" else None
-        rows, scores, cosines, bm25 = self.rank(question, query, settings)
-        depth = max(k, RERANK_DEPTH) if settings.rerank_model else k
+        query = self.embedder.queries([question])[0] if config.mode != "lexical" else None
+        rows, scores, cosines, bm25 = self.rank(question, query, config)
+        depth = max(k, RERANK_DEPTH) if config.rerank_model else k
         chunks = self.store.chunks([int(self.ids[row]) for row in rows[:depth]])
         hits = [
             Hit(
@@ -115,12 +118,12 @@ class Retriever:
             )
             for i, chunk in enumerate(chunks)
         ]
-        if settings.rerank_model:
-            hits = self._rerank(question, hits, settings.rerank_model)
+        if config.rerank_model:
+            hits = self._rerank(question, hits, config.rerank_model)
         return hits[:k]
 
     def rank(
-        self, question: str, query: np.ndarray | None, settings: Settings
+        self, question: str, query: np.ndarray | None, config: SearchConfig
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(rows, scores, cosines, BM25) of the candidates, best first, ties in the order of rows.
 
@@ -128,29 +131,29 @@ class Retriever:
         """
         n = len(self.ids)
         bm25 = np.zeros(n, np.float32)
-        if settings.mode != "dense":
+        if config.mode != "dense":
             bm25 = self.bm25.scores(question, n)
         if query is None:
-            rows = _top_rows(bm25, settings.candidates)
+            rows = _top_rows(bm25, config.candidates)
             rows = rows[bm25[rows] > 0]
             return rows, rank_fusion.max_normalize(bm25[rows]), np.zeros(len(rows)), bm25[rows]
-        rows, scores = self._fused(query, bm25, settings)
-        if settings.feedback and len(rows):
+        rows, scores = self._fused(query, bm25, config)
+        if config.pseudo_relevance_feedback and len(rows):
             best = self.vectors.at(rows[: rank_fusion.FEEDBACK_PASSAGES])
             moved = rank_fusion.pseudo_relevance_feedback(query, best)
-            rows, scores = self._fused(moved, bm25, settings)
+            rows, scores = self._fused(moved, bm25, config)
         cosines = self.vectors.at(rows) @ query if len(rows) else scores
         return rows, scores, cosines, bm25[rows]
 
     def _fused(
-        self, query: np.ndarray, bm25: np.ndarray, settings: Settings
+        self, query: np.ndarray, bm25: np.ndarray, config: SearchConfig
     ) -> tuple[np.ndarray, np.ndarray]:
         """(rows, scores) of the union of dense and lexical candidates, best first."""
         mean_cosine = float(query @ self.vectors.mean)
-        near, cosines = self.vectors.search(query, settings.candidates)
-        if settings.mode == "dense":
+        near, cosines = self.vectors.search(query, config.candidates)
+        if config.mode == "dense":
             return near, rank_fusion.max_normalize(cosines - mean_cosine)
-        lexical = _top_rows(bm25, settings.candidates)
+        lexical = _top_rows(bm25, config.candidates)
         rows = np.union1d(near, lexical[bm25[lexical] > 0]).astype(np.int64)
         cosine_of = dict(zip(near.tolist(), cosines.tolist(), strict=True))
         others = np.array([row for row in rows.tolist() if row not in cosine_of], dtype=np.int64)
@@ -158,7 +161,7 @@ class Retriever:
             other_cosines = (self.vectors.at(others) @ query).tolist()
             cosine_of |= dict(zip(others.tolist(), other_cosines, strict=True))
         dense = np.array([cosine_of[row] for row in rows.tolist()], dtype=np.float32) - mean_cosine
-        scores = rank_fusion.convex_combination(dense, bm25[rows], settings.lexical_weight)
+        scores = rank_fusion.convex_combination(dense, bm25[rows], config.lexical_weight)
         order = np.lexsort((rows, -scores))
         return rows[order], scores[order]
 
@@ -177,12 +180,10 @@ class Retriever:
         self.store.close()
 
 
-def _index_folder(settings: Settings) -> Path:
-    """--index, else the one of the first folder, else the last used. Raises NotFound."""
-    if settings.index:
-        return Path(settings.index)
-    if settings.folders:
-        return store.default_folder(settings.folders[0])
+def _index_folder(config: SearchConfig) -> Path:
+    """--index, else the last used. Raises NotFound."""
+    if config.index:
+        return Path(config.index)
     folder = store.last_used()
     if folder is None:
         raise NotFound(

@@ -4,17 +4,17 @@ from typing import Any
 
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import QueryConfig
 from onecard.tasks.rag.retrieve import Hit, Retriever
 from onecard.tasks.rag.session import question_of
 
 MAX_LINES_SHOWN = 12
 
 
-def search(settings: Settings, run: Run) -> Result:
+def search(config: QueryConfig, run: Run) -> Result:
     """Raises SettingsError without a question, NotFound without an index."""
-    retriever = Retriever(settings, run.reporter)
-    hits = retriever.search(question_of(settings))
+    retriever = Retriever(config, run.reporter)
+    hits = retriever.search(question_of(config))
     retriever.close()
     text = "\n\n".join(_render(n, hit) for n, hit in enumerate(hits, 1))
     return Result(

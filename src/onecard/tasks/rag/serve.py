@@ -19,7 +19,7 @@ from onecard.runs.record import Run
 from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
 from onecard.tasks.rag.chat import condense_question
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import ServeConfig
 from onecard.tasks.rag.search import hit_as_dict
 from onecard.tasks.rag.session import Session, open_session
 
@@ -30,13 +30,13 @@ PAGE_POLICY = (
 """Content-Security-Policy of the page: it loads nothing and talks to this server only."""
 
 
-def serve(settings: Settings, run: Run) -> Result:
+def serve(config: ServeConfig, run: Run) -> Result:
     """Answer until Ctrl-C.
 
     Raises EngineError when the port is in use, before the model is loaded; NotFound without an
     index.
     """
-    with listen(settings) as server, open_session(settings, run) as session:
+    with listen(config) as server, open_session(config, run) as session:
         server.run(
             application(session),
             f"your notes at {server.url}  (OpenAI API: {server.url}/v1, model: notes)",
@@ -79,7 +79,7 @@ class _Routes:
 
     async def search(self, request: Request) -> Response:
         body = await guards.body(request)
-        query, k = body.get("query"), body.get("top_k", self.session.settings.top_k)
+        query, k = body.get("query"), body.get("top_k", self.session.config.top_k)
         if (
             not isinstance(query, str)
             or not query.strip()

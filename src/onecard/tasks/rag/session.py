@@ -10,7 +10,7 @@ from onecard.inference.client import Client
 from onecard.runs.record import Run
 from onecard.tasks.rag.answer import answer
 from onecard.tasks.rag.citations import CitedAnswer
-from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.configs import ChatConfig, QuestionConfig
 from onecard.tasks.rag.retrieve import Hit, Retriever
 from onecard.tasks.rag.tool_calling import ToolCalls, call_tools
 from onecard.tasks.rag.tools import Tool, allowed_tools, builtin_tools
@@ -21,26 +21,24 @@ class Session:
 
     def __init__(
         self,
-        settings: Settings,
+        config: ChatConfig,
         retriever: Retriever,
         client: Client | None,
         tools: Mapping[str, Tool],
     ) -> None:
-        self.settings, self.retriever, self.client, self.tools = settings, retriever, client, tools
+        self.config, self.retriever, self.client, self.tools = config, retriever, client, tools
 
     def ask(
-        self, question: str, settings: Settings | None = None
+        self, question: str, config: ChatConfig | None = None
     ) -> tuple[CitedAnswer, list[Hit], ToolCalls]:
         """The answer, the passages that it may cite, and the tool calls before it."""
-        settings = settings or self.settings
+        config = config or self.config
         calls = ToolCalls()
         if self.tools and self.client:
-            calls = call_tools(question, self.client, self.tools, settings.max_rounds)
-        hits = _merged(
-            self.retriever.search(question, settings=settings), calls.hits, settings.top_k
-        )
-        embedder = self.retriever.embedder if settings.mode != "lexical" else None
-        reply = answer(question, hits, self.client, embedder, settings, calls.facts)
+            calls = call_tools(question, self.client, self.tools, config.max_rounds)
+        hits = _merged(self.retriever.search(question, config=config), calls.hits, config.top_k)
+        embedder = self.retriever.embedder if config.mode != "lexical" else None
+        reply = answer(question, hits, self.client, embedder, config, calls.facts)
         return reply, hits, calls
 
 
@@ -52,23 +50,23 @@ def _merged(hits: list[Hit], tool_hits: list[Hit], k: int) -> list[Hit]:
 
 
 @contextmanager
-def open_session(settings: Settings, run: Run) -> Iterator[Session]:
+def open_session(config: ChatConfig, run: Run) -> Iterator[Session]:
     """Opens index and model, and closes both. Raises NotFound, EngineError."""
-    retriever = Retriever(settings, run.reporter)
+    retriever = Retriever(config, run.reporter)
     try:
-        tools = allowed_tools(settings.tools, builtin_tools(retriever), run.reporter)
-        if settings.style == "quote":
-            yield Session(settings, retriever, None, {})
+        tools = allowed_tools(config.tools, builtin_tools(retriever), run.reporter)
+        if config.style == "quote":
+            yield Session(config, retriever, None, {})
         else:
-            with language_model(settings, run.plan, run.reporter) as client:
-                yield Session(settings, retriever, client, tools)
+            with language_model(config, run.plan, run.reporter) as client:
+                yield Session(config, retriever, client, tools)
     finally:
         retriever.close()
 
 
-def question_of(settings: Settings) -> str:
+def question_of(config: QuestionConfig) -> str:
     """The question of the command line, else of stdin. Raises SettingsError without one."""
-    question = settings.question or ("" if sys.stdin.isatty() else sys.stdin.read())
+    question = config.question or ("" if sys.stdin.isatty() else sys.stdin.read())
     if not question.strip():
         raise SettingsError(
             "there is no question",
