@@ -30,7 +30,7 @@ def client():
 
 
 def test_plan_agrees_with_what_llamacpp_prints(client):
-    terms = {t.name: t.bytes / 2**20 for t in api.plan("chat", client.settings, card="cpu").terms}
+    terms = {t.name: t.bytes / 2**20 for t in api.plan("chat", client.config, card="cpu").terms}
     printed = client.engine.buffers()
     assert terms["weights"] == pytest.approx(printed["model"], rel=0.005)
     assert terms["KV cache"] == pytest.approx(printed["kv"], rel=0.005)

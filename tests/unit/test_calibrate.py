@@ -12,6 +12,7 @@ from onecard.errors import DoesNotFit
 from onecard.memory import calibration, devices
 from onecard.memory.plan import Plan, Term
 from onecard.reporting import Reporter, Result
+from onecard.tasks import loading
 from onecard.tasks.base import Command, Task
 from onecard.units import GIB, MIB
 
@@ -114,7 +115,7 @@ def toy(monkeypatch):
         command = Command("train:train", "trains", "configs:Toy")
         task = Task("toy", "a toy", {"train": command}, {})
         monkeypatch.setattr(tasks, "get", lambda name: task)
-        monkeypatch.setattr(tasks, "load", lambda *_: work)
+        monkeypatch.setattr(loading, "load", lambda *_: work)
         monkeypatch.setattr(tasks, "memory", lambda task: Memory(fallbacks))
         monkeypatch.setattr(running, "report", lambda run_id: None)
 

@@ -14,6 +14,7 @@ from onecard.memory import calibration, formats, terms, throughput
 from onecard.memory.architectures.lm import LM, USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
+from onecard.memory.estimators.training import ALL_LINEAR
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve_batch
 from onecard.memory.plan import Plan, Term
 from onecard.tasks.finetune.configs import LAYERS, PlanConfig, TrainConfig
@@ -127,7 +128,7 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
     """The step as the estimator reads it. Raises SettingsError."""
     what_if = config if isinstance(config, PlanConfig) else PlanConfig()
     unknown = [name for name in config.target_modules if name not in SHORT]
-    if unknown:
+    if unknown and isinstance(config, PlanConfig):  # a training asks the model itself
         raise SettingsError(
             f"'{unknown[0]}' is no layer to adapt",
             why=f"layers are: {', '.join([*LAYERS, 'lm_head'])}",
@@ -143,7 +144,7 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
         config.per_device_train_batch_size,
         config.max_seq_length,
         config.lora_r,
-        tuple(SHORT[name] for name in config.target_modules),
+        tuple(SHORT[name] for name in config.target_modules if name in SHORT) or ALL_LINEAR,
         OPTIM[optim_of(config, device_type)],
         config.gradient_checkpointing,
         ATTENTION[what_if.attn_implementation],  # type: ignore[arg-type]

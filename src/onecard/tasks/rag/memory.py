@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from onecard.config import Config
 from onecard.inference.config import LlmConfig
-from onecard.inference.planning import share
+from onecard.inference import planning
 from onecard.memory import calibration
 from onecard.memory.devices import Device
 from onecard.memory.fallbacks import Change
@@ -34,7 +34,7 @@ def plan(config: Config, device: Device) -> Plan:
     if not isinstance(config, LlmConfig):  # index and search ask no language model
         terms = (*embedder, index) if device.type == "cpu" else ()
         return Plan(terms, device)
-    planned = share(config, device)
+    planned = planning.share(config, device)
     band = calibration.band(device, "rag", BAND)
     if device.type == "cpu":
         terms = (*planned.terms, *embedder, index)
@@ -43,6 +43,13 @@ def plan(config: Config, device: Device) -> Plan:
     note = f"embedder and index take about {beside} MiB of the computer's own memory"
     notes = (*planned.notes, note)
     return Plan(tuple(planned.terms), device, planned.choices, notes, band)
+
+
+def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tuple[Config, str]:
+    """(the config with a named language model, why that one)."""
+    if not isinstance(config, LlmConfig):
+        return config, ""
+    return planning.resolve_auto(config, device, check_hub)
 
 
 def fallbacks(config: Config) -> Iterator[Change]:
