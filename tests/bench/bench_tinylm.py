@@ -1,17 +1,20 @@
 """The tiny language model beside nanoGPT's published CPU setting and beside a plain loop; all in
 one run, in turn.
 
-    python tests/bench/bench_tinylm.py loss   [--rounds 2]     held-out loss at equal weights, block, batch and steps, and in equal wall time
-    python tests/bench/bench_tinylm.py speed  [--rounds 5]     training tokens/s of the kind's trainer and of a plain eager loop of the same model
-    python tests/bench/bench_tinylm.py cache                   tokens/s of writing at length 512, with and without KV cache
-    python tests/bench/bench_tinylm.py large                   100 million characters: peak resident memory of reading, cutting and training
+    python tests/bench/bench_tinylm.py loss [--rounds 2]
+        held-out loss at equal weights, block, batch and steps, and in equal wall time
+    python tests/bench/bench_tinylm.py speed [--rounds 5]
+        training tokens/s of our trainer and of a plain eager loop of the same model
+    python tests/bench/bench_tinylm.py cache
+        tokens/s of generation at length 512, with and without KV cache
+    python tests/bench/bench_tinylm.py large
+        100 million characters: peak resident memory of reading, tokenizing and training
 
 The peer is written here after nanoGPT's README and config: 4 layers, 4 heads, width 128, block 64,
 batch 12, 2000 steps, LayerNorm without bias, GELU, learned positions, one matrix for q, k and v,
-tied table, AdamW
-(0.9, 0.99) with decay 0.1, 1e-3 falling to 1e-4 by a cosine after 100 steps, gradients cut to 1, no
-dropout, eager fp32. Published: about 1.88 on 20 random batches; measured here over the whole
-held-out text.
+tied embeddings, AdamW (0.9, 0.99) with decay 0.1, 1e-3 falling to 1e-4 by a cosine after 100 steps,
+gradients clipped to 1, no dropout, eager fp32. Published: about 1.88 on 20 random batches; measured
+here over the whole held-out text.
 """
 
 import argparse
@@ -31,8 +34,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from onecard.reporting import Reporter
-from onecard.tasks.tinylm import corpus, evaluate, model, model_config, trainer
-from onecard.tasks.tinylm.configs import Settings
+from onecard.tasks.tinylm import corpus, metrics, model, sizing, trainer
+from onecard.tasks.tinylm.autotune import Autotuner
+from onecard.tasks.tinylm.configs import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 TEXT = ROOT.parent / "shared" / "data" / "tinyshakespeare" / "input.txt"
@@ -70,7 +74,7 @@ class PeerBlock(nn.Module):
 class Peer(nn.Module):
     def __init__(self, s):
         super().__init__()
-        self.shape = s
+        self.model_config = s
         self.embedding, self.places = (
             nn.Embedding(s.vocab_size, s.n_embd),
             nn.Embedding(s.block_size, s.n_embd),
@@ -96,20 +100,17 @@ class Peer(nn.Module):
 
 
 def data(**more):
-    settings = Settings(dataset=str(TEXT), **(CPU_SETTING | more))
-    found = corpus.prepare(settings, Reporter())
-    return (
-        settings,
-        found,
-        model_config.of(settings, found.tokenizer.get_vocab_size(), len(found.train)),
-    )
+    settings = TrainConfig(dataset=str(TEXT), **(CPU_SETTING | more))
+    text = corpus.prepare(settings, Reporter())
+    setup = sizing.derive(settings, text.tokenizer.get_vocab_size(), len(text.train))
+    return settings, text, setup
 
 
 def peer(seed):
     """(loss over the whole held-out text, seconds, weights)."""
     s, c, m = data(seed=seed)
     torch.manual_seed(seed)
-    net = Peer(m.shape)
+    net = Peer(m.model_config)
     groups = [
         {"params": [w for w in net.parameters() if w.ndim == 2], "weight_decay": 0.1},
         {"params": [w for w in net.parameters() if w.ndim < 2], "weight_decay": 0.0},
@@ -124,47 +125,47 @@ def peer(seed):
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        ids, targets = next(trainer.batches(c, s, m, step, torch.device("cpu")))
+        ids, targets = next(trainer.micro_batches(c, s.seed, m, step, torch.device("cpu")))
         model.loss_of(net, ids, targets).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     spent = time.perf_counter() - started
     return (
-        float(evaluate.block_losses(net.eval(), c.val, 64, Reporter()).mean()),
+        float(metrics.block_losses(net.eval(), c.val, 64, Reporter()).mean()),
         spent,
         sum(w.numel() for w in net.parameters()),
     )
 
 
 def ours(seed, seconds=0.0, **more):
-    """The same for the kind's trainer; with `seconds` as many steps as fit into them, by the pace
+    """The same for our trainer; with `seconds` as many steps as fit into them, by the pace
     of its first thirty."""
     s, c, m = data(seed=seed, **more)
     torch.manual_seed(seed)
-    net = model.TinyLM(m.shape)
+    net = model.TinyLM(m.model_config)
     if seconds:
-        trial = trainer.Trainer(net, c, s, m, trainer.Choice(steps=2000))
+        trial = trainer.Trainer(net, c, s, m, trainer.RuntimeOptions(steps=2000))
         for step in range(30):
             if step == 10:
                 started = time.perf_counter()
             trial.step()
-        m = model_config.of(
+        m = sizing.derive(
             s.model_copy(
                 update={"max_steps": int(seconds / ((time.perf_counter() - started) / 20))}
             ),
-            m.shape.vocab_size,
+            m.model_config.vocab_size,
             len(c.train),
         )
         torch.manual_seed(seed)
-        net = model.TinyLM(m.shape)
-    t = trainer.Trainer(net, c, s, m, trainer.Choice(steps=m.steps))
+        net = model.TinyLM(m.model_config)
+    t = trainer.Trainer(net, c, s, m, trainer.RuntimeOptions(steps=m.steps))
     started = time.perf_counter()
     while t.state.step < m.steps:
         t.step()
     spent = time.perf_counter() - started
     return (
-        float(evaluate.block_losses(net.eval(), c.val, 64, Reporter()).mean()),
+        float(metrics.block_losses(net.eval(), c.val, 64, Reporter()).mean()),
         spent,
         net.n_params,
         m.steps,
@@ -197,7 +198,7 @@ def loss(args):
 
 def speed(args):
     """One model, one optimizer (Muon and AdamW), one batch: torch's own optimizers in a plain loop
-    against the kind's trainer with what it chose."""
+    against our trainer with what it chose."""
     rows = {}
     for name, more in (
         ("0.8 M, 12 x 64", {}),
@@ -215,8 +216,8 @@ def speed(args):
     ):
         s, c, m = data(**more)
         torch.manual_seed(0)
-        net, plain = model.TinyLM(m.shape), model.TinyLM(m.shape)
-        chosen = trainer.choose(net, c, s, m, next_bar())
+        net, plain = model.TinyLM(m.model_config), model.TinyLM(m.model_config)
+        chosen = Autotuner(net, c, s, m, next_bar()).run()
         print(name, "; ".join(chosen.why), flush=True)
         t = trainer.Trainer(net, c, s, m, chosen)
         matrices = [w for n, w in plain.named_parameters() if w.ndim == 2 and "embedding" not in n]
@@ -227,7 +228,7 @@ def speed(args):
         )
 
         def eager(step, plain=plain, muon=muon, adam=adam, s=s, c=c, m=m):
-            ids, targets = next(trainer.batches(c, s, m, step, torch.device("cpu")))
+            ids, targets = next(trainer.micro_batches(c, s.seed, m, step, torch.device("cpu")))
             model.loss_of(plain, ids, targets).backward()
             nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
             muon.step()
@@ -236,7 +237,7 @@ def speed(args):
             adam.zero_grad()
 
         n = 60 if not more else 8
-        found = {"ours": [], "plain": []}
+        rates = {"ours": [], "plain": []}
         for turn in range(args.rounds + 1):
             for who, work in (("plain", eager), ("ours", lambda step, t=t: t.step())):
                 torch.set_num_threads(chosen.threads if who == "ours" else os.cpu_count())
@@ -244,13 +245,13 @@ def speed(args):
                 for step in range(n):
                     work(step)
                 if turn:  # the first one warms up
-                    found[who].append(n * m.tokens_a_step / (time.perf_counter() - started))
-        middle = {who: statistics.median(values) for who, values in found.items()}
+                    rates[who].append(n * m.tokens_per_step / (time.perf_counter() - started))
+        middle = {who: statistics.median(values) for who, values in rates.items()}
         rows[name] = {
             "tokens_per_s": middle,
             "ratio": middle["ours"] / middle["plain"],
             "choice": chosen.why,
-            "all": found,
+            "all": rates,
         }
         print(
             f"{name}: ours {middle['ours']:,.0f}, plain {middle['plain']:,.0f} tokens/s: "
@@ -273,10 +274,10 @@ def cache(args):
         ("10 M", {"n_layer": 6, "n_head": 6, "n_embd": 384}),
     ):
         _s, _c, m = data(**(more | {"block_size": 512}))
-        net = model.TinyLM(m.shape).eval()
-        rows[name] = evaluate.pace(net, repeats=5)
+        net = model.TinyLM(m.model_config).eval()
+        rows[name] = metrics.throughput(net, repeats=5)
         print(name)
-        print(evaluate.pace_words(rows[name]), flush=True)
+        print(metrics.render_throughput(rows[name]), flush=True)
     return rows
 
 
@@ -285,9 +286,10 @@ def large(args):
     code = """
 import resource, sys, time
 from pathlib import Path
-from onecard.cli import main
+from onecard.cli.app import main
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-words = ["--size", "1m", "--max_steps", "20", "--compile", "off", "--sample_tokens", "0", "--quants", "none", "--val_share"]
+words = ["--size", "1m", "--max_steps", "20", "--compile", "off", "--sample_tokens", "0"]
+words += ["--quants", "none", "--val_share"]
 main(["tinylm", "train", sys.argv[1], *words, "0.1"])
 before = peak()
 started = time.time()
@@ -301,13 +303,13 @@ print("RESULT", before, peak(), round(time.time() - started))
             for i in range(90):
                 file.write(text + f"\nVolume {i}\n")
         chars = big.stat().st_size
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, str(TEXT), str(big)],
             capture_output=True,
             text=True,
             env={**os.environ, "ONECARD_HOME": temp, "ONECARD_RUNS": temp + "/runs"},
         )
-        before, after, spent = map(int, done.stdout.rpartition("RESULT")[2].split())
+        before, after, spent = map(int, process.stdout.rpartition("RESULT")[2].split())
     print(
         f"{chars:,} characters: peak resident memory {after} MiB, of a training on 1.1 million "
         f"{before} MiB; {spent} s with 20 steps and the score"
@@ -326,8 +328,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["loss", "speed", "cache", "large"])
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    held = json.loads(OUT.read_text()) if OUT.exists() else {}
-    held[args.what] = {"loss": loss, "speed": speed, "cache": cache, "large": large}[args.what](
-        args
-    )
-    OUT.write_text(json.dumps(held, indent=1))
+    results = json.loads(OUT.read_text()) if OUT.exists() else {}
+    benches = {"loss": loss, "speed": speed, "cache": cache, "large": large}
+    results[args.what] = benches[args.what](args)
+    OUT.write_text(json.dumps(results, indent=1))

@@ -185,7 +185,9 @@ def test_model_names(tmp_path, monkeypatch):
     for bad in ("hf:../x", "hf:a", "ollama:../../x"):
         with pytest.raises(SettingsError):
             names.find(bad)
-    assert names.model_dir("hf:a/b").parent == names.model_dir("../../x").parent == tmp_path / "models"
+    assert (
+        names.model_dir("hf:a/b").parent == names.model_dir("../../x").parent == tmp_path / "models"
+    )
     with pytest.raises(NotFound):
         names.find("run:nothing")
     blob = tmp_path / "ollama" / "blobs" / "sha256-1"

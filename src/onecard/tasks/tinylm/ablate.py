@@ -1,7 +1,8 @@
-"""Which position code is best here: the same training with each of them and several seeds, equal
-weights and equal compute, one table. Knows no way to train but the kind's own."""
+"""onecard tinylm ablate: position codes against each other. The same training with each code and
+several seeds, at equal weights and equal compute."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,252 +14,245 @@ from onecard.evaluation import stats
 from onecard.reporting import Progress, Result, table
 from onecard.runs import plots
 from onecard.runs.record import Run
-from onecard.tasks.tinylm import corpus as texts
-from onecard.tasks.tinylm import evaluate, model_config, trainer
-from onecard.tasks.tinylm.configs import POSITIONS, Settings
+from onecard.tasks.tinylm import corpus as corpora
+from onecard.tasks.tinylm import metrics, trainer
+from onecard.tasks.tinylm.configs import POSITIONS, AblateConfig
 from onecard.tasks.tinylm.corpus import Corpus
 from onecard.tasks.tinylm.model import TinyLM
-from onecard.tasks.tinylm.model_config import Made
-from onecard.training.output_dir import Stop
+from onecard.tasks.tinylm.sizing import TrainingSetup, derive
+from onecard.training import output_dir
+from onecard.training.interrupt import graceful_interrupt
+
+LENGTHS = (1, 2, 4)
+"""Windows that are scored, in training lengths."""
+
+Setups = Mapping[str, TrainingSetup]
+"""position code -> its training."""
+Summary = dict[str, dict[str, stats.Interval]]
+"""position code -> loss_1x, loss_2x, loss_4x, where they could be measured."""
 
 
-def ablate(settings: Settings, run: Run) -> Result:
-    """Train every code with every seed and score each over the whole held-out text, at 1, 2 and 4
-    training lengths. What is done is kept: a stopped ablation goes on with --resume. Raises
-    SettingsError, DataError, NotFound."""
-    if wrong := [name for name in settings.positions if name not in POSITIONS]:
-        raise not_found("position code", wrong[0], POSITIONS)
-    corpus = texts.prepare(settings, run.reporter)
-    made = {code: equal(settings, code, corpus) for code in settings.positions}
-    texts.need_blocks(corpus, next(iter(made.values())).shape.block_size)
+def ablate(config: AblateConfig, run: Run) -> Result:
+    """Score every code with every seed over the whole held-out text. Finished trainings are kept:
+    a stopped ablation continues with --resume.
+
+    Raises SettingsError, DataError, NotFound.
+    """
+    if unknown := [name for name in config.positions if name not in POSITIONS]:
+        raise not_found("position code", unknown[0], POSITIONS)
+    corpus = corpora.prepare(config, run.reporter)
+    setups = {code: equal_setup(config, code, corpus) for code in config.positions}
+    first = next(iter(setups.values()))
+    corpora.require_blocks(corpus, first.model_config.block_size)
     run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
-    run.reporter.line(
-        "\n".join(
-            f"{code:10} {m.shape.n_params:,} weights (d_ff {m.shape.d_ff}), {m.steps} steps of "
-            f"{m.tokens_a_step:,} tokens"
-            for code, m in made.items()
-        )
+    run.reporter.line("\n".join(_describe(code, setup) for code, setup in setups.items()))
+    rows = _train_all(config, setups, corpus, run)
+    summary = summarize(rows, list(setups))
+    values = {
+        f"{code}_{key}": interval.as_dict()
+        for code, intervals in summary.items()
+        for key, interval in intervals.items()
+    }
+    verdicts = compare(rows, list(setups))
+    run.scores(values, verdicts=verdicts)
+    _draw(rows, summary, first.model_config.block_size, run)
+    text = render(summary, setups, rows, verdicts)
+    run.artifact("ablation.md", text)
+    return Result({"rows": rows, "metrics": values, "verdicts": verdicts}, text)
+
+
+def equal_setup(config: AblateConfig, code: str, corpus: Corpus) -> TrainingSetup:
+    """The training with this code. Where learned positions add weights, its MLP is narrower, so
+    that the counts are equal within one column."""
+
+    def with_code(position: str, d_ff: int = config.d_ff) -> TrainingSetup:
+        update = {"position": position, "d_ff": d_ff}
+        vocab_size = corpus.tokenizer.get_vocab_size()
+        return derive(config.model_copy(update=update), vocab_size, len(corpus.train))
+
+    setup = with_code(code)
+    shape = setup.model_config
+    surplus = shape.n_params - with_code("rope").model_config.n_params
+    matrices = 3 if config.mlp == "swiglu" else 2
+    columns = round(surplus / (shape.n_layer * matrices * shape.n_embd))
+    return with_code(code, shape.d_ff - columns) if columns else setup
+
+
+def _describe(code: str, setup: TrainingSetup) -> str:
+    shape = setup.model_config
+    return (
+        f"{code:10} {shape.n_params:,} weights (d_ff {shape.d_ff}), {setup.steps} steps of "
+        f"{setup.tokens_per_step:,} tokens"
     )
-    out = (
-        Path(settings.output_dir).expanduser()
-        if settings.output_dir
-        else (run.folder or Path.cwd()) / "artifacts"
-    )
-    marks = {
+
+
+# Trainings
+
+
+def _train_all(
+    config: AblateConfig, setups: Setups, corpus: Corpus, run: Run
+) -> list[dict[str, Any]]:
+    """One row a training. Seed by seed, so that a slow hour affects all codes alike."""
+    steps = next(iter(setups.values())).steps
+    identity = {
         "text": corpus.facts["sha256"],
         "tokenizer": corpus.facts["tokenizer_sha256"],
-        "shapes": {code: m.shape.as_dict() for code, m in made.items()},
-        "steps": next(iter(made.values())).steps,
-        "optim": settings.optim,
-        "bf16": settings.bf16,
+        "shapes": {code: setup.model_config.as_dict() for code, setup in setups.items()},
+        "steps": steps,
+        "optim": config.optim,
+        "bf16": config.bf16,
     }
-    rows = kept(out / "ablation.json", marks, settings)
-    with run.reporter.progress(
-        "ablation", len(made) * settings.seeds * next(iter(made.values())).steps
-    ) as bar:
-        for seed in range(
-            settings.seed, settings.seed + settings.seeds
-        ):  # seed by seed, so that a slow hour hits all codes alike
-            for code, m in made.items():
-                if any(row["seed"] == seed and row["position"] == code for row in rows):
-                    bar.step(m.steps)
+    path = output_dir.resolve(config.output_dir, run) / "ablation.json"
+    rows = finished_rows(path, identity, config)
+    finished = {(row["position"], row["seed"]) for row in rows}
+    seeds = range(config.seed, config.seed + config.seeds)
+    with run.reporter.progress("ablation", len(setups) * len(seeds) * steps) as bar:
+        for seed in seeds:
+            for code, setup in setups.items():
+                if (code, seed) in finished:
+                    bar.step(setup.steps)
                     continue
-                rows.append(
-                    one(
-                        settings.model_copy(update={"seed": seed, "position": code}),
-                        m,
-                        corpus,
-                        run,
-                        bar,
-                    )
-                )
-                fsio.write_text(out / "ablation.json", json.dumps({"marks": marks, "rows": rows}))
-    found = summary(rows, list(made))
-    metrics = {f"{code}_{key}": found[code][key].as_dict() for code in found for key in found[code]}
-    said = verdicts(rows, list(made))
-    run.scores(metrics, verdicts=said)
-    lengths = [times * next(iter(made.values())).shape.block_size for times in (1, 2, 4)]
-    series: dict[str, Any] = {
-        code: [
-            (length, found[code][f"loss_{times}x"].value)
-            for length, times in zip(lengths, (1, 2, 4), strict=True)
-            if f"loss_{times}x" in found[code]
-        ]
-        for code in found
-    }
-    run.artifact(
-        "ablation.svg", plots.lines(series, "tokens of a window", "loss (nats a token)", zoom=True)
-    )
-    run.artifact(
-        "curves.svg",
-        plots.lines(
-            {code: next(row["curve"] for row in rows if row["position"] == code) for code in made},
-            "step",
-            "held-out loss (nats a token)",
-            zoom=True,
-        ),
-    )
-    words = shown(found, made, rows, said)
-    run.artifact("ablation.md", words)
-    return Result({"rows": rows, "metrics": metrics, "verdicts": said}, words)
+                trial = config.model_copy(update={"seed": seed, "position": code})
+                rows.append(train_once(trial, setup, corpus, run, bar))
+                fsio.write_text(path, json.dumps({"marks": identity, "rows": rows}))
+    return rows
 
 
-def kept(path: Path, marks: dict[str, Any], settings: Settings) -> list[dict[str, Any]]:
-    """Trainings of an ablation that was stopped.
+def finished_rows(
+    path: Path, identity: dict[str, Any], config: AblateConfig
+) -> list[dict[str, Any]]:
+    """Trainings of the ablation that is resumed; none without --resume.
 
-    Raises SettingsError where another's lie there, or none.
+    Raises SettingsError where there is nothing to resume, or another ablation's rows.
     """
-    if not settings.resume:
+    if not config.resume:
         return []
     if not path.exists():
         raise SettingsError(
-            "there is nothing to go on with",
-            why=f"{path} is not there",
+            "there is nothing to resume",
+            why=f"{path} does not exist",
             fix="--output_dir with the folder of the stopped ablation",
         )
-    held = json.loads(path.read_text(encoding="utf-8"))
-    if json.loads(json.dumps(marks)) != held["marks"]:
+    previous = json.loads(path.read_text(encoding="utf-8"))
+    if json.loads(json.dumps(identity)) != previous["marks"]:
         raise SettingsError(
             f"{path.parent} holds another ablation",
-            why="its text, shapes or steps differ",
+            why="its text, models or steps differ",
             fix="the same settings as before, or --output_dir elsewhere",
         )
-    return [row for row in held["rows"] if row["position"] in settings.positions]
+    return [row for row in previous["rows"] if row["position"] in config.positions]
 
 
-def equal(settings: Settings, code: str, corpus: Corpus) -> Made:
-    """The shape with this code: where learned positions add weights, the MLP of all is made so wide
-    that the counts meet as nearly as they can (within one column)."""
-    vocab = corpus.tokenizer.get_vocab_size()
-    plain = model_config.of(
-        settings.model_copy(update={"position": "rope"}), vocab, len(corpus.train)
+def train_once(
+    config: AblateConfig, setup: TrainingSetup, corpus: Corpus, run: Run, bar: Progress
+) -> dict[str, Any]:
+    """One training and its scores. The last weights are scored: choosing the best ones on the
+    held-out text would favour noisy curves."""
+    device = trainer.default_device()
+    torch.manual_seed(config.seed)
+    net = TinyLM(setup.model_config).to(device)
+    on_card = device.type == "cuda"
+    runtime = trainer.RuntimeOptions(
+        bf16=config.bf16 == "on" or (config.bf16 == "auto" and on_card),
+        steps=setup.steps,
+        threads=0 if on_card else config.n_threads,
     )
-    made = model_config.of(settings.model_copy(update={"position": code}), vocab, len(corpus.train))
-    matrices = 3 if settings.mlp == "swiglu" else 2
-    less = round(
-        (made.shape.n_params - plain.shape.n_params)
-        / (made.shape.n_layer * matrices * made.shape.n_embd)
-    )
-    return (
-        model_config.of(
-            settings.model_copy(update={"position": code, "d_ff": made.shape.d_ff - less}),
-            vocab,
-            len(corpus.train),
-        )
-        if less
-        else made
-    )
-
-
-def one(settings: Settings, made: Made, corpus: Corpus, run: Run, bar: Progress) -> dict[str, Any]:
-    """One training and its scores.
-
-    The last weights are scored: choosing the best ones on the held-out text would favour noisy
-    curves.
-    """
-    torch.manual_seed(settings.seed)
-    net = TinyLM(made.shape).to(trainer.device())
-    t = trainer.Trainer(
-        net,
-        corpus,
-        settings,
-        made,
-        trainer.Choice(
-            bf16=settings.bf16 == "on"
-            or (settings.bf16 == "auto" and trainer.device().type == "cuda"),
-            steps=made.steps,
-            threads=settings.threads if trainer.device().type == "cpu" else 0,
-        ),
-    )
-    curve, looks = [], max(1, made.steps // 10)
-    stop = Stop()
-    with stop.heard():
-        while t.state.step < made.steps:
-            loss, _ = t.step()
-            bar.step(1, f"{settings.position}, seed {settings.seed}, loss {loss:.3f}")
-            if t.state.step % looks == 0:
-                with t.averaged() as held:
-                    curve.append(
-                        (
-                            t.state.step,
-                            trainer.quick_val_loss(
-                                held, corpus, made.shape.block_size, t.choice.bf16
-                            ),
-                        )
-                    )
-            if stop.asked:
+    training = trainer.Trainer(net, corpus, config, setup, runtime)
+    eval_steps = max(1, setup.steps // 10)
+    block_size = setup.model_config.block_size
+    curve = []
+    with graceful_interrupt() as interrupt:
+        while training.state.step < setup.steps:
+            loss, _ = training.step()
+            step = training.state.step
+            bar.step(1, f"{config.position}, seed {config.seed}, loss {loss:.3f}")
+            if step % eval_steps == 0:
+                with training.averaged() as average:
+                    val_loss = trainer.quick_val_loss(average, corpus, block_size, runtime.bf16)
+                curve.append((step, val_loss))
+            if interrupt.requested:
                 raise KeyboardInterrupt
-    with t.averaged() as held:
-        far = evaluate.extrapolation(held, corpus, run.reporter)
+    with training.averaged() as average:
+        lengths = metrics.length_extrapolation(average, corpus, run.reporter)
+    measured = [row for row in lengths if row["loss"]]
     return {
-        "position": settings.position,
-        "seed": settings.seed,
-        "n_params": made.shape.n_params,
+        "position": config.position,
+        "seed": config.seed,
+        "n_params": setup.model_config.n_params,
         "curve": curve,
-        "losses": {f"{row['times']}x": row["loss"]["value"] for row in far if row["loss"]},
-        "last_quarter": {
-            f"{row['times']}x": row["last_quarter"]["value"] for row in far if row["loss"]
-        },
+        "losses": {f"{row['times']}x": row["loss"]["value"] for row in measured},
+        "last_quarter": {f"{row['times']}x": row["last_quarter"]["value"] for row in measured},
     }
 
 
-def summary(rows: list[dict[str, Any]], codes: list[str]) -> dict[str, dict[str, stats.Interval]]:
+# Comparison
+
+
+def summarize(rows: list[dict[str, Any]], codes: list[str]) -> Summary:
     """Mean over seeds with its 95 % t interval, at each length."""
-    out: dict[str, dict[str, stats.Interval]] = {}
+    summary: Summary = {}
     for code in codes:
-        mine = [row for row in rows if row["position"] == code]
-        out[code] = {
-            f"loss_{times}": stats.t_interval([row["losses"][times] for row in mine])
-            for times in ("1x", "2x", "4x")
-            if all(times in row["losses"] for row in mine)
+        losses = [row["losses"] for row in rows if row["position"] == code]
+        summary[code] = {
+            f"loss_{times}x": stats.t_interval([by_length[f"{times}x"] for by_length in losses])
+            for times in LENGTHS
+            if all(f"{times}x" in by_length for by_length in losses)
         }
-    return out
+    return summary
 
 
-def verdicts(rows: list[dict[str, Any]], codes: list[str]) -> list[str]:
-    """Each code against the first one, paired by seed, at the training length."""
-    by = {(row["position"], row["seed"]): row["losses"]["1x"] for row in rows}
+def compare(rows: list[dict[str, Any]], codes: list[str]) -> list[str]:
+    """Verdicts: each code against the first one, paired by seed, at the training length."""
+    losses = {(row["position"], row["seed"]): row["losses"]["1x"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
-    out = []
+    verdicts = []
     for code in codes[1:]:
-        delta = stats.t_interval([by[code, seed] - by[codes[0], seed] for seed in seeds])
-        said = (
-            "not shown"
-            if not (delta.low > 0 or delta.high < 0)
-            else "better"
-            if delta.value < 0
-            else "worse"
-        )
-        out.append(
-            f"{code} against {codes[0]}: {said}, {delta.value:+.4f} [{delta.low:+.4f}, "
+        delta = stats.t_interval([losses[code, seed] - losses[codes[0], seed] for seed in seeds])
+        verdict = "inconclusive"
+        if delta.high < 0:
+            verdict = "better"
+        elif delta.low > 0:
+            verdict = "worse"
+        verdicts.append(
+            f"{code} against {codes[0]}: {verdict}, {delta.value:+.4f} [{delta.low:+.4f}, "
             f"{delta.high:+.4f}] nats a token over {len(seeds)} seeds"
         )
-    return out
+    return verdicts
 
 
-def shown(
-    found: dict[str, dict[str, stats.Interval]],
-    made: dict[str, Made],
-    rows: list[dict[str, Any]],
-    said: list[str],
-) -> str:
-    cells = [
-        [
-            code,
-            f"{made[code].shape.n_params:,}",
-            *(
-                found[code][f"loss_{times}"].render(4)
-                if f"loss_{times}" in found[code]
-                else "ends at 1x"
-                for times in ("1x", "2x", "4x")
-            ),
+def _draw(rows: list[dict[str, Any]], summary: Summary, block_size: int, run: Run) -> None:
+    """Loss over the length of a window, and the first seed's learning curves."""
+    by_length: dict[str, Any] = {
+        code: [
+            (times * block_size, intervals[f"loss_{times}x"].value)
+            for times in LENGTHS
+            if f"loss_{times}x" in intervals
         ]
-        for code in found
-    ]
-    first = next(iter(made.values()))
-    head = (
+        for code, intervals in summary.items()
+    }
+    label = "loss (nats a token)"
+    run.artifact("ablation.svg", plots.lines(by_length, "tokens of a window", label, zoom=True))
+    curves: dict[str, Any] = {
+        code: next(row["curve"] for row in rows if row["position"] == code) for code in summary
+    }
+    run.artifact("curves.svg", plots.lines(curves, "step", f"held-out {label}", zoom=True))
+
+
+def render(
+    summary: Summary, setups: Setups, rows: list[dict[str, Any]], verdicts: list[str]
+) -> str:
+    cells = []
+    for code, intervals in summary.items():
+        losses = [
+            intervals[f"loss_{times}x"].render(4) if f"loss_{times}x" in intervals else "ends at 1x"
+            for times in LENGTHS
+        ]
+        cells.append([code, f"{setups[code].model_config.n_params:,}", *losses])
+    first = next(iter(setups.values()))
+    header = (
         f"{len({row['seed'] for row in rows})} seeds each, {first.steps} steps of "
-        f"{first.tokens_a_step:,} tokens, trained on windows of {first.shape.block_size}; loss in "
-        "nats a token over the whole held-out text, 95 % t interval over seeds"
+        f"{first.tokens_per_step:,} tokens, trained on windows of {first.model_config.block_size}; "
+        "loss in nats a token over the whole held-out text, 95 % t interval over seeds"
     )
-    return "\n".join([head, table(cells, ["positions", "weights", "1x", "2x", "4x"]), *said])
+    columns = ["positions", "weights", *(f"{times}x" for times in LENGTHS)]
+    return "\n".join([header, table(cells, columns), *verdicts])

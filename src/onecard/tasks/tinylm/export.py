@@ -1,34 +1,33 @@
-"""A tiny language model on the disk, and as what others open: safetensors in Llama's or Qwen3's
-layout, and GGUF. Knows no training."""
+"""onecard tinylm export: a tiny language model as what others open. Safetensors in Llama's or
+Qwen3's layout, and GGUF."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from onecard import fsio
-from onecard.errors import DataError, NotFound, SettingsError, not_found
+from onecard.errors import SettingsError, not_found
 from onecard.reporting import Result
-from onecard.runs import store
-from onecard.runs.record import Run, read_json
-from onecard.tasks.tinylm import model_config as shapes
-from onecard.tasks.tinylm import tokenizers as ours
-from onecard.tasks.tinylm.configs import Settings
+from onecard.runs.record import Run
+from onecard.tasks.tinylm import saved_model, tokenization
+from onecard.tasks.tinylm.configs import ExportConfig
 from onecard.tasks.tinylm.model import TinyLM
 from onecard.tasks.tinylm.model_config import ModelConfig
+from onecard.tasks.tinylm.tokenization import END_OF_TEXT
 from onecard.units import size
 
 TEMPLATE = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['content'] }}{% "
     "endif %}{% endfor %}"
 )
-"""The model knows no talk, it goes on with a text: what was said is the text."""
+"""The model continues a text and knows no roles: the messages are the text."""
 QUANTS = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
@@ -41,7 +40,7 @@ FILE_TYPES = {
     "bf16": gguf.LlamaFileType.MOSTLY_BF16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
 }
-LAYER = {
+LAYER_NAMES = {
     "attention_norm": ("input_layernorm", "attn_norm"),
     "mlp_norm": ("post_attention_layernorm", "ffn_norm"),
     "attention.wq": ("self_attn.q_proj", "attn_q"),
@@ -54,196 +53,107 @@ LAYER = {
     "mlp.up": ("mlp.up_proj", "ffn_up"),
     "mlp.down": ("mlp.down_proj", "ffn_down"),
 }
-"""Our names to those of transformers and of GGUF."""
+"""Our names of a layer's weights to those of transformers and of GGUF."""
+Q8_BLOCK = 32
+"""Weights that share a scale in q8_0."""
 
 
-def save(net: TinyLM, folder: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    """model.safetensors, config.json and tokenizer.json, each whole or not at all."""
-    with fsio.atomic_write(folder / "model.safetensors") as draft:
-        save_file(
-            {name: weight.detach().cpu().contiguous() for name, weight in net.named_parameters()},
-            draft,
-        )
-    fsio.write_text(folder / "tokenizer.json", tokenizer.to_str())
-    fsio.write_text(
-        folder / "config.json",
-        json.dumps({"model_type": "onecard-tinylm", **net.shape.as_dict(), **facts}, indent=1),
-    )
-
-
-def opened(name: str) -> tuple[TinyLM, Tokenizer, Path, dict[str, Any]]:
-    """The model of a run or a folder, ready to answer.
-
-    Raises NotFound, SettingsError, DataError with what does not fit together.
-    """
-    if not name:
-        raise SettingsError(
-            "there is no model",
-            why="no run was named",
-            fix="onecard tinylm generate last, or the ID of a training: onecard runs list",
-        )
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        past = store.find(name.removeprefix("run:"))
-        told = Path(str(read_json(past.folder / "artifacts" / "tinylm.json").get("model", "")))
-        folder = told if told.name and told.is_dir() else past.folder / "artifacts" / "model"
-    if not (folder / "model.safetensors").is_file():
-        raise NotFound(
-            f"{name} holds no tiny language model",
-            why=f"{folder} has no model.safetensors",
-            fix="onecard tinylm train makes one",
-        )
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as fault:  # the tokenizers library raises a bare Exception
-        raise DataError(
-            f"{folder} is not whole",
-            why=f"config.json or tokenizer.json: {str(fault).splitlines()[0][:150]}",
-            fix="give the folder as the training wrote it",
-        ) from None
-    shape = shapes.from_dict(config, str(folder / "config.json"))
-    if tokenizer.get_vocab_size() != shape.vocab_size:
-        raise DataError(
-            f"the tokenizer in {folder} is another model's",
-            why=f"it has {tokenizer.get_vocab_size()} tokens, the model {shape.vocab_size}",
-            fix="put back the tokenizer.json that the training wrote",
-        )
-    net = TinyLM(shape)
-    try:
-        net.load_state_dict(load_file(folder / "model.safetensors"))
-    except (SafetensorError, RuntimeError) as fault:
-        raise DataError(
-            f"{folder / 'model.safetensors'} is cut short or another model's",
-            why=str(fault).splitlines()[0][:200],
-            fix="train again, or give another folder",
-        ) from None
-    return net.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, folder, config
-
-
-def export(settings: Settings, run: Run) -> Result:
-    """Safetensors that transformers opens, and GGUF files.
-
-    Raises SettingsError where no such layout exists for the model.
-    """
-    net, tokenizer, folder, _ = opened(settings.run_id)
-    out = Path(settings.output_dir).expanduser() if settings.output_dir else folder.parent
-    made = everything(net.cpu(), tokenizer, out, settings.quants)
-    run.artifact(
-        "result.json",
-        json.dumps(
-            {
-                "model": str(
-                    next(
-                        (path.resolve() for path in made if path.suffix == ".gguf"),
-                        made[0].resolve(),
-                    )
-                )
-            }
-        ),
-    )
+def export(config: ExportConfig, run: Run) -> Result:
+    """Raises NotFound, SettingsError where no layout of others fits the model."""
+    model = saved_model.load(config.run_id)
+    out = model.folder.parent
+    if config.output_dir:
+        out = Path(config.output_dir).expanduser()
+    files = export_all(model.net.cpu(), model.tokenizer, out, config.quants)
+    record_for_chat(files, run)
     return Result(
-        {"files": [str(path) for path in made]},
-        "\n".join(
-            f"made {path}: "
-            f"{size(sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size)}"
-            for path in made
-        ),
+        {"files": [str(path) for path in files]},
+        "\n".join(f"wrote {path}: {size(_disk_bytes(path))}" for path in files),
     )
 
 
-def layout(shape: ModelConfig) -> str:
+def export_all(net: TinyLM, tokenizer: Tokenizer, out: Path, quants: tuple[str, ...]) -> list[Path]:
+    """The folder for transformers, and a GGUF file of each type. Raises SettingsError, NotFound."""
+    gguf_types = require_quants(quants)
+    layout = layout_of(net.model_config)
+    if reason := tokenization.incompatibility(tokenizer):
+        raise SettingsError(
+            "this tokenizer has no form that others open",
+            why=reason,
+            fix="onecard tinylm generate works with it; for chat: --tokenizer char, bpe or code",
+        )
+    files = [to_transformers(net, tokenizer, out / "hf", layout)]
+    for quant in gguf_types:
+        width = net.model_config.n_embd
+        if quant == "q8_0" and width % Q8_BLOCK:
+            raise SettingsError(
+                "q8_0 does not divide this model",
+                why=f"it takes {Q8_BLOCK} weights at a time, the width is {width}",
+                fix="--quants f16",
+            )
+        files.append(out / "gguf" / f"tinylm-{quant}.gguf")
+        to_gguf(net, tokenizer, files[-1], layout, quant)
+    return files
+
+
+def record_for_chat(files: list[Path], run: Run) -> None:
+    """Name the file that `onecard chat --model run:ID` opens: the first GGUF, else the folder."""
+    default = next((path for path in files if path.suffix == ".gguf"), files[0])
+    run.artifact("result.json", json.dumps({"model": str(default.resolve())}))
+
+
+def _disk_bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def layout_of(config: ModelConfig) -> str:
     """qwen3 with QK-norm, llama without.
 
     Raises SettingsError for what neither transformers nor llama.cpp has.
     """
-    wrong = (
-        f"positions are {shape.position}, theirs are rope"
-        if shape.position != "rope"
-        else f"the MLP is {shape.mlp}, theirs is swiglu"
-        if shape.mlp != "swiglu"
-        else ""
-    )
-    if wrong:
+    reason = ""
+    if config.position != "rope":
+        reason = f"positions are {config.position}, theirs are rope"
+    elif config.mlp != "swiglu":
+        reason = f"the MLP is {config.mlp}, theirs is swiglu"
+    if reason:
         raise SettingsError(
             "this model has no layout that others open",
-            why=f"{wrong}; the folder `model` with our own names is whole",
-            fix="onecard tinylm generate writes with it; a model for chat: --position rope --mlp "
+            why=f"{reason}; the folder `model` in our own layout is complete",
+            fix="onecard tinylm generate works with it; a model for chat: --position rope --mlp "
             "swiglu",
         )
-    return "qwen3" if shape.qk_norm else "llama"
+    return "qwen3" if config.qk_norm else "llama"
 
 
-def need_quants(quants: tuple[str, ...]) -> list[str]:
-    """Raises NotFound for a GGUF type that is not made here."""
-    chosen = [quant.lower() for quant in quants if quant.lower() != "none"]
-    if unknown := [quant for quant in chosen if quant not in QUANTS]:
+def require_quants(quants: tuple[str, ...]) -> list[str]:
+    """The GGUF types that were named, without "none". Raises NotFound for one not made here."""
+    names = [quant.lower() for quant in quants if quant.lower() != "none"]
+    if unknown := [name for name in names if name not in QUANTS]:
         raise not_found("GGUF type", unknown[0], [*QUANTS, "none"])
-    return chosen
+    return names
 
 
-def everything(net: TinyLM, tokenizer: Tokenizer, out: Path, quants: tuple[str, ...]) -> list[Path]:
-    """Raises SettingsError, NotFound."""
-    chosen = need_quants(quants)
-    arch = layout(net.shape)
-    if wrong := ours.foreign(tokenizer):
-        raise SettingsError(
-            "this tokenizer has no form that others open",
-            why=wrong,
-            fix="onecard tinylm generate writes with it; for chat: --tokenizer char, bpe or code",
-        )
-    made = [to_transformers(net, tokenizer, out / "hf", arch)]
-    for quant in chosen:
-        if quant == "q8_0" and net.shape.n_embd % 32:
-            raise SettingsError(
-                "q8_0 does not divide this model",
-                why=f"it takes 32 weights at a time, the width is {net.shape.n_embd}",
-                fix="--quants f16",
-            )
-        made.append(out / "gguf" / f"tinylm-{quant}.gguf")
-        to_gguf(net, tokenizer, made[-1], arch, quant)
-    return made
+# safetensors for transformers
 
 
-def to_transformers(net: TinyLM, tokenizer: Tokenizer, folder: Path, arch: str) -> Path:
+def to_transformers(net: TinyLM, tokenizer: Tokenizer, folder: Path, layout: str) -> Path:
     """A folder for AutoModelForCausalLM and AutoTokenizer."""
-    s = net.shape
-    named = {
+    tensors = {
         "model.embed_tokens.weight": net.embedding.weight,
         "model.norm.weight": net.norm.weight,
     }
-    for name, weight in net.named_parameters():
-        if name.startswith("blocks."):
-            _, layer, rest = name.split(".", 2)
-            named[f"model.layers.{layer}.{LAYER[rest.removesuffix('.weight')][0]}.weight"] = weight
+    for layer, name, weight in _layer_weights(net):
+        tensors[f"model.layers.{layer}.{LAYER_NAMES[name][0]}.weight"] = weight
     with fsio.atomic_write(folder / "model.safetensors") as draft:
         save_file(
-            {name: weight.detach().cpu().contiguous() for name, weight in named.items()},
+            {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()},
             draft,
             metadata={"format": "pt"},
         )
-    end = tokenizer.token_to_id(ours.END)
-    config = {
-        "model_type": arch,
-        "architectures": ["Qwen3ForCausalLM" if arch == "qwen3" else "LlamaForCausalLM"],
-        "vocab_size": s.vocab_size,
-        "hidden_size": s.n_embd,
-        "intermediate_size": s.d_ff,
-        "num_hidden_layers": s.n_layer,
-        "num_attention_heads": s.n_head,
-        "num_key_value_heads": s.n_kv_head,
-        "head_dim": s.head_width,
-        "hidden_act": "silu",
-        "max_position_embeddings": s.block_size,
-        "rms_norm_eps": s.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": s.rope_theta},
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": None,
-        "eos_token_id": end,
-        "torch_dtype": "float32",
-    }
+    config = _transformers_config(net.model_config, layout, tokenizer.token_to_id(END_OF_TEXT))
     fsio.write_text(folder / "config.json", json.dumps(config, indent=1))
     fsio.write_text(folder / "tokenizer.json", tokenizer.to_str())
     fsio.write_text(
@@ -251,8 +161,8 @@ def to_transformers(net: TinyLM, tokenizer: Tokenizer, folder: Path, arch: str) 
         json.dumps(
             {
                 "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": ours.END,
-                "model_max_length": s.block_size,
+                "eos_token": END_OF_TEXT,
+                "model_max_length": net.model_config.block_size,
                 "chat_template": TEMPLATE,
                 "clean_up_tokenization_spaces": False,
             },
@@ -262,29 +172,64 @@ def to_transformers(net: TinyLM, tokenizer: Tokenizer, folder: Path, arch: str) 
     return folder
 
 
-def to_gguf(net: TinyLM, tokenizer: Tokenizer, target: Path, arch: str, quant: str) -> None:
+def _layer_weights(net: TinyLM) -> Iterator[tuple[int, str, torch.Tensor]]:
+    """(layer, name in LAYER_NAMES, weight) of all layers."""
+    for name, weight in net.named_parameters():
+        if name.startswith("blocks."):
+            _, layer, rest = name.split(".", 2)
+            yield int(layer), rest.removesuffix(".weight"), weight
+
+
+def _transformers_config(c: ModelConfig, layout: str, end: int | None) -> dict[str, Any]:
+    return {
+        "model_type": layout,
+        "architectures": ["Qwen3ForCausalLM" if layout == "qwen3" else "LlamaForCausalLM"],
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.n_embd,
+        "intermediate_size": c.d_ff,
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "num_key_value_heads": c.n_kv_head,
+        "head_dim": c.head_width,
+        "hidden_act": "silu",
+        "max_position_embeddings": c.block_size,
+        "rms_norm_eps": c.norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": None,
+        "eos_token_id": end,
+        "torch_dtype": "float32",
+    }
+
+
+# GGUF for llama.cpp
+
+
+def to_gguf(net: TinyLM, tokenizer: Tokenizer, target: Path, layout: str, quant: str) -> None:
     """One file for llama.cpp. Norms stay in fp32, as its own converter leaves them."""
-    s = net.shape
+    c = net.model_config
     with fsio.atomic_write(target) as draft:
-        writer = gguf.GGUFWriter(draft, arch)
-        writer.add_name(f"tinylm {s.n_params / 1e6:.1f}M")
+        writer = gguf.GGUFWriter(draft, layout)
+        writer.add_name(f"tinylm {c.n_params / 1e6:.1f}M")
         writer.add_file_type(FILE_TYPES[quant])
-        writer.add_context_length(s.block_size)
-        writer.add_embedding_length(s.n_embd)
-        writer.add_block_count(s.n_layer)
-        writer.add_feed_forward_length(s.d_ff)
-        writer.add_head_count(s.n_head)
-        writer.add_head_count_kv(s.n_kv_head)
-        writer.add_key_length(s.head_width)
-        writer.add_value_length(s.head_width)
-        writer.add_rope_dimension_count(s.head_width)
-        writer.add_rope_freq_base(s.rope_theta)
-        writer.add_layer_norm_rms_eps(s.norm_eps)
-        writer.add_vocab_size(s.vocab_size)
-        _vocabulary(writer, tokenizer)
-        for name, array in _tensors(net, arch):
+        writer.add_context_length(c.block_size)
+        writer.add_embedding_length(c.n_embd)
+        writer.add_block_count(c.n_layer)
+        writer.add_feed_forward_length(c.d_ff)
+        writer.add_head_count(c.n_head)
+        writer.add_head_count_kv(c.n_kv_head)
+        writer.add_key_length(c.head_width)
+        writer.add_value_length(c.head_width)
+        writer.add_rope_dimension_count(c.head_width)
+        writer.add_rope_freq_base(c.rope_theta)
+        writer.add_layer_norm_rms_eps(c.norm_eps)
+        writer.add_vocab_size(c.vocab_size)
+        _write_vocabulary(writer, tokenizer)
+        for name, array in _gguf_tensors(net, layout):
             kind = QUANTS[quant] if array.ndim == 2 else gguf.GGMLQuantizationType.F32
-            if array.ndim == 2 and array.shape[1] % 32 and quant == "q8_0":
+            if quant == "q8_0" and array.ndim == 2 and array.shape[1] % Q8_BLOCK:
                 kind = gguf.GGMLQuantizationType.F16
             writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
         writer.write_header_to_file()
@@ -293,20 +238,18 @@ def to_gguf(net: TinyLM, tokenizer: Tokenizer, target: Path, arch: str, quant: s
         writer.close()
 
 
-def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    words = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    end = tokenizer.token_to_id(ours.END)
+def _write_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    tokens = [token for token, _ in vocabulary]
+    end = tokenizer.token_to_id(END_OF_TEXT)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    lines = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("starcoder" if ours.is_code(tokenizer) else "gpt-2")
-    writer.add_token_list([word for word, _ in words])
-    writer.add_token_types(
-        [gguf.TokenType.CONTROL if number == end else gguf.TokenType.NORMAL for _, number in words]
-    )
-    writer.add_token_merges(
-        [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]
-        or [_no_merge(words)]
-    )
+    writer.add_tokenizer_pre("starcoder" if tokenization.splits_digits(tokenizer) else "gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([control if number == end else normal for _, number in vocabulary])
+    writer.add_token_merges(lines or [_unused_merge(tokens)])
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
     if end is not None:
@@ -314,38 +257,30 @@ def _vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
         writer.add_bos_token_id(end)
 
 
-def _no_merge(words: list[tuple[str, int]]) -> str:
-    """llama.cpp asks for merges; this pair makes a word that is in no vocabulary of characters, and
-    so never comes to pass."""
-    letters = [word for word, _ in words if len(word) == 1]
-    return f"{letters[0]} {letters[-1]}"
+def _unused_merge(tokens: list[str]) -> str:
+    """llama.cpp requires a list of merges. This pair makes a token that is in no vocabulary of
+    characters, and is therefore never merged."""
+    characters = [token for token in tokens if len(token) == 1]
+    return f"{characters[0]} {characters[-1]}"
 
 
-def _tensors(net: TinyLM, arch: str) -> list[tuple[str, np.ndarray]]:
-    s = net.shape
-    out: list[tuple[str, torch.Tensor]] = [
+def _gguf_tensors(net: TinyLM, layout: str) -> list[tuple[str, np.ndarray]]:
+    c = net.model_config
+    tensors: list[tuple[str, torch.Tensor]] = [
         ("token_embd.weight", net.embedding.weight),
         ("output_norm.weight", net.norm.weight),
     ]
-    for name, weight in net.named_parameters():
-        if name.startswith("blocks."):
-            _, layer, rest = name.split(".", 2)
-            ours_name = rest.removesuffix(".weight")
-            if arch == "llama" and ours_name in ("attention.wq", "attention.wk"):
-                out.append(
-                    (
-                        f"blk.{layer}.{LAYER[ours_name][1]}.weight",
-                        _interleaved(weight, s.n_head if ours_name.endswith("wq") else s.n_kv_head),
-                    )
-                )
-                continue
-            out.append((f"blk.{layer}.{LAYER[ours_name][1]}.weight", weight))
-    return [(name, weight.detach().float().cpu().contiguous().numpy()) for name, weight in out]
+    rotated_heads = {"attention.wq": c.n_head, "attention.wk": c.n_kv_head}
+    for layer, name, weight in _layer_weights(net):
+        if layout == "llama" and name in rotated_heads:
+            weight = _interleaved(weight, rotated_heads[name])
+        tensors.append((f"blk.{layer}.{LAYER_NAMES[name][1]}.weight", weight))
+    return [(name, weight.detach().float().cpu().contiguous().numpy()) for name, weight in tensors]
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """llama.cpp turns neighbours (x_2i, x_2i+1) in Llama's layout, we and transformers turn (x_i,
-    x_i+K/2): rows of each head change places."""
+    """llama.cpp rotates neighbours (x_2i, x_2i+1) in Llama's layout, transformers and we rotate
+    (x_i, x_i+K/2): the rows of each head are reordered."""
     return (
         weight.view(heads, 2, weight.shape[0] // heads // 2, weight.shape[1])
         .transpose(1, 2)

@@ -9,7 +9,7 @@ from onecard.memory.devices import Device
 from onecard.memory.estimators import training
 from onecard.memory.fallbacks import SAME, Change
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.tinylm import model_config
+from onecard.tasks.tinylm import sizing
 from onecard.tasks.tinylm.configs import TrainConfig
 from onecard.units import GIB
 
@@ -32,7 +32,7 @@ def plan(config: Config, device: Device) -> Plan:
     if not isinstance(config, TrainConfig):
         return Plan((), device)
     vocab = VOCAB if config.tokenizer == "char" else config.vocab_size
-    chosen = model_config.of(config, vocab, 0)
+    chosen = sizing.derive(config, vocab, 0)
     model = chosen.model_config
     on_cpu = device.type == "cpu"
     counts = lm.LM(
@@ -52,14 +52,14 @@ def plan(config: Config, device: Device) -> Plan:
     recipe = training.Recipe(
         "full",
         "bf16" if amp else "fp32",
-        chosen.batch,
+        chosen.batch_size,
         model.block_size,
         optimizer=config.optim,
         checkpointing=False,
         mixed=amp,
         compute_fp32=not amp,
         keeps_logits=False,
-        accumulation=chosen.accumulation,
+        accumulation=chosen.accumulation_steps,
     )
     parts = training.step(counts, recipe)
     if config.ema_decay:
@@ -82,7 +82,7 @@ def plan(config: Config, device: Device) -> Plan:
     choices = {
         "weights": f"{model.n_params / 1e6:.2f}e6",
         "layers x width": f"{model.n_layer} x {model.n_embd}",
-        "tokens per step": chosen.tokens_a_step,
+        "tokens per step": chosen.tokens_per_step,
     }
     band = calibration.band(device, "tinylm", BAND)
     return Plan(tuple(parts), device, choices, tuple(notes), band)
@@ -92,8 +92,8 @@ def fallbacks(config: Config) -> Iterator[Change]:
     """The same mathematics with smaller micro-batches, down to one sample; then bf16, then less."""
     if not isinstance(config, TrainConfig):
         return
-    chosen = model_config.of(config, VOCAB, 0)
-    batch, effective = chosen.batch, chosen.batch * chosen.accumulation
+    chosen = sizing.derive(config, VOCAB, 0)
+    batch, effective = chosen.batch_size, chosen.batch_size * chosen.accumulation_steps
     while batch > 1:
         batch //= 2
         yield (

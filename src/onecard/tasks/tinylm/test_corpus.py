@@ -1,4 +1,4 @@
-"""Texts to tokens: every character comes back, parts do not overlap, bad files are told."""
+"""Texts to tokens: every character comes back, parts do not overlap, bad files are refused."""
 
 import json
 import subprocess
@@ -9,13 +9,13 @@ import pytest
 
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.reporting import Reporter
-from onecard.tasks.tinylm import corpus, model_config
-from onecard.tasks.tinylm import tokenizers as ours
-from onecard.tasks.tinylm.configs import Settings
+from onecard.tasks.tinylm import corpus, sizing, tokenization
+from onecard.tasks.tinylm.configs import TrainConfig
+from onecard.tasks.tinylm.tokenization import END_OF_TEXT
 
 TEXT = (
-    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.\n\nThe quick brown fox – 漢字 "
-    "🙂 – jumps over 12 lazy dogs.\n\n    indented = code(7)\n"
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.\n\n"
+    "The quick brown fox – 漢字 🙂 – jumps over 12 lazy dogs.\n\n    indented = code(7)\n"
 )
 
 
@@ -25,8 +25,8 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def made(path, **more):
-    return corpus.prepare(Settings(dataset=str(path), **more), Reporter())
+def prepare(path, **more):
+    return corpus.prepare(TrainConfig(dataset=str(path), **more), Reporter())
 
 
 def text_of(row, tokenizer):
@@ -35,62 +35,73 @@ def text_of(row, tokenizer):
 
 def test_a_tokenizer_of_characters_gives_each_character_one_token():
     letters = set(TEXT)
-    tokenizer = ours.characters(letters)
-    ids, unknown = ours.encoder(tokenizer)(TEXT)
+    tokenizer = tokenization.char_tokenizer(letters)
+    ids, unknown = tokenization.encoder(tokenizer)(TEXT)
     assert len(ids) == len(TEXT) and not unknown and text_of(ids, tokenizer) == TEXT
     assert tokenizer.encode(TEXT, add_special_tokens=False).ids == ids.tolist(), (
         "the table and the library must agree"
     )
-    assert ours.encoder(tokenizer)("aXa")[1] == 1
+    assert tokenization.encoder(tokenizer)("aXa")[1] == 1
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe", "code"])
 def test_tokens_give_the_text_back_whatever_the_tokenizer(home, kind):
     book = home / "book.txt"
     book.write_text(TEXT * 40, encoding="utf-8")
-    found = made(book, tokenizer=kind, vocab_size=300)
-    assert text_of(found.train, found.tokenizer) + text_of(found.val, found.tokenizer) == TEXT * 40
-    counts = ours.char_counts(found.tokenizer)
+    result = prepare(book, tokenizer=kind, vocab_size=300)
     assert (
-        counts[found.train].sum() + counts[found.val].sum()
+        text_of(result.train, result.tokenizer) + text_of(result.val, result.tokenizer) == TEXT * 40
+    )
+    counts = tokenization.chars_per_token(result.tokenizer)
+    assert (
+        counts[result.train].sum() + counts[result.val].sum()
         == len(TEXT) * 40
-        == found.facts["chars"]
+        == result.facts["chars"]
     )
 
 
-def test_code_is_known_by_its_cutting_and_not_by_a_word(home):
-    """A vocabulary may hold the word Digits itself."""
+def test_a_code_tokenizer_is_known_by_its_splitting_and_not_by_a_word(home):
+    """A vocabulary may contain the word Digits itself."""
     book = home / "book.txt"
     book.write_text("Digits Digits Digits and other words\n" * 60)
-    assert "Digits" in made(book, tokenizer="bpe", vocab_size=300).tokenizer.get_vocab()
-    assert not ours.is_code(made(book, tokenizer="bpe", vocab_size=300).tokenizer) and ours.is_code(
-        made(book, tokenizer="code", vocab_size=300).tokenizer
-    )
-    assert not any(
-        ours.foreign(made(book, tokenizer=kind, vocab_size=300).tokenizer)
-        for kind in ("char", "bpe", "code")
-    )
+    assert "Digits" in prepare(book, tokenizer="bpe", vocab_size=300).tokenizer.get_vocab()
+    splits = {
+        kind: tokenization.splits_digits(prepare(book, tokenizer=kind, vocab_size=300).tokenizer)
+        for kind in ("bpe", "code")
+    }
+    assert splits == {"bpe": False, "code": True}
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe", "code"])
+def test_llama_cpp_can_read_our_tokenizers(home, kind):
+    book = home / "book.txt"
+    book.write_text(TEXT * 40, encoding="utf-8")
+    tokenizer = prepare(book, tokenizer=kind, vocab_size=300).tokenizer
+    assert tokenization.incompatibility(tokenizer) == ""
 
 
 def test_a_text_cut_in_pieces_has_the_same_tokens(monkeypatch, home):
     book = home / "book.txt"
     book.write_text(TEXT * 400, encoding="utf-8")
-    first = made(book, tokenizer="bpe", vocab_size=400)
+    first = prepare(book, tokenizer="bpe", vocab_size=400)
     again = home / "again"
     monkeypatch.setenv("ONECARD_HOME", str(again))
-    monkeypatch.setattr(corpus, "PIECE", 997)
-    monkeypatch.setattr(corpus, "ODD_BYTES", 10)
+    monkeypatch.setattr(corpus, "PIECE_CHARS", 997)
+    monkeypatch.setattr(corpus, "WHOLE_FILE_BYTES", 10)
     assert np.array_equal(
-        corpus.prepare(Settings(dataset=str(book)), Reporter(), first.tokenizer).train, first.train
+        corpus.prepare(TrainConfig(dataset=str(book)), Reporter(), first.tokenizer).train,
+        first.train,
     )
 
 
 def test_a_position_split_cuts_where_nanogpt_does(home):
     book = home / "book.txt"
     book.write_text("abcdefghij" * 100)
-    found = made(book)
+    result = prepare(book)
     assert (
-        len(found.train) == 900 and len(found.val) == 100 and found.tokenizer.get_vocab_size() == 11
+        len(result.train) == 900
+        and len(result.val) == 100
+        and result.tokenizer.get_vocab_size() == 11
     )
 
 
@@ -99,7 +110,7 @@ def test_documents_and_files_stay_whole(home):
     folder.mkdir()
     for i in range(20):
         (folder / f"{i:02}.txt").write_text(f"<{i:02}> note one\n\n<{i:02}> note two\n\n")
-    by_file = made(folder, split="file", val_share=0.3)
+    by_file = prepare(folder, split="file", val_share=0.3)
     train, val = (text_of(row, by_file.tokenizer) for row in (by_file.train, by_file.val))
     assert (
         all(
@@ -110,14 +121,14 @@ def test_documents_and_files_stay_whole(home):
         )
         and 3 <= val.count("one") <= 8
     )
-    assert val.count(ours.END) == val.count("one")
-    by_document = made(folder, split="document", val_share=0.3)
+    assert val.count(END_OF_TEXT) == val.count("one")
+    by_document = prepare(folder, split="document", val_share=0.3)
     train, val = (
         text_of(row, by_document.tokenizer) for row in (by_document.train, by_document.val)
     )
     assert train.count("note") + val.count("note") == 40 and 4 <= val.count("note") <= 20
     (folder / "00.txt").write_text("<00> a\n\n<00> a\n\n<00> a\n\n")
-    twins = made(folder, split="document", val_share=0.3)
+    twins = prepare(folder, split="document", val_share=0.3)
     train, val = (text_of(row, twins.tokenizer) for row in (twins.train, twins.val))
     assert 0 in (train.count("<00> a"), val.count("<00> a")), "equal documents must lie in one part"
 
@@ -127,10 +138,10 @@ def test_jsonl_rows_are_documents(home):
     rows.write_text(
         "".join(json.dumps({"text": f"row {i} says {i * 7}"}) + "\n" for i in range(50))
     )
-    found = made(rows, split="document")
+    result = prepare(rows, split="document")
     assert (
-        text_of(found.train, found.tokenizer).count(ours.END)
-        + text_of(found.val, found.tokenizer).count(ours.END)
+        text_of(result.train, result.tokenizer).count(END_OF_TEXT)
+        + text_of(result.val, result.tokenizer).count(END_OF_TEXT)
         == 50
     )
 
@@ -139,23 +150,24 @@ def test_a_bpe_vocabulary_has_not_seen_what_is_held_out(home):
     book = home / "book.txt"
     book.write_text("the cat sat on the mat. " * 90 + "zyxwv " * 40)
     assert not any(
-        "zyxw" in word for word in made(book, tokenizer="bpe", vocab_size=400).tokenizer.get_vocab()
+        "zyxw" in word
+        for word in prepare(book, tokenizer="bpe", vocab_size=400).tokenizer.get_vocab()
     )
 
 
 def test_batches_are_the_same_whatever_came_before(home):
     book = home / "book.txt"
     book.write_text(TEXT * 40)
-    found = made(book)
+    result = prepare(book)
     assert np.array_equal(
-        found.batch(3, 17, 8, 16), found.batch(3, 17, 8, 16)
-    ) and not np.array_equal(found.batch(3, 17, 8, 16), found.batch(3, 18, 8, 16))
-    rows = found.batch(0, 0, 64, 16)
-    assert rows.shape == (64, 17) and text_of(rows[5], found.tokenizer) in TEXT * 40
+        result.batch(3, 17, 8, 16), result.batch(3, 17, 8, 16)
+    ) and not np.array_equal(result.batch(3, 17, 8, 16), result.batch(3, 18, 8, 16))
+    rows = result.batch(0, 0, 64, 16)
+    assert rows.shape == (64, 17) and text_of(rows[5], result.tokenizer) in TEXT * 40
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "fault", "said"),
+    ("name", "content", "fault", "message"),
     [
         ("empty.txt", b"", DataError, "is empty"),
         ("one.txt", b"a" * 5000, DataError, "one character repeated"),
@@ -169,29 +181,29 @@ def test_batches_are_the_same_whatever_came_before(home):
         ("broken.jsonl", b'{"text": "a b"}\n{"text": \n', DataError, "broken.jsonl:2"),
     ],
 )
-def test_a_bad_text_is_told(home, name, content, fault, said):
+def test_a_bad_text_is_refused(home, name, content, fault, message):
     (home / name).write_bytes(content)
-    with pytest.raises(fault, match=said):
-        made(home / name)
+    with pytest.raises(fault, match=message):
+        prepare(home / name)
     assert not list((home / "home").rglob("train.bin"))
 
 
 def test_other_refusals(home):
     with pytest.raises(NotFound):
-        made(home / "nowhere.txt")
+        prepare(home / "nowhere.txt")
     with pytest.raises(SettingsError):
-        made("")
+        prepare("")
     book = home / "book.txt"
     book.write_text(TEXT)
     with pytest.raises(NotFound, match="no tokenizer"):
-        made(book, tokenizer="wordy")
+        prepare(book, tokenizer="wordy")
     with pytest.raises(SettingsError, match="split by file"):
-        made(book, split="file")
+        prepare(book, split="file")
     with pytest.raises(DataError, match="shorter than one block"):
-        corpus.need_blocks(made(book), 256)
-    other = ours.characters(set("abc"))
+        corpus.require_blocks(prepare(book), 256)
+    other = tokenization.char_tokenizer(set("abc"))
     with pytest.raises(DataError, match="does not know this text"):
-        corpus.prepare(Settings(dataset=str(book)), Reporter(), other)
+        corpus.prepare(TrainConfig(dataset=str(book)), Reporter(), other)
 
 
 def test_latin_1_and_line_ends_are_read(home):
@@ -199,8 +211,8 @@ def test_latin_1_and_line_ends_are_read(home):
     book.write_bytes(
         ("Ein Märchen über Bären: König und Königin lebten glücklich.\r\n" * 50).encode("latin-1")
     )
-    found = made(book)
-    whole = text_of(found.train, found.tokenizer) + text_of(found.val, found.tokenizer)
+    result = prepare(book)
+    whole = text_of(result.train, result.tokenizer) + text_of(result.val, result.tokenizer)
     assert "Märchen über Bären" in whole and "\r" not in whole
 
 
@@ -213,26 +225,31 @@ def test_100_million_characters_are_not_read_into_memory(home):
     code = f"""
 from pathlib import Path
 from onecard.tasks.tinylm import corpus
-from onecard.tasks.tinylm.configs import Settings
+from onecard.tasks.tinylm.configs import TrainConfig
 from onecard.runs.record import peak_rss_bytes
 from onecard.reporting import Reporter
-Path({str(home / "small.txt")!r}).write_text({TEXT!r} * (2_000_000 // {len(TEXT)}))  # some pieces: what one takes is there before
-corpus.prepare(Settings(dataset={str(home / "small.txt")!r}), Reporter())
+# some pieces: the memory that one takes is there before
+Path({str(home / "small.txt")!r}).write_text({TEXT!r} * (2_000_000 // {len(TEXT)}))
+corpus.prepare(TrainConfig(dataset={str(home / "small.txt")!r}), Reporter())
 before = peak_rss_bytes()
-found = corpus.prepare(Settings(dataset={str(book)!r}), Reporter())
-print(len(found.train), (peak_rss_bytes() - before) / 2**20)
+result = corpus.prepare(TrainConfig(dataset={str(book)!r}), Reporter())
+print(len(result.train), (peak_rss_bytes() - before) / 2**20)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    tokens, grown_mb = done.stdout.split()
-    assert int(tokens) > 20_000_000 and float(grown_mb) < 60, done.stdout
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    tokens, growth_mb = process.stdout.split()
+    assert int(tokens) > 20_000_000
+    assert float(growth_mb) < 60
 
 
 @pytest.mark.parametrize("size", ["0.1m", "1m", "3m", "10m", "30m", "124m"])
 def test_the_dial_meets_its_size(size):
-    vocab = 66 if model_config.size_of(size) < 5e7 else 8192
-    found = model_config.of(Settings(size=size), vocab, 0)
-    assert 0.75 < found.shape.n_params / model_config.size_of(size) < 1.25
-    assert all(reason for reason in found.reasons.values()) and "n_layer" in found.render()
+    vocab = 66 if sizing.parse_size(size) < 5e7 else 8192
+    setup = sizing.derive(TrainConfig(size=size), vocab, 0)
+    assert 0.75 < setup.model_config.n_params / sizing.parse_size(size) < 1.25
+    assert {"n_layer", "n_embd", "n_head", "d_ff", "block_size"} <= set(setup.reasons)
+    assert all(f"  {name} " in setup.render() for name in setup.reasons)
 
 
 @pytest.mark.parametrize(
@@ -247,5 +264,5 @@ def test_the_dial_meets_its_size(size):
 )
 def test_sizes_that_do_not_divide_are_refused_with_the_next_that_do(more):
     with pytest.raises(SettingsError) as fault:
-        model_config.of(Settings(**more), 66, 0)
+        sizing.derive(TrainConfig(**more), 66, 0)
     assert fault.value.fix.startswith("--")

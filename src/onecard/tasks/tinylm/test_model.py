@@ -7,18 +7,24 @@ from dataclasses import replace
 import pytest
 
 torch = pytest.importorskip("torch", reason="installed by make test")
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig  # noqa: E402
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor  # noqa: E402
+from transformers.models.llama.modeling_llama import (  # noqa: E402
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
+
 from onecard.errors import SettingsError  # noqa: E402
-from onecard.tasks.tinylm import export, generate, model, optim  # noqa: E402
-from onecard.tasks.tinylm import tokenizers as ours  # noqa: E402
+from onecard.tasks.tinylm import export, model, optim, sampling, tokenization  # noqa: E402
 from onecard.tasks.tinylm.configs import POSITIONS  # noqa: E402
 from onecard.tasks.tinylm.model_config import ModelConfig  # noqa: E402
 
-SHAPE = ModelConfig(50, 64, 3, 4, 2, 64, 96)
+CONFIG = ModelConfig(50, 64, 3, 4, 2, 64, 96)
 
 
 def net_of(**more):
     torch.manual_seed(0)
-    net = model.TinyLM(replace(SHAPE, **more)).eval()
+    net = model.TinyLM(replace(CONFIG, **more)).eval()
     for weight in net.parameters():  # fresh weights are so small that nothing would show
         torch.nn.init.normal_(weight, std=0.3)
     return net
@@ -56,7 +62,7 @@ def test_cached_logits_equal_uncached_ones(more, ids):
     net = net_of(**more)
     with torch.no_grad():
         whole = net(ids)
-        cache = model.Cache(net.shape, 3, 40)
+        cache = model.Cache(net.model_config, 3, 40)
         parts = [
             net(ids[:, a:b], cache) for a, b in ((0, 11), (11, 12), (12, 30), (30, 31), (31, 40))
         ]
@@ -65,13 +71,10 @@ def test_cached_logits_equal_uncached_ones(more, ids):
 
 def test_counts_are_those_of_the_formula():
     for more in VARIANTS:
-        assert net_of(**more).n_params == replace(SHAPE, **more).n_params
+        assert net_of(**more).n_params == replace(CONFIG, **more).n_params
 
 
 def test_rope_is_that_of_transformers_and_depends_on_distance_only():
-    from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
-
     q, k = torch.randn(1, 4, 20, 16), torch.randn(1, 4, 20, 16)
     places = torch.arange(5, 25)
     theirs = LlamaRotaryEmbedding(
@@ -101,8 +104,6 @@ def test_rope_is_that_of_transformers_and_depends_on_distance_only():
 
 @pytest.mark.parametrize("heads", [4, 6, 8, 12])
 def test_alibi_is_that_of_bloom(heads):
-    from transformers.models.bloom.modeling_bloom import build_alibi_tensor
-
     theirs = build_alibi_tensor(torch.ones(1, 9), heads, torch.float32).view(
         heads, 1, 9
     )  # slope * position: equal to ours up to a constant of each row, which softmax drops
@@ -144,11 +145,9 @@ def test_learned_positions_end():
 
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_transformers_opens_it_with_the_same_logits(qk_norm, ids, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     net = net_of(qk_norm=qk_norm)
-    tokenizer = ours.characters("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW")
-    export.to_transformers(net, tokenizer, tmp_path, export.layout(net.shape))
+    tokenizer = tokenization.char_tokenizer("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW")
+    export.to_transformers(net, tokenizer, tmp_path, export.layout_of(net.model_config))
     theirs, loading = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     with torch.no_grad():
@@ -160,13 +159,13 @@ def test_transformers_opens_it_with_the_same_logits(qk_norm, ids, tmp_path):
 
 
 def test_what_has_no_layout_is_refused_with_the_reason():
-    for more, said in (
+    for more, reason in (
         ({"position": "alibi"}, "positions are alibi"),
         ({"mlp": "gelu"}, "the MLP is gelu"),
     ):
         with pytest.raises(SettingsError) as fault:
-            export.layout(replace(SHAPE, **more))
-        assert said in fault.value.why
+            export.layout_of(replace(CONFIG, **more))
+        assert reason in fault.value.why
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -174,34 +173,33 @@ def test_generation_is_the_same_with_and_without_the_cache(position):
     net = net_of(position=position)
     start = torch.randint(0, 50, (2, 5), generator=torch.Generator().manual_seed(2))
     cached, plain = (
-        list(generate.tokens(net, start, 50, temperature=0, cached=on)) for on in (True, False)
+        list(sampling.generate_tokens(net, start, 50, temperature=0, cached=on))
+        for on in (True, False)
     )
     assert torch.equal(torch.cat(cached, 1), torch.cat(plain, 1))
-    assert len(list(generate.tokens(net, start, 200, seed=3))) == 200, (
+    assert len(list(sampling.generate_tokens(net, start, 200, seed=3))) == 200, (
         "beyond the window it goes on"
     )
 
 
-def test_draws_follow_the_chances():
+def test_samples_follow_the_probabilities():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(20_000, 1)
     random = torch.Generator().manual_seed(0)
-    share = lambda made: [(made == i).float().mean().item() for i in range(4)]  # noqa: E731
-    assert share(generate.pick(logits, 1.0, 0, 1.0, random)) == pytest.approx(
-        [0.5, 0.3, 0.15, 0.05], abs=0.02
-    )
-    assert share(generate.pick(logits, 1.0, 2, 1.0, random)) == pytest.approx(
-        [0.625, 0.375, 0, 0], abs=0.02
-    )
-    assert share(generate.pick(logits, 1.0, 0, 0.7, random)) == pytest.approx(
-        [0.625, 0.375, 0, 0], abs=0.02
-    )
-    assert share(generate.pick(logits, 0.0, 0, 1.0, random)) == [1, 0, 0, 0]
+
+    def shares(temperature, top_k, top_p):
+        tokens = sampling.sample_token(logits, temperature, top_k, top_p, random)
+        return [(tokens == i).float().mean().item() for i in range(4)]
+
+    assert shares(1.0, 0, 1.0) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.02)
+    assert shares(1.0, 2, 1.0) == pytest.approx([0.625, 0.375, 0, 0], abs=0.02)
+    assert shares(1.0, 0, 0.7) == pytest.approx([0.625, 0.375, 0, 0], abs=0.02)
+    assert shares(0.0, 0, 1.0) == [1, 0, 0, 0]
 
 
 def test_muon_moves_as_torchs_own_does():
     """Both make orthogonal moves in bf16; torch's takes matrices one by one."""
     torch.manual_seed(0)
-    net, other = model.TinyLM(SHAPE), model.TinyLM(SHAPE)
+    net, other = model.TinyLM(CONFIG), model.TinyLM(CONFIG)
     other.load_state_dict(net.state_dict())
     mine = optim.Optimizer(net, muon=True, learning_rate=0.0, muon_lr=0.02, weight_decay=0.1)
     matrices = [
@@ -225,6 +223,6 @@ def test_muon_moves_as_torchs_own_does():
 
 
 def test_orthogonal_moves_are_orthogonal():
-    made = optim.orthogonal(torch.randn(2, 32, 96, generator=torch.Generator().manual_seed(0)))
-    values = torch.linalg.svdvals(made.float())
+    update = optim.orthogonal(torch.randn(2, 32, 96, generator=torch.Generator().manual_seed(0)))
+    values = torch.linalg.svdvals(update.float())
     assert values.min() > 0.5 and values.max() < 1.4

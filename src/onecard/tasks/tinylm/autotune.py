@@ -1,0 +1,144 @@
+"""Measures a few training steps of each way to compute them, and takes the fastest: threads, bf16
+or fp32, torch.compile or not; and how many steps fit into `minutes`."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from onecard.errors import SettingsError
+from onecard.reporting import Progress
+from onecard.tasks.tinylm.configs import TrainConfig
+from onecard.tasks.tinylm.corpus import Corpus
+from onecard.tasks.tinylm.model import TinyLM
+from onecard.tasks.tinylm.sizing import TrainingSetup
+from onecard.tasks.tinylm.trainer import RuntimeOptions, Trainer, copy_of_weights
+
+CONTENTION = 1.5
+"""A step with all threads that takes this many times the time with one shows that other programs
+use the cores."""
+BF16_GAIN, COMPILE_GAIN = 0.95, 0.9
+"""Share of the time of a step below which the change is taken: nearer ties are noise."""
+COMPILE_S = 90.0
+"""Of torch.compile on two cores before it gains anything; measured 40 to 80 s."""
+OVERHEAD = 1.08
+"""Evaluation, samples and checkpoints take some 8 % beside the steps."""
+MIN_STEPS = 20
+
+
+class Autotuner:
+    """Trial steps on a model, whose weights are left as they were."""
+
+    def __init__(
+        self,
+        net: TinyLM,
+        corpus: Corpus,
+        config: TrainConfig,
+        setup: TrainingSetup,
+        bar: Progress,
+    ) -> None:
+        self.net, self.corpus, self.config, self.setup = net, corpus, config, setup
+        self.bar = bar
+        self.weights = copy_of_weights(net)
+        on_cpu = next(net.parameters()).device.type == "cpu"
+        threads = config.n_threads or torch.get_num_threads()
+        self.best = RuntimeOptions(
+            bf16=config.bf16 == "on",
+            compile=config.compile == "on",
+            steps=setup.steps,
+            threads=threads if on_cpu else 0,
+        )
+        self.step_s = 0.0
+        """Of `best`."""
+
+    def run(self) -> RuntimeOptions:
+        """Raises SettingsError where torch.compile was asked for and does not work."""
+        self.step_s = self._first_measurement()
+        if self.best.threads > 1 and not self.config.n_threads:
+            self._tune_threads()
+        if self.config.bf16 == "auto":
+            self._tune_bf16()
+        if self.config.compile == "auto":
+            self._tune_compile()
+        minutes = self.config.minutes
+        if minutes:
+            self.best.steps = max(MIN_STEPS, int(minutes * 60 / (self.step_s * OVERHEAD)))
+            self.best.why.append(
+                f"max_steps {self.best.steps}: {minutes:g} min at {self.step_s:.3f} s a step"
+            )
+        return self.best
+
+    def measure(self, options: RuntimeOptions) -> float:
+        """Seconds of a step: the median of the last three."""
+        trial = Trainer(self.net, self.corpus, self.config, self.setup, options)
+        times = []
+        for _ in range(6 if options.compile else 4):
+            started = time.perf_counter()
+            trial.step()
+            if trial.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+            self.bar.step(0)
+        trial.set_weights(self.weights)
+        return float(np.median(times[-3:]))
+
+    def _first_measurement(self) -> float:
+        try:
+            return self.measure(self.best)
+        except (torch._dynamo.exc.BackendCompilerFailed, RuntimeError) as fault:
+            if not self.best.compile or isinstance(fault, torch.OutOfMemoryError):
+                raise
+            raise SettingsError(
+                "torch.compile does not work here",
+                why=str(fault).splitlines()[0][:200],
+                fix="install a C++ compiler, or leave --compile out",
+            ) from None
+
+    def _tune_threads(self) -> None:
+        """Where another program uses the same cores, threads that wait for each other can be a
+        hundred times slower than one. A near tie keeps them all, so that a rerun chooses the
+        same."""
+        threads, step_s = self.best.threads, self.step_s
+        single_s = self.measure(replace(self.best, threads=1))
+        contended = single_s < step_s / CONTENTION
+        if contended:
+            self.best.threads, self.step_s = 1, single_s
+        self.best.why.append(
+            f"{self.best.threads} threads: a step takes {step_s:.3f} s with {threads} and "
+            f"{single_s:.3f} s with one" + (": other programs use the cores" if contended else "")
+        )
+
+    def _tune_bf16(self) -> None:
+        fp32_s, bf16_s = self.step_s, self.measure(replace(self.best, bf16=True))
+        if bf16_s < BF16_GAIN * fp32_s:
+            self.best.bf16, self.step_s = True, bf16_s
+        self.best.why.append(
+            f"{'bf16' if self.best.bf16 else 'fp32'}: a step takes {bf16_s:.3f} s in bf16 and "
+            f"{fp32_s:.3f} s in fp32"
+        )
+
+    def _tune_compile(self) -> None:
+        total_s = self.config.minutes * 60 or self.step_s * self.setup.steps
+        if total_s < 4 * COMPILE_S:
+            self.best.why.append(
+                f"not compiled: all steps take {total_s / 60:.1f} min, compiling alone "
+                f"{COMPILE_S / 60:.1f}"
+            )
+            return
+        eager_s = self.step_s
+        try:
+            compiled_s = self.measure(replace(self.best, compile=True))
+        # without a compiler on this machine, or for an operator it does not know, torch raises many
+        # kinds of errors; eager steps still work
+        except Exception as fault:
+            self.best.why.append(
+                f"not compiled: torch.compile failed here ({type(fault).__name__})"
+            )
+            return
+        if compiled_s < COMPILE_GAIN * eager_s:
+            self.best.compile, self.step_s = True, compiled_s
+        self.best.why.append(
+            f"{'compiled' if self.best.compile else 'not compiled'}: a step takes "
+            f"{compiled_s:.3f} s compiled and {eager_s:.3f} s eager"
+        )
