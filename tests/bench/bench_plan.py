@@ -14,12 +14,13 @@ import statistics
 import sys
 from pathlib import Path
 
+from validation import rows_lm, truth
+from validation.rows import Cannot, format_of, read
+
 from onecard.errors import OneCardError
 from onecard.memory import formats
-from validation import rows_lm, truth
 from onecard.memory.architectures import lm
 from onecard.memory.estimators import llm_inference, training
-from validation.rows import Cannot, format_of, read
 
 MIB = 2**20
 TRAINED = ("lora", "qlora", "full-ft")

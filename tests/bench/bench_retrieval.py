@@ -1,56 +1,54 @@
-"""Search quality on public collections: Cranfield, DRCD (Traditional Chinese) and CoSQA (code),
-through the real index.
+"""Search quality on Cranfield, DRCD (Traditional Chinese) and CoSQA (code), through the real index.
 
-python tests/bench/bench_retrieval.py [--data ../shared/data] [--only cranfield]    needs the data; about 10 minutes on 2 cores
+python tests/bench/bench_retrieval.py [--data ../shared/data] [--only cranfield]
+
+Needs the data; about 10 minutes on 2 cores.
 """
 
 import argparse
 import json
-import re
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from onecard.evaluation import metrics, stats
+from onecard.evaluation import stats
+from onecard.evaluation.metrics import retrieval
 from onecard.inference.embeddings import open_embedder
 from onecard.reporting import Reporter, table
-from onecard.tasks.rag.configs import EvaluateConfig
-from onecard.tasks.rag.index import Indexer
+from onecard.tasks.rag.configs import IndexConfig, SearchConfig
+from onecard.tasks.rag.indexer import Indexer
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Store
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+import cranfield as cranfield_data  # noqa: E402
 
 
 def cranfield(data):
-    """Documents by number, questions, and graded judgements."""
-    docs = {}
-    for block in re.split(r"^\.I ", (data / "cranfield/cran.all.1400").read_text(), flags=re.M)[1:]:
-        found = re.match(r"(\d+)\s*\n\.T\s*(.*?)\n\.A.*?\n\.W(.*)", block, re.S)
-        if found[3].strip():
-            docs[f"{found[1]}.md"] = (
-                f"# {' '.join(found[2].split())}\n\n{' '.join(found[3].split())}\n"
-            )
-    asked = [
-        " ".join(re.split(r"\n\.W\s*", b)[1].split())
-        for b in re.split(r"^\.I ", (data / "cranfield/cran.qry").read_text(), flags=re.M)[1:]
+    """Files by name, and (question, {file: grade})."""
+    documents, questions = cranfield_data.read(data / "cranfield")
+    files = {
+        f"{name}.md": f"# {' '.join(title.split())}\n\n{' '.join(text.split())}\n"
+        for name, (title, text) in documents.items()
+        if text.strip()
+    }
+    return files, [
+        (question, {f"{name}.md": grade for name, grade in grades.items()})
+        for question, grades in questions
     ]
-    judged = [{} for _ in asked]
-    for line in (data / "cranfield/QRelsCorrectedforTRECeval").read_text().splitlines():
-        query, _, doc, grade = line.split()
-        judged[int(query) - 1][f"{doc}.md"] = float(grade)
-    return docs, list(zip(asked, judged, strict=True))
 
 
 def drcd(data):
-    docs, asked = {}, []
+    docs, questions = {}, []
     for article in json.loads((data / "drcd/DRCD_dev.json").read_text())["data"]:
         for paragraph in article["paragraphs"]:
             name = f"{len(docs)}.md"
             docs[name] = f"# {article['title']}\n\n{paragraph['context']}\n"
-            asked += [(qa["question"], {name: 1.0}) for qa in paragraph["qas"]]
-    return docs, asked
+            questions += [(qa["question"], {name: 1.0}) for qa in paragraph["qas"]]
+    return docs, questions
 
 
 def cosqa(data):
@@ -71,49 +69,51 @@ def ranked_files(retriever, question, vector, settings):
     )
 
 
-def run(name, docs, asked, keep):
+def run(name, docs, questions, keep):
     folder = keep / name
     (folder / "docs").mkdir(parents=True, exist_ok=True)
     for file, text in docs.items():
         if not (folder / "docs" / file).exists():
             (folder / "docs" / file).write_text(text, encoding="utf-8")
     embedder = open_embedder("e5-small")
-    base = EvaluateConfig(index=str(folder / "index"), chunk_tokens=480)
-    default = EvaluateConfig(index=str(folder / "index-default"))
+    base = IndexConfig(index=str(folder / "index"), chunk_tokens=480)
+    default = IndexConfig(index=str(folder / "index-default"))
     out = {}
-    for label, settings in (("whole documents", base), ("default passages", default)):
-        store = Store(Path(settings.index), create=True)
-        tally = Indexer(store, settings, Reporter(), embedder).update([folder / "docs"])
+    for label, build in (("whole documents", base), ("default passages", default)):
+        store = Store(Path(build.index), create=True)
+        stats_of_pass = Indexer(store, build, Reporter(), embedder).update([folder / "docs"])
+        settings = SearchConfig(index=build.index)
         print(
-            f"{name}, {label}: {tally.embedded} embedded, "
-            f"{tally.embedded / max(tally.embed_s, 1e-9):.1f}/s",
+            f"{name}, {label}: {stats_of_pass.embedded} embedded, "
+            f"{stats_of_pass.embedded / max(stats_of_pass.embed_s, 1e-9):.1f}/s",
             flush=True,
         )
         retriever = Retriever(settings, embedder=embedder)
-        vectors = embedder.queries([question for question, _ in asked])
+        vectors = embedder.queries([question for question, _ in questions])
         modes = {
             "words": {"mode": "lexical"},
-            "meaning": {"mode": "dense", "feedback": False},
-            "both, no feedback": {"feedback": False},
+            "meaning": {"mode": "dense", "pseudo_relevance_feedback": False},
+            "both, no feedback": {"pseudo_relevance_feedback": False},
             "both": {},
         }
         for mode, change in modes.items():
             varied = settings.model_copy(update=change)
             orders = [
                 ranked_files(retriever, q, None if mode == "words" else v, varied)
-                for (q, _), v in zip(asked, vectors, strict=True)
+                for (q, _), v in zip(questions, vectors, strict=True)
             ]
             out[f"{label}: {mode}"] = {
                 "ndcg@10": [
-                    metrics.ndcg_at(o, rel, 10) for o, (_, rel) in zip(orders, asked, strict=True)
+                    retrieval.ndcg_at(o, rel, 10)
+                    for o, (_, rel) in zip(orders, questions, strict=True)
                 ],
                 "recall@5": [
-                    metrics.recall_at(o, {d for d, g in rel.items() if g > 0}, 5)
-                    for o, (_, rel) in zip(orders, asked, strict=True)
+                    retrieval.recall_at(o, {d for d, g in rel.items() if g > 0}, 5)
+                    for o, (_, rel) in zip(orders, questions, strict=True)
                 ],
                 "mrr": [
-                    metrics.reciprocal_rank(o[:10], {d for d, g in rel.items() if g > 0})
-                    for o, (_, rel) in zip(orders, asked, strict=True)
+                    retrieval.reciprocal_rank(o[:10], {d for d, g in rel.items() if g > 0})
+                    for o, (_, rel) in zip(orders, questions, strict=True)
                 ],
             }
         retriever.close()
@@ -125,12 +125,12 @@ def main():
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--only", choices=["cranfield", "drcd", "cosqa"])
     parser.add_argument("--keep", type=Path, help="keep the indexes here for the next time")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     result = {}
     with tempfile.TemporaryDirectory() as temp:
         for name, read in (("cranfield", cranfield), ("drcd", drcd), ("cosqa", cosqa)):
-            if asked.only in (None, name):
-                per = run(name, *read(asked.data), asked.keep or Path(temp))
+            if args.only in (None, name):
+                per = run(name, *read(args.data), args.keep or Path(temp))
                 rows = [
                     [label, *(stats.mean_interval(v).render() for v in m.values())]
                     for label, m in per.items()
@@ -150,8 +150,8 @@ def main():
                 }
     target = ROOT / "bench-results" / "retrieval.json"
     target.parent.mkdir(exist_ok=True)
-    held = json.loads(target.read_text()) if target.exists() else {}
-    target.write_text(json.dumps({**held, **result}, indent=1) + "\n")
+    previous = json.loads(target.read_text()) if target.exists() else {}
+    target.write_text(json.dumps({**previous, **result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

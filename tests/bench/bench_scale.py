@@ -1,6 +1,6 @@
-"""How search grows: 1,000 to 100,000 passages with seeded vectors and texts repeated with changes.
+"""Search over 1,000 to 100,000 passages: seeded vectors, texts that repeat with changes.
 
-python tests/bench/bench_scale.py [--n 1000 10000 100000]     about 4 minutes, 1 GB of disk while it runs
+python tests/bench/bench_scale.py [--n 1000 10000 100000]     about 4 minutes, 1 GB of disk
 """
 
 import argparse
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from onecard.reporting import table
-from onecard.tasks.rag import lexical
+from onecard.runs import plots
+from onecard.tasks.rag import bm25
 from onecard.tasks.rag.configs import SearchConfig
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Store
@@ -80,7 +81,7 @@ def fill(folder, n):
             before = words
             text = " ".join(words) + f" item{i}"
             digest = hashlib.sha256(text.encode()).digest()
-            packed, n_terms = lexical.pack(f"doc {i // 20}", text)
+            packed, n_terms = bm25.pack_terms(f"doc {i // 20}", text)
             chunks.append(
                 (
                     i + 1,
@@ -107,7 +108,7 @@ def fill(folder, n):
 
 
 class Seeded:
-    """Stands for the embedder, which is not measured here: random unit vectors."""
+    """Random unit vectors in place of the embedder, which is not measured here."""
 
     name, dim = "e5-small", 384
 
@@ -164,12 +165,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--n", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--measure", type=Path)
-    asked = parser.parse_args()
-    if asked.measure:
-        print(json.dumps(measure(asked.measure, asked.n[0])))
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.n[0])))
         return
     rows = []
-    for n in asked.n:
+    for n in args.n:
         with tempfile.TemporaryDirectory() as temp:
             started = time.perf_counter()
             fill(Path(temp), n)
@@ -199,8 +200,6 @@ def main():
     )
     (ROOT / "bench-results").mkdir(exist_ok=True)
     (ROOT / "bench-results" / "scale.json").write_text(json.dumps(rows, indent=1) + "\n")
-    from onecard.runs import plots
-
     drawn = plots.lines(
         {
             "p50": [(r["n"], r["p50_ms"]) for r in rows],

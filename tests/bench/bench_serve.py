@@ -1,5 +1,4 @@
-"""What `onecard chat serve` costs in front of the engine: tokens/s through it and directly, in
-turn, one engine.
+"""Cost of `onecard chat serve` in front of the engine: tokens/s through it and directly, in turn.
 
 python tests/bench/bench_serve.py [--rounds 5] [--tokens 256]     about 1 minute
 """
@@ -14,30 +13,33 @@ import threading
 import time
 from pathlib import Path
 
-import uvicorn
-
 from onecard import api
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
-from onecard.reporting import TerminalReporter, table
-from onecard.serving import guards
-from onecard.tasks.chat.ask import measure, peak_bytes
-from onecard.tasks.chat.configs import BenchConfig
+from onecard.reporting import Reporter, TerminalReporter, table
+from onecard.serving.app import listen
+from onecard.tasks.chat.bench import measure, peak_bytes
+from onecard.tasks.chat.configs import BenchConfig, ServeConfig
 from onecard.tasks.chat.serve import application
 from onecard.units import size
 
 ROOT = Path(__file__).parents[2]
 
 
+class StdoutReporter(Reporter):
+    def line(self, text=""):
+        print(text, flush=True)
+
+
+class BothConfig(BenchConfig, ServeConfig):
+    """What is measured, and what serves it."""
+
+
 def serve_in_child(url, key, model, settings):
-    """The front in a process of its own, as a user has it; the engine is shared."""
+    """The server in a process of its own, as a user has it, in front of the shared engine."""
     client = Client(url, key, model, settings)
-    listener = guards.bind("127.0.0.1", 0)
-    print(listener.getsockname()[1], flush=True)
-    app = guards.Guard(application(client, settings), "127.0.0.1", "")
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(
-        sockets=[listener]
-    )
+    with listen(settings) as server:
+        server.run(application(client, settings), server.url, StdoutReporter())
 
 
 def main():
@@ -45,10 +47,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--front", nargs=3)
-    asked = parser.parse_args()
-    settings = BenchConfig(n_ctx=2048, prompt_tokens=64, generate_tokens=asked.tokens)
-    if asked.front:
-        serve_in_child(*asked.front, settings)
+    args = parser.parse_args()
+    settings = BothConfig(n_ctx=2048, prompt_tokens=64, generate_tokens=args.tokens, port=0)
+    if args.front:
+        serve_in_child(*args.front, settings)
         return
     with language_model(
         settings, api.plan("chat", settings, card="cpu"), TerminalReporter()
@@ -59,11 +61,9 @@ def main():
             text=True,
         )
         threading.Timer(900, child.kill).start()
-        front = Client(
-            f"http://127.0.0.1:{child.stdout.readline().strip()}/v1", "", direct.model, settings
-        )
+        front = Client(f"{child.stdout.readline().strip()}/v1", "", direct.model, settings)
         rates = {"direct": [], "through serve": []}
-        for i in range(asked.rounds + 1):
+        for i in range(args.rounds + 1):
             for name, client in (
                 (("direct", direct), ("through serve", front))
                 if i % 2

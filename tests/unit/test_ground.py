@@ -1,17 +1,23 @@
-"""Files, readers, runs, names, guards: the ground, without models."""
+"""Files, readers, runs, model names and server guards, without models."""
 
 import json
 import zipfile
+from dataclasses import dataclass
 
+import docx
 import pytest
+import uvicorn
+from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from onecard import fsio, paths
 from onecard.datasets import documents, rows, source_code
 from onecard.datasets.files import walk
 from onecard.errors import DataError, EngineError, NotFound, SettingsError
 from onecard.hub import names
-from onecard.runs import compare, store
-from onecard.serving import guards
+from onecard.reporting import Reporter
+from onecard.runs import compare, report, store
+from onecard.serving import app, guards, openai_schemas
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -20,7 +26,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError), fsio.atomic_write(path) as draft:
         draft.write_text("half")
         raise RuntimeError
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_below_a_file_cannot_be_written(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         fsio.write_text(path / "below" / "x", "")
 
@@ -39,12 +51,26 @@ def test_rows_name_file_and_line(tmp_path):
     path.write_text('{"a": 1}\n[1]\n')
     with pytest.raises(DataError, match=r"r\.jsonl:2"):
         rows.jsonl(path)
+
+
+def test_rows_of_a_table_name_file_and_line(tmp_path):
     sheet = tmp_path / "t.csv"
     sheet.write_text("q,a\nx,1\ny,\n")
     with pytest.raises(DataError, match=r"t\.csv:3 lacks a"):
         rows.table(sheet, need=["a"])
+
+
+def test_a_missing_file_of_rows_is_not_found(tmp_path):
     with pytest.raises(NotFound):
         rows.jsonl(tmp_path / "none")
+
+
+def test_a_rows_own_check_names_the_line(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}\n')
+    with pytest.raises(DataError, match=r"r\.jsonl:3 is not valid") as fault:
+        rows.jsonl(path, check=lambda row: "too large" if row["a"] > 1 else "")
+    assert fault.value.why == "too large"
 
 
 def test_the_walk_obeys_gitignore_and_circles(tmp_path):
@@ -79,10 +105,8 @@ def test_markdown_by_heading_with_front_matter_links_and_fences(tmp_path):
         (("One",), 8),
         (("One", "Two"), 14),
     ]
-    assert (
-        "text shown here" in read.blocks[0].text
-        and "# not a heading\n\nx = 1" in read.blocks[1].text
-    )
+    assert "text shown here" in read.blocks[0].text
+    assert "# not a heading\n\nx = 1" in read.blocks[1].text
 
 
 def test_code_by_syntax_tree():
@@ -91,48 +115,76 @@ def test_code_by_syntax_tree():
         + "".join(f"    def m{i}(self):\n        return {i}\n\n        # end\n" for i in range(20))
     )
     blocks = source_code.blocks(source, "python")
-    names = [b.heading for b in blocks]
-    assert ("first",) in names and ("Big", "m3") in names
+    headings = [b.heading for b in blocks]
+    assert ("first",) in headings
+    assert ("Big", "m3") in headings
     assert next(b for b in blocks if b.heading == ("first",)).line == 4
-    for grammar, text, name in (
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text", "name"),
+    [
         ("javascript", "export function go(x) { return x }\n", "go"),
         ("rust", "fn go(x: i32) -> i32 { x }\n", "go"),
         ("go", "package a\n\nfunc Go() {}\n", "Go"),
         ("c", "int go(int x) { return x; }\n", "go"),
         ("java", "class Go { int x() { return 1; } }\n", "Go"),
-    ):
-        assert any(b.heading[-1:] == (name,) for b in source_code.blocks(text, grammar)), grammar
+    ],
+)
+def test_a_definition_has_its_name_in_every_language(grammar, text, name):
+    assert (name,) in [b.heading[-1:] for b in source_code.blocks(text, grammar)]
 
 
-def test_other_formats(tmp_path):
-    import docx
-
+def test_word_by_heading(tmp_path):
     word = docx.Document()
     word.add_heading("Plan", 1)
     word.add_paragraph("We begin on Monday.")
     word.save(tmp_path / "w.docx")
-    assert documents.read(tmp_path / "w.docx").blocks[0].heading == ("Plan",)
+    block = documents.read(tmp_path / "w.docx").blocks[0]
+    assert (block.heading, block.text, block.line) == (("Plan",), "We begin on Monday.", 2)
+
+
+def test_a_broken_word_file_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.docx", "w") as archive:
+        archive.writestr("x", "y")
+    with pytest.raises(DataError, match="broken Word"):
+        documents.read(tmp_path / "bad.docx")
+
+
+def test_html_without_navigation_and_scripts(tmp_path):
     (tmp_path / "p.html").write_text(
         "<title>T</title><nav>menu</nav><h1>A</h1><p>said <b>so</b></p><script>no()</script>"
     )
     read = documents.read(tmp_path / "p.html")
-    assert (
-        read.title == "T"
-        and [b.text for b in read.blocks] == ["said so"]
-        and read.blocks[0].heading == ("A",)
-    )
+    assert read.title == "T"
+    assert [(b.heading, b.text) for b in read.blocks] == [(("A",), "said so")]
+
+
+def test_a_notebook_by_cell(tmp_path):
     cells = [
         {"cell_type": "markdown", "source": ["# Head\n", "words"]},
         {"cell_type": "code", "source": "x = 1", "outputs": []},
     ]
     (tmp_path / "n.ipynb").write_text(json.dumps({"cells": cells}))
-    assert [b.text for b in documents.read(tmp_path / "n.ipynb").blocks] == ["words", "x = 1"]
-    (tmp_path / "t.csv").write_text("name,age\nAnn,3\n")
-    assert documents.read(tmp_path / "t.csv").blocks[0].text == "name: Ann\nage: 3"
-    with zipfile.ZipFile(tmp_path / "bad.docx", "w") as archive:
-        archive.writestr("x", "y")
-    with pytest.raises(DataError, match="broken Word"):
-        documents.read(tmp_path / "bad.docx")
+    blocks = documents.read(tmp_path / "n.ipynb").blocks
+    assert [(b.text, b.heading, b.line) for b in blocks] == [
+        ("words", ("Head",), 1),
+        ("x = 1", ("Head",), 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("t.csv", "name,age\nAnn,3\n", [("name: Ann\nage: 3", 2)]),
+        ("t.tsv", "name\tage\nAnn\t\n", [("name: Ann", 2)]),
+        ("t.jsonl", '{"a": 1}\n\nnot json\n', [("a: 1", 1), ("not json", 3)]),
+    ],
+)
+def test_rows_as_fields_and_values(tmp_path, name, content, expected):
+    (tmp_path / name).write_text(content)
+    blocks = documents.read(tmp_path / name).blocks
+    assert [(b.text, b.line) for b in blocks] == expected
 
 
 @pytest.mark.parametrize(
@@ -165,16 +217,82 @@ def test_other_formats(tmp_path):
     ],
 )
 def test_the_guard(host, headers, token, fault):
-    got = guards.Guard(None, host, token)._refusal("/v1/models", headers)
-    assert (got[0] if got else None) == fault
+    refusal = guards.Guard(None, host, token)._refusal("/v1/models", headers)
+    assert (refusal[0] if refusal else None) == fault
 
 
-def test_tokens_beyond_this_machine():
-    assert guards.token_for("127.0.0.1", "") == "" and len(guards.token_for("0.0.0.0", "")) > 20
+def test_loopback_needs_no_token_and_all_others_get_one():
+    assert guards.token_for("127.0.0.1", "") == ""
+    first, second = (guards.token_for("0.0.0.0", "") for _ in range(2))
+    assert len(first) > 20
+    assert first != second
+
+
+def test_a_short_token_is_refused():
     with pytest.raises(SettingsError):
         guards.token_for("0.0.0.0", "short")
-    with guards.bind("127.0.0.1", 0) as held, pytest.raises(EngineError, match="cannot listen"):
-        guards.bind("127.0.0.1", held.getsockname()[1])
+
+
+def test_a_port_in_use_is_refused():
+    with guards.bind("127.0.0.1", 0) as first, pytest.raises(EngineError, match="cannot listen"):
+        guards.bind("127.0.0.1", first.getsockname()[1])
+
+
+@dataclass
+class ServerSettings:
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str | SecretStr = ""
+
+
+SECRET = "a-secret-of-enough-letters"
+
+
+@pytest.mark.parametrize("token", [SECRET, SecretStr(SECRET)])
+def test_a_server_demands_the_token_of_the_settings(token):
+    with app.listen(ServerSettings(token=token)) as server:
+        assert server.token == SECRET
+        assert server.url == f"http://127.0.0.1:{server.listener.getsockname()[1]}"
+        assert server.listener.getsockname()[1] > 0
+    assert server.listener.fileno() == -1  # closed with the block
+
+
+class Lines(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def line(self, text=""):
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(("token", "ending"), [(SECRET, f"  token: {SECRET}"), ("", "")])
+def test_a_server_announces_itself_and_runs_behind_the_guard(monkeypatch, token, ending):
+    reporter, served = Lines(), {}
+
+    def run(self, sockets):
+        served.update(guard=self.config.app, sockets=sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    with app.listen(ServerSettings(token=token)) as server:
+        server.run(Starlette(), "my API", reporter, open_paths=("/",))
+    assert reporter.lines == ["my API" + ending]
+    assert served["sockets"] == [server.listener]
+    assert (served["guard"].token, served["guard"].open_paths) == (token, ("/",))
+
+
+def test_a_finished_completion_as_events():
+    text = openai_schemas.completion_events(
+        {"id": "1", "model": "m"}, {"content": "é"}, "stop", {"citations": []}
+    )
+    *events, done = [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+    assert done == "[DONE]"
+    head = {"id": "1", "model": "m", "object": "chat.completion.chunk"}
+    choice = {"index": 0, "delta": {"content": "é"}, "finish_reason": None}
+    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    assert [json.loads(event) for event in events] == [
+        {**head, "choices": [choice]},
+        {**head, "choices": [end], "citations": []},
+    ]
 
 
 def test_model_names(tmp_path, monkeypatch):
@@ -229,13 +347,32 @@ def test_a_fall_beyond_noise_is_told_and_noise_is_not(tmp_path, monkeypatch):
     good = run_folder(tmp_path, "20260101-000000-rag-aaaa", [1.0] * 30)
     worse = run_folder(tmp_path, "20260102-000000-rag-bbbb", [0.0] * 20 + [1.0] * 10)
     other = run_folder(tmp_path, "20260103-000000-rag-cccc", [0.0] * 30, questions="others")
-    assert (
-        "mrr fell" in compare.regressions(worse, [good])[0]
-        and not compare.regressions(good, [worse])
-        and not compare.regressions(other, [worse, good])
-    )
-    assert store.find("aaaa").id == good.id and store.find("last").id == other.id
+    assert "mrr fell" in compare.regressions(worse, [good])[0]
+    assert compare.regressions(good, [worse]) == []
+    assert compare.regressions(other, [worse, good]) == []
+
+
+def test_a_run_is_found_by_a_part_of_its_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("ONECARD_RUNS", str(tmp_path))
+    first = run_folder(tmp_path, "20260101-000000-rag-aaaa", [1.0])
+    run_folder(tmp_path, "20260102-000000-rag-bbbb", [1.0])
+    last = run_folder(tmp_path, "20260103-000000-rag-cccc", [1.0])
+    assert store.find("aaaa").id == first.id
+    assert store.find("last").id == last.id
     with pytest.raises(NotFound, match="3 runs"):
         store.find("rag")
     with pytest.raises(NotFound):
         store.find("zzz")
+
+
+def test_a_run_of_version_0_1_reads_and_compares(tmp_path):
+    """It has the verdict "not shown" in its texts; a comparison is computed anew."""
+    old = run_folder(tmp_path, "20260101-000000-rag-aaaa", [1.0, 0.0] * 8)
+    scores = json.loads((old.folder / "scores.json").read_text())
+    verdict = "winner: not shown (hybrid and dense differ by +0.001 nDCG@10, p=0.90)"
+    (old.folder / "scores.json").write_text(json.dumps({**scores, "verdicts": [verdict]}))
+    new = run_folder(tmp_path, "20260102-000000-rag-bbbb", [0.0, 1.0] * 8)
+    result = compare.compare(store.RunRecord(old.folder), new)
+    assert result.data["metrics"]["mrr"]["test"]["verdict"] == "inconclusive"
+    report.write(store.RunRecord(old.folder))
+    assert verdict in (old.folder / "README.md").read_text()

@@ -89,23 +89,23 @@ def walk(roots: Sequence[Path]) -> Iterator[SourceFile]:
     Hidden files and those in a .gitignore are left out. Links are followed, a circle of links once.
     Raises NotFound for a missing root.
     """
-    seen: set[str] = set()
+    visited: set[str] = set()
     for root in roots:
         if not root.exists():
             raise NotFound(
                 f"there is no folder {root}", why="nothing lies at that path", fix="check the path"
             )
         if root.is_file():
-            yield from _file(root, seen)
+            yield from _file(root, visited)
         else:
-            yield from _folder(root, [], seen)
+            yield from _folder(root, [], visited)
 
 
-def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iterator[SourceFile]:
+def _folder(folder: Path, rules: list[tuple[Path, Any]], visited: set[str]) -> Iterator[SourceFile]:
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in visited:
         return
-    seen.add(real)
+    visited.add(real)
     ignore = folder / ".gitignore"
     try:
         if ignore.is_file():
@@ -136,16 +136,16 @@ def _folder(folder: Path, rules: list[tuple[Path, Any]], seen: set[str]) -> Iter
             continue
         if is_folder:
             if not (path / "pyvenv.cfg").exists():
-                yield from _folder(path, rules, seen)
+                yield from _folder(path, rules, visited)
         elif language(path) or path.suffix.lower() in DOCUMENT_SUFFIXES:
-            yield from _file(path, seen)
+            yield from _file(path, visited)
 
 
-def _file(path: Path, seen: set[str]) -> Iterator[SourceFile]:
+def _file(path: Path, visited: set[str]) -> Iterator[SourceFile]:
     real = os.path.realpath(path)
-    if real in seen:
+    if real in visited:
         return
-    seen.add(real)
+    visited.add(real)
     try:
         facts = path.stat()
     except OSError as fault:

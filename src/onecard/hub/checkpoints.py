@@ -89,7 +89,7 @@ def _download(repo: str) -> Path:
         raise NotFound(
             f"{repo} is not on this machine",
             why=f"and the hub cannot be reached: {str(fault).splitlines()[0][:150]}",
-            fix="go online once, or give the folder of a model, or --model_name smollm2-135m",
+            fix="go online once, or give the folder of a model, or --model smollm2-135m",
         ) from None
 
 
@@ -123,7 +123,7 @@ def _dequantized(gguf: Path, reporter: Reporter) -> Path:
             raise DataError(
                 f"{gguf.name} cannot be opened for training",
                 why=str(fault).splitlines()[0][:200],
-                fix="take the model in Hugging Face form: --model_name org/name",
+                fix="take the model in Hugging Face form: --model org/name",
             ) from None
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)

@@ -96,13 +96,13 @@ def condense_question(question: str, turns: Sequence[dict[str, Any]], client: Cl
     if client is not None:
         rewrite = _rewrite(question, turns, client)
         own = set(terms(question)) - PRONOUNS
-        known = own | {
+        known_terms = own | {
             term
             for turn in turns[-CONTEXT_TURNS:]
             for term in terms(turn["question"] + " " + turn["answer"])
         }
         new = set(terms(rewrite))
-        if own <= new <= known and len(new) > len(own) and len(rewrite) < MAX_REWRITE_CHARS:
+        if own <= new <= known_terms and len(new) > len(own) and len(rewrite) < MAX_REWRITE_CHARS:
             return rewrite
     return f"{turns[-1]['question'].rstrip('?？. ')}: {question}"
 

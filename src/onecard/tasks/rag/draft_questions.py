@@ -36,7 +36,7 @@ def draft_questions(config: DraftQuestionsConfig, run: Run) -> Result:
         raise SettingsError(
             "there is no file to write to",
             why="no name was given",
-            fix="onecard rag make-questions questions.jsonl",
+            fix="onecard rag draft-questions questions.jsonl",
         )
     path = Path(config.questions)
     if path.exists():

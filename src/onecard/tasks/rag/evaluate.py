@@ -35,7 +35,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         raise SettingsError(
             "there are no questions to score",
             why="--questions names no file",
-            fix="--questions FILE; draft one with: onecard rag make-questions FILE",
+            fix="--questions FILE; draft one with: onecard rag draft-questions FILE",
         )
     path = Path(config.questions)
     rows = _question_rows(path)

@@ -21,14 +21,14 @@ def ranking_scores(hits: Sequence[Hit], evidence: Sequence[Evidence], k: int) ->
     """recall@k, recall@10, nDCG@10 and MRR over the evidence; token scores of the first k hits."""
     # place in the ranking, and the evidence that is found there for the first time
     ranked: list[tuple[int, list[str]]] = []
-    found: set[str] = set()
+    found_ids: set[str] = set()
     for place, hit in enumerate(hits):
         covered = [str(i) for i, row in enumerate(evidence) if covers(hit, row)]
-        new = [i for i in covered if i not in found]
+        new = [i for i in covered if i not in found_ids]
         # another passage of evidence that was found already takes no place in the ranking
         if new or not covered:
             ranked.append((place, new))
-        found |= set(new)
+        found_ids |= set(new)
     order = [i for _, new in ranked for i in (new or ["-"])]
     gains = {str(i): float(row.get("grade", 1)) for i, row in enumerate(evidence)}
     within_k = {i for place, new in ranked if place < k for i in new}

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from onecard.config import Config
-from onecard.inference.config import LlmConfig
 from onecard.inference import planning
+from onecard.inference.config import LlmConfig
 from onecard.memory import calibration
 from onecard.memory.devices import Device
 from onecard.memory.fallbacks import Change
