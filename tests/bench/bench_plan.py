@@ -1,10 +1,13 @@
-"""The plan on every published measurement, beside the peers' rules on the same rows.   python tests/bench/bench_plan.py [FILE.csv]
+"""The plan on every published measurement, beside the peers' rules on the same rows.
 
-Peers, as their documents state them (sources in ../shared/truth/MEMORY-NOTES.md, section 1):
+    PYTHONPATH=tests python tests/bench/bench_plan.py [FILE.csv]
+
+Peers, as their documents state them:
   accelerate   estimate-memory: bytes of the weights, 1.2 x to answer, 4 x to train with Adam
-  gpu_poor     weights + KV cache + activations (34 + 5 H T / D bytes a token and width, Korthikanti 2022; 2 with checkpointing) + gradients + Adam + 650 MB
-  canifinetune weights, 16 B a LoRA weight, checkpoints, 14 B a token and word of the vocabulary; 8
-  % for CUDA and 5 % margin
+  gpu_poor     weights + KV cache + activations (34 + 5 H T / D bytes a token and width,
+               Korthikanti 2022; 2 with checkpointing) + gradients + Adam + 650 MB
+  canifinetune weights, 16 B a LoRA weight, checkpoints, 14 B a token and word of the vocabulary;
+               8 % for CUDA and 5 % margin
   oobabooga    a symbolic regression over 19,517 loads of GGUF files
 """
 
@@ -125,7 +128,7 @@ def main():
     )
     done = truth.bench(file)
     ours = {row["id"]: row for row in done.data["rows"]}
-    print(done.words)
+    print(done.text)
     side = []
     for row in read(file):
         mine = ours[row["id"]]

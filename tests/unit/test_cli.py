@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -197,7 +198,7 @@ def test_completion_is_installed_by_one_command(shell, tmp_path, monkeypatch, ca
     assert main(["completion", shell, "--json"]) == 0
     path = json.loads(capsys.readouterr().out)["path"]
     assert path.startswith(str(tmp_path))
-    assert "_ONECARD_COMPLETE" in open(path).read()  # noqa: SIM115
+    assert "_ONECARD_COMPLETE" in Path(path).read_text()
 
 
 def complete(words):

@@ -184,9 +184,8 @@ def test_flags_come_from_settings_and_back():
     values = {"question": "what, where?", "top_k": 7, "tools": ["date", "calculator"]}
     settings = config.load(AskConfig, Layer("", values))
     words = config.as_flags(values)
-    assert words == ["--question", "what, where?", "--top_k", "7", "--tools", "date", "--tools"] + [
-        "calculator"
-    ]
+    tools = ["--tools", "date", "--tools", "calculator"]
+    assert words == ["--question", "what, where?", "--top_k", "7", *tools]
     assert settings.tools == ("date", "calculator")
 
 

@@ -1,4 +1,4 @@
-"""The architecture (docs/architecture.md), held against the code. Imports inside functions count."""
+"""The architecture (docs/architecture.md) against the code. Imports inside functions count."""
 
 import ast
 import re

@@ -45,7 +45,7 @@ def test_weights_of_the_table_sum_up_to_the_published_number(name, billions):
     ],
 )
 def test_gguf_weights_as_llamacpp_logged_them(name, quant, mib, with_table):
-    """Figures of shared/truth: what lies on the card, the input table apart unless it is the head."""
+    """Published logs: what lies on the card, without the input table unless it is the head."""
     model = lm.find(name)
     held = formats.gguf(model, quant)
     assert (held.total - (0 if model.tied else held.embedding)) / MIB == pytest.approx(
