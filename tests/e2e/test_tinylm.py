@@ -49,8 +49,9 @@ TINY = (
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """This project's own pages as one text."""
-    patterns = ("docs/*.md", "*.md", "src/onecard/tasks/*/README.md")
+    patterns = ("docs/**/*.md", "*.md", "src/onecard/tasks/*/README.md")
     files = sorted(file for pattern in patterns for file in ROOT.glob(pattern))
+    files = [file for file in files if file.name != "reference.md"]  # made from the code
     path = tmp_path_factory.mktemp("text") / "pages.txt"
     path.write_text("\n\n".join(file.read_text() for file in files))
     return path
@@ -156,19 +157,29 @@ def test_transformers_opens_it_with_the_same_logits(trained):
     assert tokenizer(PROMPT)["input_ids"] == ids[0].tolist()
 
 
+TIE_NATS = 0.02
+"""Of two tokens this close a file in 16 bits may take the other one."""
+
+
 def test_chat_answers_as_our_own_model(onecard, trained):
-    """llama.cpp's greedy tokens."""
-    saved = saved_model.load(str(trained.artifacts / "model"))
-    ids = torch.tensor([saved.tokenizer.encode(PROMPT, add_special_tokens=False).ids])
-    n_prompt = ids.shape[1]
-    with torch.no_grad():
-        for _ in range(12):
-            ids = torch.cat([ids, saved.net(ids)[:, -1:].argmax(-1)], 1)
-    expected = saved.tokenizer.decode(ids[0, n_prompt:].tolist())
+    """Each of llama.cpp's greedy tokens is our model's likeliest, or tied with it."""
     words = ["--system", "", "--temperature", 0, "--max_tokens", 12, "--json"]
     reply = onecard("chat", "ask", PROMPT, "--model", f"run:{trained.run.name}", *words)
     assert reply.code == 0, reply.err
-    assert reply.data["answer"].strip() == expected.strip()
+    saved = saved_model.load(str(trained.artifacts / "model"))
+    ids = saved.tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    answer = reply.data["answer"]
+    with torch.no_grad():
+        best = int(saved.net(torch.tensor([ids]))[0, -1].argmax())
+    if saved.tokenizer.decode([best]).isspace() and not answer[:1].isspace():
+        ids.append(best)  # chat strips the answer
+    tokens = saved.tokenizer.encode(answer, add_special_tokens=False).ids
+    assert len(tokens) >= 10
+    for token in tokens:
+        with torch.no_grad():
+            scores = saved.net(torch.tensor([ids]))[0, -1].log_softmax(-1)
+        assert float(scores.max() - scores[token]) < TIE_NATS, saved.tokenizer.decode([token])
+        ids.append(token)
 
 
 # Kills, interrupts, memory and damaged files

@@ -9,7 +9,12 @@ from onecard.inference.client import Reply
 from onecard.tasks.rag import answer, bm25, chat, chunking, citations, rank_fusion, tool_calling
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.calculator import calculate
+<<<<<<< HEAD
 from onecard.tasks.rag.configs import ChatConfig
+=======
+from onecard.tasks.rag.configs import Settings
+from onecard.tasks.rag.evidence_metrics import longest_common_end, ranking_scores, token_scores
+>>>>>>> helper-serving
 from onecard.tasks.rag.quotes import Quote
 from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import Chunk
@@ -315,3 +320,51 @@ class Rewriter:
 def test_a_rewrite_is_used_only_if_it_adds_and_loses_nothing(rewrite, used):
     condensed = chat.condense_question("Can it be changed?", TURNS, Rewriter(rewrite))
     assert (condensed == rewrite) == used
+
+
+@pytest.mark.parametrize(
+    ("quote", "passage", "n"),
+    [
+        ("a b c d e", "x a b c d e y", 5),
+        ("a b c d e", "x y a b c d", 4),  # the passage ends within the quote
+        ("a b c d e", "c d e x y", 3),
+        ("a b c d e", "d e x y", 0),  # two words are chance
+        ("a b c d e", "a x b x c x d x e", 0),
+    ],
+)
+def test_a_quote_is_found_in_one_run_from_its_start_or_end(quote, passage, n):
+    assert longest_common_end(quote.split(), passage.split()) == n
+
+
+RANKED = [
+    hit("nothing of the kind", 1),
+    hit("at most one hundred connections are kept", 2),
+    hit("one hundred connections are kept open", 2),
+    hit("never longer than thirty seconds", 3),
+]
+EVIDENCE = [
+    {"path": "n/2.md", "quote": "one hundred connections are kept open"},
+    {"path": "n/3.md", "quote": "never longer than thirty seconds"},
+]
+
+
+def test_another_passage_of_the_same_evidence_takes_no_place_in_the_ranking():
+    scores = ranking_scores(RANKED, EVIDENCE, 4)
+    # the order is: nothing, the first evidence, the second; the third passage repeats the first
+    best, found = 1 + 1 / np.log2(3), 1 / np.log2(3) + 1 / np.log2(4)
+    assert scores["ndcg@10"] == pytest.approx(found / best)
+    assert scores["mrr"] == 0.5
+    assert scores["recall@4"] == scores["recall@10"] == 1.0
+    assert ranking_scores(RANKED, EVIDENCE, 3)["recall@3"] == 0.5
+
+
+def test_evidence_of_another_file_is_not_found():
+    scores = ranking_scores(RANKED, [{"path": "n/9.md", "quote": EVIDENCE[0]["quote"]}], 4)
+    assert (scores["recall@4"], scores["mrr"], scores["token_recall"]) == (0.0, 0.0, 0.0)
+
+
+def test_token_scores_by_hand():
+    scores = token_scores(RANKED[1:2], EVIDENCE[:1])
+    # 6 words are quoted, 7 are in the passage, 5 are common
+    assert scores == {"token_recall": 5 / 6, "token_precision": 5 / 7, "token_iou": 5 / 8}
+    assert token_scores(RANKED, [{"path": "n/2.md"}]) == {}
