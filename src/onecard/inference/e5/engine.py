@@ -142,7 +142,7 @@ class E5Embedder:
             )
         except (OSError, ValueError, KeyError) as fault:
             raise EngineError(
-                f"{model_dir} holds no complete embedder",
+                f"{model_dir} has no complete embedder",
                 why=str(fault),
                 fix="remove the folder and pull e5-small again",
             ) from None

@@ -78,7 +78,7 @@ class Store:
         if not create and not path.exists():
             raise NotFound(
                 f"there is no index in {folder}",
-                why="it holds no index.sqlite",
+                why="it has no index.sqlite",
                 fix=f"make one first: onecard rag index FOLDER --index {folder}",
             )
         try:

@@ -113,7 +113,7 @@ def _indexed_file(path: str, retriever: Retriever) -> Path:
     raise DataError(
         f"'{path[:100]}' is not in the index",
         why="only indexed files may be read",
-        fix="search_notes tells the paths",
+        fix="search_notes gives the paths",
     )
 
 
