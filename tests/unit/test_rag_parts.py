@@ -9,12 +9,8 @@ from onecard.inference.client import Reply
 from onecard.tasks.rag import answer, bm25, chat, chunking, citations, rank_fusion, tool_calling
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.calculator import calculate
-<<<<<<< HEAD
 from onecard.tasks.rag.configs import ChatConfig
-=======
-from onecard.tasks.rag.configs import Settings
 from onecard.tasks.rag.evidence_metrics import longest_common_end, ranking_scores, token_scores
->>>>>>> helper-serving
 from onecard.tasks.rag.quotes import Quote
 from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import Chunk

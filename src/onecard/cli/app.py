@@ -19,7 +19,7 @@ import click
 
 from onecard import __version__, fsio, paths, tasks
 from onecard.errors import OneCardError, SettingsError, not_found
-from onecard.redaction import redact
+from onecard.redaction import SECRET_NAME, redact
 
 ABOVE = {
     "plan": "what a workload will need, before anything is loaded: onecard plan qlora llama-3.1-8b",
@@ -165,13 +165,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _unexpected(fault: Exception) -> OneCardError:
     kept = paths.home() / "last-error.txt"
     try:
-        fsio.write_text(kept, redact(traceback.format_exc()))
+        fsio.write_text(kept, redact(traceback.format_exc(), _environment_secrets()))
     except OneCardError:
         kept = Path("nowhere: the disk is full")
     message = redact(f"{type(fault).__name__}: {str(fault)[:300]}")
     return OneCardError(
         f"onecard failed: {message}", why="this should not happen", fix=f"report it with {kept}"
     )
+
+
+def _environment_secrets() -> list[str]:
+    """Values of environment variables that are named like secrets; a library's error may quote
+    one. Short ones are common words, and hiding those would garble the text.
+    """
+    return [v for name, v in os.environ.items() if SECRET_NAME.search(name) and len(v) >= 8]
 
 
 def _set_logging(words: Sequence[str]) -> None:
@@ -185,7 +192,7 @@ def _tell(fault: OneCardError, words: Sequence[str]) -> int:
     """Print an error for a person, and as JSON where that was asked for."""
     reporting = importlib.import_module("onecard.reporting")
     if "--traceback" in words:
-        traceback.print_exc()
+        print(redact(traceback.format_exc(), _environment_secrets()), file=sys.stderr)
     what, why, fix = (redact(text) for text in (fault.what, fault.why, fault.fix))
     if "--json" in words:
         error = {"what": what, "why": why, "fix": fix, "code": fault.code}
