@@ -192,12 +192,12 @@ def _docstrings(schema: type[Config]) -> dict[str, str]:
     except (OSError, TypeError):  # a class made in a notebook or a test has no file
         return {}
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    found: dict[str, str] = {}
+    docstrings: dict[str, str] = {}
     for node, after in itertools.pairwise(body):
         match node, after:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
-                found[name] = " ".join(str(text).split())
-    return found
+                docstrings[name] = " ".join(str(text).split())
+    return docstrings
 
 
 def is_bool(info: FieldInfo) -> bool:

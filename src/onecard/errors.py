@@ -70,11 +70,10 @@ def not_found(noun: str, name: str, known: Iterable[str], fix: str = "") -> NotF
     known = sorted(set(known))
     near = nearest(name, known)
     shown = ", ".join(known[:30]) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
-    fix = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else fix or ("give one of these" if known else "make one first: onecard --help")
-    )
+    if near:
+        fix = f"did you mean {' or '.join(near)}?"
+    elif not fix:
+        fix = "give one of these" if known else "make one first: onecard --help"
     return NotFound(
         f"there is no {noun} named '{name}'",
         why=f"there are: {shown}" if known else "there is none yet",

@@ -225,8 +225,8 @@ def show(result: Result) -> None:
     console = Console(highlight=False)
     rest = result.text
     for each in result.tables:
-        before, found, rest_after = rest.partition(each)
-        if not found:
+        before, separator, rest_after = rest.partition(each)
+        if not separator:
             continue
         if before.strip("\n"):
             console.print(Text(plain(before.strip("\n"))))

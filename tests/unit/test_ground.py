@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import docx
 import pytest
@@ -242,15 +242,14 @@ def test_a_port_in_use_is_refused():
 class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 0
-    token: str | SecretStr = ""
+    token: SecretStr = field(default_factory=lambda: SecretStr(""))
 
 
 SECRET = "a-secret-of-enough-letters"
 
 
-@pytest.mark.parametrize("token", [SECRET, SecretStr(SECRET)])
-def test_a_server_demands_the_token_of_the_settings(token):
-    with app.listen(ServerSettings(token=token)) as server:
+def test_a_server_demands_the_token_of_the_config():
+    with app.listen(ServerSettings(token=SecretStr(SECRET))) as server:
         assert server.token == SECRET
         assert server.url == f"http://127.0.0.1:{server.listener.getsockname()[1]}"
         assert server.listener.getsockname()[1] > 0
@@ -273,7 +272,7 @@ def test_a_server_announces_itself_and_runs_behind_the_guard(monkeypatch, token,
         served.update(guard=self.config.app, sockets=sockets)
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
-    with app.listen(ServerSettings(token=token)) as server:
+    with app.listen(ServerSettings(token=SecretStr(token))) as server:
         server.run(Starlette(), "my API", reporter, open_paths=("/",))
     assert reporter.lines == ["my API" + ending]
     assert served["sockets"] == [server.listener]

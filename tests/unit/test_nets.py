@@ -229,7 +229,7 @@ def test_every_model_that_fit_tries_is_known(task):
         (["vlm"], 2),
         (["vlm", "smolvlm", "--format", "q4_k_m"], 2),
         (["tinylm", "--n_embd", "100"], 2),
-        (["tinylm", "--n_kv_head", "4"], 2),
+        (["tinylm", "--n_head", "6", "--n_kv_head", "4"], 2),
         (["tinylm", "--n_kv_head", "12"], 2),
         (["detect", "faster-rcnn-r7"], 6),
         (["diffusion", "sdxl", "--format", "q9"], 2),

@@ -183,7 +183,7 @@ def recipe(row: Row, model: lm.LM) -> training.Recipe:
         # too
     )
     return training.Recipe(
-        method={"full-ft": "full", "lora": "lora", "qlora": "qlora"}[row["workload"]],  # type: ignore[arg-type]
+        method="full" if row["workload"] == "full-ft" else row["workload"],
         weights=form,
         B=row.number("batch", 1),
         T=T,

@@ -170,9 +170,10 @@ def transcribe(row: Row) -> int:
     batch = re.search(r"batch\D{0,8}(\d+)", said)
     device = "cpu" if "cpu" in row["gpu"].lower() else "cuda"
     n = row.number("batch") or (int(batch[1]) if batch else 1)
-    return _sum(speech.transcribe(model, form, n, int(beam[1]) if beam else 5, engine, device)) + (  # type: ignore[arg-type]
-        calibration.CUDA_CONTEXT_BYTES if row["kind"] != "allocated" and device == "cuda" else 0
-    )
+    beam_size = int(beam[1]) if beam else 5
+    terms = speech.transcribe(model, form, n, beam_size, engine, device)  # type: ignore[arg-type]
+    context = calibration.CUDA_CONTEXT_BYTES
+    return _sum(terms) + (context if row["kind"] != "allocated" and device == "cuda" else 0)
 
 
 def tune_speech(row: Row) -> int:

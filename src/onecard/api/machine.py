@@ -27,12 +27,14 @@ def pull(name: str, quant: str = "", reporter: Reporter | None = None) -> Result
 
 def convert(name: str, out: str, outtype: str, reporter: Reporter | None = None) -> Result:
     """A folder of safetensors to one GGUF file. Raises NotFound, DataError."""
-    return _export().convert(name, out, outtype, reporter or Reporter())  # type: ignore[no-any-return]
+    result = _export().convert(name, out, outtype, reporter or Reporter())
+    return result  # type: ignore[no-any-return]
 
 
 def quantize(name: str, out: str, quant: str, reporter: Reporter | None = None) -> Result:
     """A GGUF file in fewer bits. Raises NotFound, DataError."""
-    return _export().quantize(name, out, quant, reporter or Reporter())  # type: ignore[no-any-return]
+    result = _export().quantize(name, out, quant, reporter or Reporter())
+    return result  # type: ignore[no-any-return]
 
 
 def _export() -> ModuleType:

@@ -249,12 +249,15 @@ def explain_oom(
             why=why,
             fix="give a text file with the traceback, or a run's folder",
         )
-    cause = oom.read(file.read_text(encoding="utf-8", errors="replace"))
+    text = file.read_text(encoding="utf-8", errors="replace")
+    cause = oom.read(text)
     data: dict[str, Any] = {**cause.as_dict(), "changes": []}
     parts = [cause.render()]
     if name:
         task, config = plan_task(name), configure_plan(name, values=values)
         memory = tasks.memory(task)
+        if "onecard/tasks" not in text and hasattr(memory, "usual_script"):
+            config = memory.usual_script(config, values or {})
         changes = memory.fallbacks(config)
         rows = fallbacks.next_changes(config, devices.find(card), memory.plan, changes)
         data["changes"] = [row.as_dict() for row in rows]

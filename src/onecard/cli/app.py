@@ -99,7 +99,8 @@ class App(LazyGroup):
             module = importlib.import_module(f"onecard.cli.commands.{name.replace('-', '_')}")
             return module.command  # type: ignore[no-any-return]
         if name in tasks.names():
-            return importlib.import_module("onecard.cli.task_group").TaskGroup(name)  # type: ignore[no-any-return]
+            group = importlib.import_module("onecard.cli.task_group").TaskGroup(name)
+            return group  # type: ignore[no-any-return]
         return None
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -61,8 +61,8 @@ class Model:
         if self.here and self.path and (self.path / "config.json").is_file():
             return lm.from_config(self.path / "config.json"), 0
         for name in (self.name, str(self.facts.get("base", "")), self.repo):
-            if name and (found := lm.named(name)):
-                return found, 0
+            if name and (model := lm.named(name)):
+                return model, 0
         return None
 
     def quants(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Embedders and cross-encoders of sentence-transformers, on the GPU if there is one."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,13 +43,11 @@ class SentenceEmbedder:
     def close(self) -> None:
         del self._model
 
-    def _encode(self, texts: list[str], call: object) -> np.ndarray:
+    def _encode(self, texts: list[str], call: Callable[..., Any]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        return np.asarray(
-            call(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False),  # type: ignore[operator]
-            dtype=np.float32,
-        )
+        vectors = call(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
 
 
 class CrossReranker:

@@ -110,8 +110,8 @@ class _FourBit(torch.nn.Module):
         self.register_buffer("scales", torch.empty(n_in * n_out // 64, dtype=torch.float32))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = _Opened.apply(x, self.packed, self.shape)
-        return made
+        opened: torch.Tensor = _Opened.apply(x, self.packed, self.shape)
+        return opened
 
 
 class _Opened(torch.autograd.Function):

@@ -43,11 +43,11 @@ def _passed(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool 
 
 def _give_storage(net: Any) -> None:
     """Each weight once, however many modules hold it."""
-    made: dict[int, torch.nn.Parameter] = {}
+    outputs: dict[int, torch.nn.Parameter] = {}
     for module in net.modules():
         for key, value in list(module._parameters.items()):
             if value is not None:
-                module._parameters[key] = made.setdefault(
+                module._parameters[key] = outputs.setdefault(
                     id(value),
                     torch.nn.Parameter(torch.empty(value.shape), requires_grad=value.requires_grad),
                 )
@@ -56,13 +56,13 @@ def _give_storage(net: Any) -> None:
                 module._buffers[key] = torch.empty(value.shape, dtype=value.dtype)
 
 
-def _tensors(made: Any) -> list[torch.Tensor]:
-    if isinstance(made, torch.Tensor):
-        return [made]
-    if isinstance(made, dict):
-        return [tensor for part in made.values() for tensor in _tensors(part)]
-    if isinstance(made, list | tuple):
-        return [tensor for part in made for tensor in _tensors(part)]
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        return [tensor for part in outputs.values() for tensor in _tensors(part)]
+    if isinstance(outputs, list | tuple):
+        return [tensor for part in outputs for tensor in _tensors(part)]
     return []
 
 

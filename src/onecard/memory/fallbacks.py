@@ -71,7 +71,7 @@ def fit(
 
     `only`: the settings that the planner reads, when it is a trace that takes seconds.
     """
-    taken: list[Fallback] = []
+    applied: list[Fallback] = []
     plan = planner(config, device)
     for change, cost in changes:
         if plan.high_bytes <= device.free_bytes:
@@ -83,13 +83,13 @@ def fit(
         if smaller.total_bytes >= plan.total_bytes:
             continue
         saved = plan.total_bytes - smaller.total_bytes
-        if taken and taken[-1].changes.keys() == change.keys():
+        if applied and applied[-1].changes.keys() == change.keys():
             # the same setting turned further: one fallback, with all that it saves
-            taken[-1] = Fallback(change, taken[-1].saved_bytes + saved, cost)
+            applied[-1] = Fallback(change, applied[-1].saved_bytes + saved, cost)
         else:
-            taken.append(Fallback(change, saved, cost))
+            applied.append(Fallback(change, saved, cost))
         config, plan = candidate, smaller
-    return Fitted(config, plan, taken)
+    return Fitted(config, plan, applied)
 
 
 def next_changes(

@@ -215,12 +215,12 @@ def rf_detr(t: Tape, x: Tensor, size: str, n_classes: int) -> Maps:
     queries = groups * QUERIES
     where = _placed(t, n, queries)
     q = t.tensor(n, queries, D, needs=True)
-    found: Maps = []
+    features: Maps = []
     for _ in range(z.layers):
         q = _decoded(t, q, where, memory, groups)
-        found.append(_shared(t, t.norm(q, "layer"), 2 * D if found else 0))
-    stacked = t.cat(found, 1)
-    del found
+        features.append(_shared(t, t.norm(q, "layer"), 2 * D if features else 0))
+    stacked = t.cat(features, 1)
+    del features
     early = _shared(t, linear(t, values, n_classes), D * n_classes + n_classes)
     scores, sides = linear(t, stacked, n_classes), mlp(t, stacked, D, D, 4)
     sides = t.op(sides.shape, [sides], [sides])

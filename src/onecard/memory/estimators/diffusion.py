@@ -222,7 +222,7 @@ def make(p: Pipeline, s: Making) -> list[Term]:
     everything = texts + net + vae
     if s.offload == "none":
         name = max(phases, key=lambda phase: phases[phase][1])
-        held, hump = everything, phases[name][1]
+        resident, hump = everything, phases[name][1]
     elif s.offload == "model":
         phases["decoding"] = (
             vae + net,
@@ -232,16 +232,16 @@ def make(p: Pipeline, s: Making) -> list[Term]:
             # show it
         )
         name = max(phases, key=lambda phase: sum(phases[phase]))
-        held, hump = phases[name]
+        resident, hump = phases[name]
     else:
         name = max(phases, key=lambda phase: phases[phase][1])
-        held, hump = 0.02 * everything, phases[name][1]  # one layer at a time
+        resident, hump = 0.02 * everything, phases[name][1]  # one layer at a time
     encoders = [f"{text.name} in {format}" for text, format in zip(p.texts, formats, strict=True)]
     parts = ", ".join([f"{p.net} {n_params / 1e6:.0f}e6 in {s.format}", *encoders, "decoder"])
     return [
         Term(
             "weights",
-            math.ceil(held),
+            math.ceil(resident),
             {
                 "none": parts,
                 "model": f"only what is at work: {name}",

@@ -93,7 +93,7 @@ def llamacpp_compute(
     tests/e2e/test_plan.py): three feed-forward rows, five
     of the model's width and the fp16 mask. On CUDA published logs show two to four of the model's
     width: three are taken.
-    2025 and fa-off: MEMORY-NOTES.md (checked there against Llama, Phi-2, Gemma logs).
+    2025 and fa-off: published logs of Llama, Llama-2, Phi-2, Qwen2.5 and Gemma (tests/validation).
     """
     output = 4 * n_ubatch * (lm.V + lm.D)
     if build == "fa-off":

@@ -35,13 +35,15 @@ ALL_LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 UPCAST_COPIES = 3.0
 """Copies of the logits in fp32 when the loss is upcast: cast, log-softmax, gradient and its 16-bit
 form (traced); and half a one, the logits
-themselves, in a loop that keeps them (MEMORY-NOTES.md: 14 bytes a token and word)."""
+themselves, in a loop that keeps them (can-i-finetune-this at 053ce9e measured 14 bytes a token
+and word)."""
 FP32_COPIES = 4.0
 """The same when the head is in fp32 already (measured by fitcheck-llm and can-i-finetune-this)."""
 PLAIN_COPIES = 2.0
 """A loss in 16 bits: logits, their chunks, log-softmax and gradient."""
 SCORE_COPIES = 7.7
-"""Score matrices alive in the backward pass of eager attention (MEMORY-NOTES.md: 7.4 to 9)."""
+"""Score matrices alive in the backward pass of eager attention (7.4 to 9 in measurements of
+fitcheck-llm 0.3.1)."""
 FROZEN_CHUNK = 256
 """Tokens whose logits onecard's own loss makes at once (tasks/finetune/loss.py)."""
 CHUNKED_SHARE = 1 / 8
@@ -216,7 +218,7 @@ def layer_hump(lm: LM, s: Recipe, tokens: int) -> int:
     """Bytes of the one layer that is recomputed and run backward; without checkpointing only its
     gradients are new."""
     wide = 4 if s.compute_fp32 or s.rest_fp32 else 2
-    rows = 12 * lm.D + 3 * lm.H * lm.K + lm.G * lm.K + 3 * lm.F  # MEMORY-NOTES.md, section 3
+    rows = 12 * lm.D + 3 * lm.H * lm.K + lm.G * lm.K + 3 * lm.F  # fitcheck-llm 0.3.1
     scores = (
         s.B
         * lm.H
@@ -318,8 +320,8 @@ def fragments(lm: LM, s: Recipe) -> Term:
     """What torch's allocator holds beyond the peak: the loss's blocks do not fit the layers' and
     the other way round.
 
-    Fitted to fitcheck-llm's pairs of allocated and reserved (MEMORY-NOTES.md, section 3), which
-    differ by 11 % between equal runs.
+    Fitted to fitcheck-llm 0.3.1's pairs of allocated and reserved, which differ by 11 % between
+    equal runs.
     """
     tokens = s.B * s.T
     loss, layer = loss_hump(lm, s, tokens), layer_hump(lm, s, tokens)

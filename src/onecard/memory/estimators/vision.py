@@ -118,7 +118,8 @@ def find(name: str, n_classes: int = 0) -> Net:
         r"[^a-z0-9]", "", name.lower().replace("+", "").removesuffix(".pt").removesuffix(".yaml")
     )
     match = re.match(
-        r"(yolov5|yolov6|yolov7|yolov8|yolov?11|yolox|rtmdet|ppyoloe)(?:ins)?(tiny|nano|[ntsmlx])(p6|6)?u?(seg|ins|pose|cls)?$",
+        r"(yolov5|yolov6|yolov7|yolov8|yolov?11|yolox|rtmdet|ppyoloe)(?:ins)?"
+        r"(tiny|nano|[ntsmlx])(p6|6)?u?(seg|ins|pose|cls)?$",
         plain,
     )
     family = match[1].replace("yolov11", "yolo11") if match else ""
@@ -179,8 +180,8 @@ def training_fallbacks(config: Any) -> Iterator[Change]:
 
 def _detector(name: str, plain: str, n_classes: int) -> Net | None:
     """Detectors beside the YOLOs."""
-    if found := re.match(r"(faster|mask)rcnn[a-z]*?(\d+)", plain):
-        masked, depth, kind = found[1] == "mask", _depth(name, found[2]), _groups(plain)
+    if match := re.match(r"(faster|mask)rcnn[a-z]*?(\d+)", plain):
+        masked, depth, kind = match[1] == "mask", _depth(name, match[2]), _groups(plain)
         return Net(
             name,
             "detect",
@@ -188,8 +189,8 @@ def _detector(name: str, plain: str, n_classes: int) -> Net | None:
             "iou",
             n_classes or 80,
         )
-    if found := re.match(r"retinanet[a-z]*?(\d+)", plain):
-        depth, kind = _depth(name, found[1]), _groups(plain)
+    if match := re.match(r"retinanet[a-z]*?(\d+)", plain):
+        depth, kind = _depth(name, match[1]), _groups(plain)
         return Net(
             name,
             "detect",
@@ -197,11 +198,11 @@ def _detector(name: str, plain: str, n_classes: int) -> Net | None:
             "iou",
             n_classes or 80,
         )
-    if (found := re.match(r"rtdetr(?:v2)?[a-z]*?(18|34|50|101)(?:vd)?$", plain)) or plain in (
+    if (match := re.match(r"rtdetr(?:v2)?[a-z]*?(18|34|50|101)(?:vd)?$", plain)) or plain in (
         "rtdetr",
         "rtdetrv2",
     ):
-        size = f"r{found[1] if found else 50}"
+        size = f"r{match[1] if match else 50}"
         return Net(
             name,
             "detect",
@@ -210,8 +211,8 @@ def _detector(name: str, plain: str, n_classes: int) -> Net | None:
             n_classes or 80,
             ema=True,
         )
-    if found := re.match(r"dfine(?:hgnetv2)?([nsmlx])(?:coco|obj365)*$", plain):
-        size = found[1]
+    if match := re.match(r"dfine(?:hgnetv2)?([nsmlx])(?:coco|obj365)*$", plain):
+        size = match[1]
         return Net(
             name,
             "detect",
@@ -220,9 +221,9 @@ def _detector(name: str, plain: str, n_classes: int) -> Net | None:
             n_classes or 80,
             ema=True,
         )
-    if found := re.match(r"rfdetr(nano|small|base|medium|large)$", plain):
+    if match := re.match(r"rfdetr(nano|small|base|medium|large)$", plain):
         # COCO's highest number, and one for nothing
-        size, classes = found[1], (n_classes or 90) + 1
+        size, classes = match[1], (n_classes or 90) + 1
         return Net(
             name,
             "detect",
@@ -237,26 +238,26 @@ def _detector(name: str, plain: str, n_classes: int) -> Net | None:
 
 def _classifier(name: str, plain: str, n_classes: int) -> Net | None:
     many = n_classes or 1000
-    if found := re.match(r"resnet(\d+)$", plain):
-        depth = _depth(name, found[1])
+    if match := re.match(r"resnet(\d+)$", plain):
+        depth = _depth(name, match[1])
         return Net(
             name,
             "classify",
             lambda t, x: backbones.resnet_classifier(t, x, depth, many),
             n_classes=many,
         )
-    if found := re.match(r"vit(tiny|small|base|large|huge|[tsblh])(?:patch)?(\d+)?", plain):
+    if match := re.match(r"vit(tiny|small|base|large|huge|[tsblh])(?:patch)?(\d+)?", plain):
         size = "vit-" + {"t": "tiny", "s": "small", "b": "base", "l": "large", "h": "huge"}.get(
-            found[1], found[1]
+            match[1], match[1]
         )
         patch = 14 if size == "vit-huge" else 16
-        if found[2] in ("14", "16", "32"):
-            patch = int(found[2])
+        if match[2] in ("14", "16", "32"):
+            patch = int(match[2])
         return Net(
             name, "classify", lambda t, x: backbones.vit(t, x, size, many, patch), n_classes=many
         )
-    if found := re.match(r"convnext(tiny|small|base|large)", plain):
-        size = f"convnext-{found[1]}"
+    if match := re.match(r"convnext(tiny|small|base|large)", plain):
+        size = f"convnext-{match[1]}"
         return Net(
             name, "classify", lambda t, x: backbones.convnext(t, x, size, many), n_classes=many
         )
@@ -271,8 +272,8 @@ def _segmenter(name: str, plain: str, n_classes: int) -> Net | None:
             lambda t, x: backbones.unet(t, x, n_classes or 21),
             n_classes=n_classes or 21,
         )
-    if found := re.match(r"deeplabv3(?:resnet|r)?(50|101)", plain):
-        depth = int(found[1])
+    if match := re.match(r"deeplabv3(?:resnet|r)?(50|101)", plain):
+        depth = int(match[1])
         return Net(
             name,
             "segment",

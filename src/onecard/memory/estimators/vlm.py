@@ -180,17 +180,17 @@ def talk(
     words only.
     """
     words = lm.find(m.words)
-    tiles, patches, seen = tiles_of(m, width, height) if image else (1, 0, 0)
+    tiles, patches, image_tokens = tiles_of(m, width, height) if image else (1, 0, 0)
     weights = formats.hf(words, format)
     beside = _n_beside(m, words.D) * 2
     t = Tape(wide=2, weights=2)
     _see(t, m, B * tiles, patches, fused)
-    prompt = B * (seen + tokens)
+    prompt = B * (image_tokens + tokens)
     reading = max(
         prompt * (3 * words.F + 4 * words.D) * 2, prompt * words.V * 6 if all_logits else 0
     )
     cache = math.ceil(
-        B * (seen + tokens) * llm_inference.KV_BYTES["f16"] * words.kv_values * words.L
+        B * (image_tokens + tokens) * llm_inference.KV_BYTES["f16"] * words.kv_values * words.L
     )
     top = max(t.peak, reading)
     return [
@@ -200,13 +200,13 @@ def talk(
             beside,
             f"{m.tower}, {TOWERS[m.tower].n_params / 1e6:.0f}e6, and projector, 16 bits",
         ),
-        Term("KV cache", cache, f"{B} x ({seen} tokens of the image + {tokens} words)"),
+        Term("KV cache", cache, f"{B} x ({image_tokens} tokens of the image + {tokens} words)"),
         Term(
             "activations",
             math.ceil(top),
             f"{tiles} tiles of {patches} patches in the tower"
             if top == t.peak
-            else f"{seen + tokens} tokens read at once",
+            else f"{image_tokens + tokens} tokens read at once",
         ),
         Term("workspace", llm_inference.GATHER_BYTES, "cuBLAS"),
     ]
@@ -229,8 +229,8 @@ def tune(m: VLM, s: Training) -> list[Term]:
     """The terms of a training step's peak: the language model's step with the image among its
     tokens, and the tower's."""
     words = lm.find(m.words)
-    tiles, patches, seen = tiles_of(m, s.width, s.height)
-    recipe = training.Recipe(**{**vars(s.recipe), "T": seen + s.words})
+    tiles, patches, image_tokens = tiles_of(m, s.width, s.height)
+    recipe = training.Recipe(**{**vars(s.recipe), "T": image_tokens + s.words})
     terms = training.step(words, recipe)
     trained = s.tower == "full"
     fp32 = recipe.weights in ("fp32", "f32")

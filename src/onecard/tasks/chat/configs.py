@@ -9,6 +9,8 @@ from onecard.inference.config import LlmConfig
 from onecard.runs.config import TrackingConfig
 from onecard.serving.config import ServeConfig as HttpConfig
 
+CacheType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "fp8", "int8"]
+
 
 class PromptConfig(Config):
     """Prompt."""
@@ -74,7 +76,7 @@ class PlanConfig(LlmConfig):
     quant: str = ""
     """Weights: q4_k_m, q8_0 ... for llama.cpp; bf16, fp8, int8, nf4, gptq-int4, awq-int4,
     exl2-4.65 ... for the others. Empty: q4_k_m or bf16."""
-    kv_type: Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "fp8", "int8"] = "f16"  # type: ignore[assignment]
+    kv_type: CacheType = "f16"  # type: ignore[assignment]
     """Type of the KV cache."""
     n_ctx: int = Field(default=4096, ge=1, le=10_000_000)
     """Context window (tokens): prompt and answer together."""

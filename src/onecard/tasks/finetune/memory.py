@@ -3,7 +3,7 @@
 Pure arithmetic; memory/estimators/training.py holds the formulas.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from onecard.config import Config
@@ -204,6 +204,15 @@ def fallbacks(config: Config) -> Iterator[Change]:
         seq //= 2
         cost = f"samples longer than {seq} tokens are left out or cut: other data"
         yield {"max_seq_length": seq}, cost
+
+
+USUAL_SCRIPT = {"loss": "upcast", "attn_implementation": "sdpa", "optim": "adamw_torch"}
+
+
+def usual_script(config: PlanConfig, given: Collection[str]) -> PlanConfig:
+    """The config of a script on transformers' own trainer, for a traceback that is not ours;
+    fields that were given stay."""
+    return config.model_copy(update={k: v for k, v in USUAL_SCRIPT.items() if k not in given})
 
 
 TOKENS = (2048, 4096, 8192, 16384, 32768)
