@@ -43,11 +43,11 @@ def _passed(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool 
 
 def _give_storage(net: Any) -> None:
     """Each weight once, however many modules hold it."""
-    outputs: dict[int, torch.nn.Parameter] = {}
+    parameters: dict[int, torch.nn.Parameter] = {}
     for module in net.modules():
         for key, value in list(module._parameters.items()):
             if value is not None:
-                module._parameters[key] = outputs.setdefault(
+                module._parameters[key] = parameters.setdefault(
                     id(value),
                     torch.nn.Parameter(torch.empty(value.shape), requires_grad=value.requires_grad),
                 )

@@ -215,12 +215,12 @@ def rf_detr(t: Tape, x: Tensor, size: str, n_classes: int) -> Maps:
     queries = groups * QUERIES
     where = _placed(t, n, queries)
     q = t.tensor(n, queries, D, needs=True)
-    features: Maps = []
+    predictions: Maps = []
     for _ in range(z.layers):
         q = _decoded(t, q, where, memory, groups)
-        features.append(_shared(t, t.norm(q, "layer"), 2 * D if features else 0))
-    stacked = t.cat(features, 1)
-    del features
+        predictions.append(_shared(t, t.norm(q, "layer"), 2 * D if features else 0))
+    stacked = t.cat(predictions, 1)
+    del predictions
     early = _shared(t, linear(t, values, n_classes), D * n_classes + n_classes)
     scores, sides = linear(t, stacked, n_classes), mlp(t, stacked, D, D, 4)
     sides = t.op(sides.shape, [sides], [sides])
