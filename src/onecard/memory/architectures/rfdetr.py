@@ -218,7 +218,7 @@ def rf_detr(t: Tape, x: Tensor, size: str, n_classes: int) -> Maps:
     predictions: Maps = []
     for _ in range(z.layers):
         q = _decoded(t, q, where, memory, groups)
-        predictions.append(_shared(t, t.norm(q, "layer"), 2 * D if features else 0))
+        predictions.append(_shared(t, t.norm(q, "layer"), 2 * D if predictions else 0))
     stacked = t.cat(predictions, 1)
     del predictions
     early = _shared(t, linear(t, values, n_classes), D * n_classes + n_classes)
