@@ -59,7 +59,7 @@ def test_whisper(name, batch, tokens):
 
 def test_a_pipeline_without_a_unet_says_so(onecard):
     assert onecard("plan", "diffusion", "flux.1", "--trace").code == 5
-    done = onecard("plan", "asr", "tiny", "--trace", "--json")
+    done = onecard("plan", "asr", "tiny", "--batch_size", "1", "--trace", "--json")
     assert done.code == 0 and abs(done.data["error"]) < 0.05
 
 

@@ -212,18 +212,19 @@ def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, worklo
             "plan",
             workload,
             str(tmp_path),
-            "--seq",
+            "--max_seq_length",
             "128",
-            "--batch",
+            "--per_device_train_batch_size",
             "16",
             "--fit",
             "--card",
             "1.5gb",
             "--json",
         )
-        assert fitted.code == 0 and fitted.data["changes"][0]["changes"]["accumulation"] > 1, (
-            fitted.err
-        )
+        assert (
+            fitted.code == 0
+            and fitted.data["changes"][0]["changes"]["gradient_accumulation_steps"] > 1
+        ), fitted.err
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "of-nobody", "hidden_size": 256})
     )
