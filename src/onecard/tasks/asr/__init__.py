@@ -80,7 +80,7 @@ TASK = Task(
             ),
         ),
         "enroll": Command(
-            "transcribe:enroll",
+            "enroll:enroll",
             "know a voice by its name: enroll NAME clip.wav",
             "audio",
             needs=(*HEARS, "torch"),
@@ -88,7 +88,7 @@ TASK = Task(
             fields=("audio", "name"),
         ),
         "train": Command(
-            "transcribe:train",
+            "train:train",
             "fine-tune Whisper on sounds with their texts, scored before and after",
             "dataset",
             needs=LEARNS,

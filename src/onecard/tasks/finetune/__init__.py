@@ -30,7 +30,7 @@ TASK = Task(
             needs=NEEDS,
         ),
         "check": Command(
-            "train:check",
+            "check:check",
             "the gates alone: what is wrong with the data",
             "dataset",
             needs=NEEDS[1:2] + NEEDS[5:],
@@ -70,7 +70,7 @@ TASK = Task(
             ),
         ),
         "make-data": Command(
-            "draft:make_data",
+            "draft:draft",
             "draft pairs from a folder of notes with a local model, for you to correct",
             "notes",
             fields=("notes", "pairs", "judge_model", "output_dir", "seed"),

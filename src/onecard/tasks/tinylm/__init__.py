@@ -50,7 +50,7 @@ TASK = Task(
             fields=TRAINING,
         ),
         "generate": Command(
-            "train:write",
+            "generate:generate",
             "write on from a prompt",
             "run_id",
             needs=NEEDS,

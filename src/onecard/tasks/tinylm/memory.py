@@ -7,7 +7,7 @@ from onecard.memory import workloads_nets as nets
 from onecard.memory.devices import Device
 from onecard.memory.plan import Plan, Term
 from onecard.tasks.tinylm.configs import Settings
-from onecard.tasks.tinylm.model_config import of
+from onecard.tasks.tinylm.sizing import derive
 from onecard.units import GIB
 
 VOCAB = 66
@@ -26,8 +26,8 @@ def plan(settings: Settings, device: Device) -> Plan:
     Raises SettingsError for sizes that do not divide.
     """
     vocab = VOCAB if settings.tokenizer == "char" else settings.vocab_size
-    made = of(settings, vocab, 0)
-    s = made.shape
+    made = derive(settings, vocab, 0)
+    s = made.model_config
     narrow = settings.bf16 == "on" or (settings.bf16 == "auto" and device.type != "cpu")
     step = nets.TinySettings(
         n_layer=s.n_layer,
@@ -38,8 +38,8 @@ def plan(settings: Settings, device: Device) -> Plan:
         mlp=s.mlp,
         qk_norm=s.qk_norm,
         block_size=s.block_size,
-        batch=made.batch,
-        accumulation=made.accumulation,
+        batch=made.batch_size,
+        accumulation=made.accumulation_steps,
         vocab_size=s.vocab_size,
         amp=narrow,
         optimizer=settings.optim,
@@ -67,7 +67,7 @@ def plan(settings: Settings, device: Device) -> Plan:
         {
             "weights": f"{s.n_params / 1e6:.2f}e6",
             "layers x width": f"{s.n_layer} x {s.n_embd}",
-            "tokens a step": made.tokens_a_step,
+            "tokens a step": made.tokens_per_step,
         },
         notes,
         base.band,
@@ -76,8 +76,8 @@ def plan(settings: Settings, device: Device) -> Plan:
 
 def smaller(settings: Settings) -> Iterable[tuple[dict[str, Any], str]]:
     """The ladder: the same mathematics with smaller micro-batches, down to one sample."""
-    made = of(settings, VOCAB, 0)
-    batch, whole = made.batch, made.batch * made.accumulation
+    made = derive(settings, VOCAB, 0)
+    batch, whole = made.batch_size, made.batch_size * made.accumulation_steps
     while batch > 1:
         batch //= 2
         yield (
