@@ -3,6 +3,6 @@
 set -euo pipefail
 folder="${1:?recipes/asr.sh FOLDER [base]}" model="${2:-base}"
 say() { echo "+ $*"; "$@"; }
-say onecard asr plan --model_name "$model"
-say onecard asr transcribe "$folder" --model_name "$model" --diarize --output_dir ./transcripts "${@:3}"
-if find "$folder" -name "*.txt" | grep -q .; then say onecard asr evaluate "$folder" --model_name "$model"; fi
+say onecard asr plan --model "$model"
+say onecard asr transcribe "$folder" --model "$model" --diarize --output_dir ./transcripts "${@:3}"
+if find "$folder" -name "*.txt" | grep -q .; then say onecard asr evaluate "$folder" --model "$model"; fi

@@ -1,5 +1,5 @@
-"""Made voices: espeak-ng out of its package (espeakng-loader), anywhere; flite where Debian's is
-installed. And conversations of two, with the truth of who speaks when."""
+"""Synthetic voices: espeak-ng out of its package (espeakng-loader), anywhere; flite where Debian's
+is installed. And conversations of two, with their reference turns."""
 
 import ctypes
 import shutil
@@ -8,6 +8,7 @@ import wave
 from functools import cache
 from pathlib import Path
 
+import espeakng_loader
 import numpy as np
 import soxr
 
@@ -43,8 +44,6 @@ def here() -> bool:
 @cache
 def espeak():
     """The library, ready to give sound back."""
-    import espeakng_loader
-
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     assert (
         library.espeak_Initialize(1, 0, str(espeakng_loader.get_data_path()).encode(), 0) == 22_050

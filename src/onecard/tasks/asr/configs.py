@@ -72,7 +72,15 @@ class PunctuationConfig(Config):
     """The language model that does it: a name of `onecard models list`, a .gguf file or run:ID."""
 
 
-class TranscribeConfig(DecodeConfig, DiarizeConfig, PunctuationConfig):
+class RecordingConfig(DecodeConfig, DiarizeConfig):
+    """What the transcript of one recording depends on."""
+
+
+class TranscriptConfig(RecordingConfig, PunctuationConfig):
+    """Words, speakers and punctuation."""
+
+
+class TranscribeConfig(TranscriptConfig):
     """Files."""
 
     audio: tuple[str, ...] = ()
@@ -97,14 +105,14 @@ class EnrollConfig(Config):
     """Whose voice it is."""
 
 
-class ServeConfig(HttpConfig, DecodeConfig, DiarizeConfig):
+class ServeConfig(HttpConfig, RecordingConfig):
     """OpenAI API."""
 
     port: int = Field(default=8082, ge=0, le=65535)
     """Port; 0 takes a free one."""
 
 
-class EvaluateConfig(DecodeConfig, DiarizeConfig, PunctuationConfig, TrackingConfig):
+class EvaluateConfig(TranscriptConfig, TrackingConfig):
     """Evaluation."""
 
     references: str = ""

@@ -1,11 +1,12 @@
-"""Whisper between CTranslate2's form and transformers', both ways: what is embedded can be trained,
-and what was trained can be heard with. Knows no training.
+"""Whisper between CTranslate2's format and transformers', both ways: the embedded model can be
+trained, and a trained model can transcribe.
 
 The reader follows ctranslate2's published layout of model.bin (version 6): names, shapes, types,
 bytes, then aliases.
 """
 
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -24,17 +25,20 @@ from transformers import (
 )
 
 from onecard import paths
-from onecard.errors import DataError
+from onecard.errors import DataError, NotFound
 from onecard.hub import checkpoints, download
 from onecard.reporting import Reporter
-from onecard.tasks.asr import model as models
+from onecard.tasks.asr import model_files
 
 TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-SUPPORTED = 6
+LAYOUT_VERSION = 6
+COMPLETE = ".whole"
+HEAD_WIDTH = 64
+"""Of all Whisper models."""
 
 
-def dense_folder(name: str, reporter: Reporter) -> Path:
-    """A folder that transformers opens; the embedded model is turned once and kept.
+def transformers_folder(name: str, reporter: Reporter) -> Path:
+    """A folder that transformers opens; the embedded model is converted once and cached.
 
     Raises NotFound, DataError.
     """
@@ -42,110 +46,99 @@ def dense_folder(name: str, reporter: Reporter) -> Path:
     if path.is_dir() and (path / "config.json").exists() and list(path.glob("*.safetensors")):
         return path
     if name.startswith("run:"):
-        return checkpoints._whole(models.of_run(name[4:]).parent / "merged")
-    plain = name.removeprefix("openai/").removeprefix("whisper-")
-    if plain != models.EMBEDDED or path.is_dir():
-        return checkpoints.folder(name if "/" in name else f"openai/whisper-{plain}", reporter)
-    target = paths.home() / "dense" / f"whisper-{plain}"
+        merged = model_files.of_run(name[4:]).parent / "merged"
+        if not merged.is_dir():
+            raise NotFound(
+                f"{name} has no model that can be trained",
+                why=f"there is no {merged}",
+                fix="name a training of onecard asr train that reached its end",
+            )
+        return checkpoints.folder(str(merged), reporter)
+    short = model_files.short_name(name)
+    if short != model_files.EMBEDDED or path.is_dir():
+        return checkpoints.folder(name if "/" in name else f"openai/whisper-{short}", reporter)
+    target = paths.home() / "dense" / f"whisper-{short}"
     with download.locked(target, reporter):
-        if not (target / ".whole").exists():
-            reporter.line("turning the embedded Whisper into safetensors, once")
-            to_transformers(models.folder(name, reporter), target)
-            (target / ".whole").touch()
+        if not (target / COMPLETE).exists():
+            reporter.line("converting the embedded Whisper to safetensors, once")
+            to_transformers(model_files.find(name, reporter), target)
+            (target / COMPLETE).touch()
     return target
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Variables of a model.bin by name.
+class _BinaryReader:
+    """Little-endian values out of bytes. Raises struct.error or IndexError at their end."""
 
-    Raises DataError for another version or a file cut short.
-    """
-    data = path.read_bytes()
-    at = 0
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position = data, 0
 
-    def take(form: str) -> int:
-        nonlocal at
-        value = struct.unpack_from("<" + form, data, at)[0]
-        at += struct.calcsize(form)
+    def integer(self, format: str) -> int:
+        value = struct.unpack_from("<" + format, self.data, self.position)[0]
+        self.position += struct.calcsize(format)
         return int(value)
 
-    def text() -> str:
-        nonlocal at
-        length = take("H")
-        at += length
-        return data[at - length : at].rstrip(b"\0").decode()
+    def text(self) -> str:
+        """Zero-terminated, after its length."""
+        length = self.integer("H")
+        self.position += length
+        return self.data[self.position - length : self.position].rstrip(b"\0").decode()
 
+    def array(self, dtype: Any, n_bytes: int) -> np.ndarray:
+        if self.position + n_bytes > len(self.data):
+            raise IndexError
+        count = n_bytes // np.dtype(dtype).itemsize
+        array = np.frombuffer(self.data, dtype, count=count, offset=self.position)
+        self.position += n_bytes
+        return array
+
+
+def read_model_bin(path: Path) -> dict[str, np.ndarray]:
+    """Variables of a model.bin by name.
+
+    Raises DataError for another layout or a truncated file.
+    """
+    reader = _BinaryReader(path.read_bytes())
     try:
-        version, _, _ = take("I"), text(), take("I")
-        if version != SUPPORTED:
+        version, _, _ = reader.integer("I"), reader.text(), reader.integer("I")
+        if version != LAYOUT_VERSION:
             raise DataError(
                 f"{path} has another layout",
-                why=f"version {version} of CTranslate2's, {SUPPORTED} is known here",
-                fix="take the model in transformers' form: --model_name openai/whisper-base",
+                why=f"version {version} of CTranslate2's, {LAYOUT_VERSION} is supported",
+                fix="take the model in transformers' form: --model openai/whisper-base",
             )
-        out: dict[str, np.ndarray] = {}
-        for _ in range(take("I")):
-            name = text()
-            shape = [take("I") for _ in range(take("B"))]
-            kind, size = TYPES[take("B")], take("I")
-            if at + size > len(data):
-                raise IndexError
-            out[name] = np.frombuffer(
-                data, kind, count=size // np.dtype(kind).itemsize, offset=at
-            ).reshape(shape)
-            at += size
-        for _ in range(take("I")):
-            alias = text()
-            out[alias] = out[text()]
+        variables: dict[str, np.ndarray] = {}
+        for _ in range(reader.integer("I")):
+            name = reader.text()
+            shape = [reader.integer("I") for _ in range(reader.integer("B"))]
+            dtype, n_bytes = TYPES[reader.integer("B")], reader.integer("I")
+            variables[name] = reader.array(dtype, n_bytes).reshape(shape)
+        for _ in range(reader.integer("I")):
+            alias = reader.text()
+            variables[alias] = variables[reader.text()]
     except (struct.error, IndexError, KeyError, UnicodeDecodeError) as fault:
         raise DataError(
-            f"{path} is cut short or damaged",
+            f"{path} is truncated or damaged",
             why=str(fault) or "its bytes end early",
             fix=f"remove {path.parent} and run it again",
         ) from None
-    return out
+    return variables
 
 
 def to_transformers(source: Path, target: Path) -> None:
-    """A folder in CTranslate2's form (fp16 or fp32) to one of transformers, in fp32."""
-    held = read(source / "model.bin")
-    about = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    width, vocab = (
-        held["encoder/layer_norm/gamma"].shape[0],
-        held["decoder/embeddings/weight"].shape[0],
-    )
-    layers = {
-        side: 1
-        + max(
-            int(name.split("/")[1][6:])
-            for name in held
-            if name.startswith(f"{side}/layer_") and name.split("/")[1][6:].isdigit()
-        )
-        for side in ("encoder", "decoder")
-    }
-    config = WhisperConfig(
-        vocab_size=vocab,
-        num_mel_bins=held["encoder/conv1/weight"].shape[1],
-        d_model=width,
-        encoder_layers=layers["encoder"],
-        decoder_layers=layers["decoder"],
-        encoder_attention_heads=width // 64,
-        decoder_attention_heads=width // 64,
-        encoder_ffn_dim=4 * width,
-        decoder_ffn_dim=4 * width,
-        bos_token_id=50257,
-        eos_token_id=50257,
-        pad_token_id=50257,
-        decoder_start_token_id=50258,
-        suppress_tokens=None,
-        begin_suppress_tokens=None,
-    )
+    """A folder in CTranslate2's format (fp16 or fp32) to one of transformers, in fp32.
+
+    Raises DataError where the variables are not those of a Whisper model.
+    """
+    variables = read_model_bin(source / "model.bin")
+    ct2_config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = _whisper_config(variables)
     net = WhisperForConditionalGeneration(config)
-    lacking = net.load_state_dict(_state(held, layers, width), strict=False)
-    if lacking.missing_keys or lacking.unexpected_keys:
+    result = net.load_state_dict(_state_dict(variables, config), strict=False)
+    mismatched = [*result.missing_keys, *result.unexpected_keys]
+    if mismatched:
         raise DataError(
             f"{source} is no Whisper",
-            why=f"{[*lacking.missing_keys, *lacking.unexpected_keys][:3]} do not fit",
+            why=f"{mismatched[:3]} do not match",
             fix="take the model in transformers' form",
         )
     tokenizer = WhisperTokenizerFast(
@@ -156,101 +149,140 @@ def to_transformers(source: Path, target: Path) -> None:
         pad_token="<|endoftext|>",
         additional_special_tokens=None,
     )
-    net.generation_config = GenerationConfig(
+    net.generation_config = _generation_config(ct2_config, tokenizer)
+    net.save_pretrained(target)
+    feature_extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
+    processor = WhisperProcessor(feature_extractor=feature_extractor, tokenizer=tokenizer)
+    processor.save_pretrained(target)
+    feature_extractor.save_pretrained(target)
+
+
+def _whisper_config(variables: dict[str, np.ndarray]) -> WhisperConfig:
+    """Sizes from the shapes of the variables."""
+    width = variables["encoder/layer_norm/gamma"].shape[0]
+    return WhisperConfig(
+        vocab_size=variables["decoder/embeddings/weight"].shape[0],
+        num_mel_bins=variables["encoder/conv1/weight"].shape[1],
+        d_model=width,
+        encoder_layers=_n_layers(variables, "encoder"),
+        decoder_layers=_n_layers(variables, "decoder"),
+        encoder_attention_heads=width // HEAD_WIDTH,
+        decoder_attention_heads=width // HEAD_WIDTH,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        bos_token_id=50257,
+        eos_token_id=50257,
+        pad_token_id=50257,
+        decoder_start_token_id=50258,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+
+
+def _n_layers(variables: dict[str, np.ndarray], side: str) -> int:
+    numbers = [re.match(rf"{side}/layer_(\d+)/", name) for name in variables]
+    return 1 + max(int(match[1]) for match in numbers if match)
+
+
+def _generation_config(
+    ct2_config: dict[str, Any], tokenizer: WhisperTokenizerFast
+) -> GenerationConfig:
+    """Token numbers are those of the multilingual vocabulary."""
+    return GenerationConfig(
         bos_token_id=50257,
         eos_token_id=50257,
         pad_token_id=50257,
         decoder_start_token_id=50258,
         max_length=448,
         is_multilingual=True,
-        lang_to_id={tokenizer.convert_ids_to_tokens(i): i for i in about["lang_ids"]},
+        lang_to_id={tokenizer.convert_ids_to_tokens(i): i for i in ct2_config["lang_ids"]},
         task_to_id={"translate": 50358, "transcribe": 50359},
         no_timestamps_token_id=50363,
-        suppress_tokens=about.get("suppress_ids"),
-        begin_suppress_tokens=about.get("suppress_ids_begin"),
-        alignment_heads=about["alignment_heads"],
+        suppress_tokens=ct2_config.get("suppress_ids"),
+        begin_suppress_tokens=ct2_config.get("suppress_ids_begin"),
+        alignment_heads=ct2_config["alignment_heads"],
         max_initial_timestamp_index=50,
         prev_sot_token_id=50361,
         return_timestamps=False,
         forced_decoder_ids=None,
     )
-    net.save_pretrained(target)
-    hears = WhisperFeatureExtractor(feature_size=config.num_mel_bins)
-    WhisperProcessor(feature_extractor=hears, tokenizer=tokenizer).save_pretrained(target)
-    hears.save_pretrained(target)
 
 
-def _state(
-    held: dict[str, np.ndarray], layers: dict[str, int], width: int
-) -> dict[str, torch.Tensor]:
-    """Our names to theirs: fused matrices are cut apart."""
-    out: dict[str, torch.Tensor] = {}
+class _Renamer:
+    """CTranslate2's variables under transformers' names; fused matrices are split."""
 
-    def tensor(name: str) -> torch.Tensor:
-        return torch.from_numpy(np.array(held[name], dtype=np.float32))
+    def __init__(self, variables: dict[str, np.ndarray], width: int) -> None:
+        self.variables, self.width = variables, width
+        self.state: dict[str, torch.Tensor] = {}
 
-    def linear(theirs: str, mine: str) -> None:
-        out[f"{theirs}.weight"] = tensor(f"{mine}/weight")
-        if f"{mine}/bias" in held:
-            out[f"{theirs}.bias"] = tensor(f"{mine}/bias")
+    def tensor(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(np.array(self.variables[name], dtype=np.float32))
 
-    def norm(theirs: str, mine: str) -> None:
-        out[f"{theirs}.weight"], out[f"{theirs}.bias"] = (
-            tensor(f"{mine}/gamma"),
-            tensor(f"{mine}/beta"),
-        )
+    def linear(self, target: str, source: str) -> None:
+        self.state[f"{target}.weight"] = self.tensor(f"{source}/weight")
+        if f"{source}/bias" in self.variables:
+            self.state[f"{target}.bias"] = self.tensor(f"{source}/bias")
 
-    def pieces(theirs: str, mine: str, names: tuple[str, ...]) -> None:
-        weight, bias = tensor(f"{mine}/weight"), tensor(f"{mine}/bias")
+    def norm(self, target: str, source: str) -> None:
+        self.state[f"{target}.weight"] = self.tensor(f"{source}/gamma")
+        self.state[f"{target}.bias"] = self.tensor(f"{source}/beta")
+
+    def fused(self, target: str, source: str, names: tuple[str, ...]) -> None:
+        """One matrix that holds several, row by row."""
+        weight, bias = self.tensor(f"{source}/weight"), self.tensor(f"{source}/bias")
         for i, name in enumerate(names):
-            out[f"{theirs}.{name}.weight"] = weight[i * width : (i + 1) * width].clone()
+            rows = slice(i * self.width, (i + 1) * self.width)
+            self.state[f"{target}.{name}.weight"] = weight[rows].clone()
             if name != "k_proj":  # Whisper's keys have no bias
-                out[f"{theirs}.{name}.bias"] = bias[i * width : (i + 1) * width].clone()
+                self.state[f"{target}.{name}.bias"] = bias[rows].clone()
 
+
+def _state_dict(variables: dict[str, np.ndarray], config: WhisperConfig) -> dict[str, torch.Tensor]:
+    r = _Renamer(variables, config.d_model)
     for i in (1, 2):
-        linear(f"model.encoder.conv{i}", f"encoder/conv{i}")
-    for side in ("encoder", "decoder"):
-        out[f"model.{side}.embed_positions.weight"] = tensor(f"{side}/position_encodings/encodings")
-        norm(f"model.{side}.layer_norm", f"{side}/layer_norm")
-        for i in range(layers[side]):
-            theirs, mine = f"model.{side}.layers.{i}", f"{side}/layer_{i}"
-            norm(f"{theirs}.self_attn_layer_norm", f"{mine}/self_attention/layer_norm")
-            pieces(
-                f"{theirs}.self_attn",
-                f"{mine}/self_attention/linear_0",
-                ("q_proj", "k_proj", "v_proj"),
-            )
-            linear(f"{theirs}.self_attn.out_proj", f"{mine}/self_attention/linear_1")
+        r.linear(f"model.encoder.conv{i}", f"encoder/conv{i}")
+    n_layers = {"encoder": config.encoder_layers, "decoder": config.decoder_layers}
+    for side, n in n_layers.items():
+        positions = r.tensor(f"{side}/position_encodings/encodings")
+        r.state[f"model.{side}.embed_positions.weight"] = positions
+        r.norm(f"model.{side}.layer_norm", f"{side}/layer_norm")
+        for i in range(n):
+            target, source = f"model.{side}.layers.{i}", f"{side}/layer_{i}"
+            attention = f"{source}/self_attention"
+            r.norm(f"{target}.self_attn_layer_norm", f"{attention}/layer_norm")
+            qkv = ("q_proj", "k_proj", "v_proj")
+            r.fused(f"{target}.self_attn", f"{attention}/linear_0", qkv)
+            r.linear(f"{target}.self_attn.out_proj", f"{attention}/linear_1")
             if side == "decoder":
-                norm(f"{theirs}.encoder_attn_layer_norm", f"{mine}/attention/layer_norm")
-                linear(f"{theirs}.encoder_attn.q_proj", f"{mine}/attention/linear_0")
-                pieces(f"{theirs}.encoder_attn", f"{mine}/attention/linear_1", ("k_proj", "v_proj"))
-                linear(f"{theirs}.encoder_attn.out_proj", f"{mine}/attention/linear_2")
-            norm(f"{theirs}.final_layer_norm", f"{mine}/ffn/layer_norm")
-            linear(f"{theirs}.fc1", f"{mine}/ffn/linear_0")
-            linear(f"{theirs}.fc2", f"{mine}/ffn/linear_1")
-    out["model.decoder.embed_tokens.weight"] = out["proj_out.weight"] = tensor(
-        "decoder/embeddings/weight"
-    )
-    return out
+                cross = f"{source}/attention"
+                r.norm(f"{target}.encoder_attn_layer_norm", f"{cross}/layer_norm")
+                r.linear(f"{target}.encoder_attn.q_proj", f"{cross}/linear_0")
+                r.fused(f"{target}.encoder_attn", f"{cross}/linear_1", ("k_proj", "v_proj"))
+                r.linear(f"{target}.encoder_attn.out_proj", f"{cross}/linear_2")
+            r.norm(f"{target}.final_layer_norm", f"{source}/ffn/layer_norm")
+            r.linear(f"{target}.fc1", f"{source}/ffn/linear_0")
+            r.linear(f"{target}.fc2", f"{source}/ffn/linear_1")
+    embeddings = r.tensor("decoder/embeddings/weight")
+    r.state["model.decoder.embed_tokens.weight"] = r.state["proj_out.weight"] = embeddings
+    return r.state
 
 
 def to_ct2(source: Path, target: Path, quantization: str = "float16") -> Path:
-    """transformers' folder to CTranslate2's, with the tokenizer beside it; whole or not at all.
+    """transformers' folder to CTranslate2's, with the tokenizer beside it, whole or not at all.
 
     Raises DataError.
     """
     draft = target.with_name(target.name + ".part")
     try:
-        made: Any = ctranslate2.converters.TransformersConverter(
+        converter: Any = ctranslate2.converters.TransformersConverter(
             str(source), copy_files=["tokenizer.json", "preprocessor_config.json"]
         )
-        made.convert(str(draft), quantization=quantization, force=True)
+        converter.convert(str(draft), quantization=quantization, force=True)
     except (RuntimeError, ValueError, OSError) as fault:
         raise DataError(
             f"{source} did not convert",
             why=str(fault).splitlines()[0][:300],
-            fix="keep the adapter and the merged folder, which are whole",
+            fix="keep the adapter and the merged folder, which are complete",
         ) from None
     if target.exists():
         shutil.rmtree(target)

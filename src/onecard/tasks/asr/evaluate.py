@@ -1,308 +1,202 @@
-"""How well it hears: word and character errors with intervals, speaker errors, speed and latency.
+"""onecard asr evaluate: word and speaker errors, speed and latency, against references."""
 
-Knows no training.
-"""
-
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.models.whisper.english_normalizer import (
-    BasicTextNormalizer,
-    EnglishTextNormalizer,
-)
 
 from onecard.errors import DataError, SettingsError
 from onecard.evaluation import stats
-from onecard.evaluation.metrics.speech import character_errors, word_errors
 from onecard.reporting import Reporter, Result, table
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.asr import dataset, transcribe
+from onecard.tasks.asr import dataset, metrics, punctuation_restorer, speaker_embedding
 from onecard.tasks.asr.audio import RATE_HZ
-from onecard.tasks.asr.configs import Settings
-from onecard.tasks.asr.dataset import Pair
-from onecard.tasks.asr.model import Transcriber, open_ear
-from onecard.tasks.asr.words import Transcript, Turn
+from onecard.tasks.asr.configs import EvaluateConfig, RecordingConfig
+from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr.diarization_error import diarization_error, read_rttm
+from onecard.tasks.asr.metrics import Errors
+from onecard.tasks.asr.names import with_names_file
+from onecard.tasks.asr.recording import transcribe_recording
+from onecard.tasks.asr.transcriber import Transcriber, open_transcriber
+from onecard.tasks.asr.transcript import Transcript
 from onecard.units import duration
-
-COLLAR_S = 0.5
-"""Of which half lies on each side of a border of the reference: nobody agrees on borders more
-closely."""
-
-
-@cache
-def _normalizer(language: str) -> Any:
-    return EnglishTextNormalizer({}) if language in ("en", "") else BasicTextNormalizer()
-
-
-def normal(text: str, language: str = "en") -> str:
-    """As Whisper's paper scores: case, marks, fillers and spelled numbers are equal (Radford et al.
-
-    2022, appendix C); other languages lose case and marks.
-    """
-    return str(_normalizer(language)(text)).strip()
 
 
 @dataclass(frozen=True)
-class Errors:
-    """Counts of one item."""
+class Transcribed:
+    """A recording with its reference and what was recognised."""
 
-    word_errors: int
-    words: int
-    char_errors: int
-    chars: int
+    clip: Clip
+    transcript: Transcript
+    seconds_taken: float
 
-
-def errors(heard: str, reference: str, language: str = "en") -> Errors:
-    ways = partial(normal, language=language)
-    return Errors(*word_errors(heard, reference, ways), *character_errors(heard, reference, ways))
+    def errors(self) -> Errors:
+        text, language = self.transcript.text, self.transcript.language
+        return metrics.count_errors(text, self.clip.text, language)
 
 
-def rates(rows: Sequence[Errors], prefix: str = "") -> dict[str, stats.Interval]:
-    """WER and CER over all items, with intervals over items."""
-    return {
-        f"{prefix}wer": stats.ratio_interval(
-            [r.word_errors for r in rows], np.array([r.words for r in rows])
-        ),
-        f"{prefix}cer": stats.ratio_interval(
-            [r.char_errors for r in rows], np.array([r.chars for r in rows])
-        ),
-    }
-
-
-def hear_all(
-    ear: Transcriber,
-    pairs: Sequence[Pair],
-    settings: Settings,
-    reporter: Reporter,
-    what: str = "hearing",
-) -> dict[str, tuple[Transcript, float]]:
-    """id -> (transcript, seconds it took); what cannot be heard is told and left out."""
-    out = {}
-    with reporter.progress(what, len(pairs)) as bar:
-        for pair in pairs:
-            started = time.perf_counter()
-            try:
-                if not pair.path.is_file():
-                    raise DataError(
-                        f"there is no {pair.path}",
-                        why="nothing lies at that path",
-                        fix="check the table of references",
-                    )
-                out[pair.id] = (
-                    transcribe.heard(ear, pair.path, settings),
-                    time.perf_counter() - started,
-                )
-            except DataError as fault:
-                reporter.warn(f"{fault.what}: {fault.why}")
-            bar.step(1, out[pair.id][0].text[-40:] if pair.id in out else "")
-    return out
-
-
-def names_missed(text: str, reference: str, names: Sequence[str]) -> tuple[int, int]:
-    """(names of the list that the reference has and the text has not, names that the reference
-    has), each as often as it stands there."""
-
-    def count(name: str, where: str) -> int:
-        return len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", where))
-
-    want = {name: count(name, reference) for name in names}
-    return sum(max(0, n - count(name, text)) for name, n in want.items()), sum(want.values())
-
-
-def der(
-    turns: Sequence[Turn], reference: Sequence[Turn], seconds: float, collar_s: float = COLLAR_S
-) -> dict[str, float]:
-    """Diarization error and its parts in seconds: missed, false alarm, confusion, total
-    (pyannote.metrics; overlapped speech counts)."""
-    from pyannote.core import Annotation, Timeline
-    from pyannote.core import Segment as Span
-    from pyannote.metrics.diarization import DiarizationErrorRate
-
-    def annotation(rows: Sequence[Turn]) -> Any:
-        made = Annotation()
-        for i, turn in enumerate(rows):
-            if turn.end > turn.start:
-                made[Span(turn.start, turn.end), i] = turn.speaker
-        return made
-
-    found = DiarizationErrorRate(collar=collar_s, skip_overlap=False)(
-        annotation(reference), annotation(turns), uem=Timeline([Span(0, seconds)]), detailed=True
-    )
-    return {
-        "der": float(found["diarization error rate"]),
-        "missed_s": float(found["missed detection"]),
-        "false_alarm_s": float(found["false alarm"]),
-        "confusion_s": float(found["confusion"]),
-        "total_s": float(found["total"]),
-    }
-
-
-def _edited(
-    heard: dict[str, tuple[Transcript, float]], pairs: Sequence[Pair], settings: Settings, run: Run
-) -> dict[str, stats.Interval]:
-    """Errors before and after the editor, names of the list missed before and after, and words
-    changed that are on no list (must be 0)."""
-    from onecard.tasks.asr import punctuation_restorer  # asks a language model
-
-    after: list[Errors] = []
-    missed: list[tuple[int, int, int]] = []
-    unlisted = 0
-    with punctuation_restorer.opened(settings, run) as edit:
-        for pair in pairs:
-            made = heard[pair.id][0]
-            text = " ".join(segment.text.strip() for segment in edit(made.segments))
-            after.append(errors(text, pair.text, made.language))
-            missed.append(
-                (
-                    *names_missed(made.text, pair.text, settings.names),
-                    names_missed(text, pair.text, settings.names)[0],
-                )
-            )
-            unlisted += punctuation_restorer.unlisted(
-                made.text.split(), text.split(), settings.names
-            )
-    out = {
-        "edited_wer": rates(after)["wer"],
-        "editor_unlisted_changes": stats.Interval(unlisted, unlisted, unlisted, len(pairs)),
-    }
-    if sum(row[1] for row in missed):
-        wholes = np.array([row[1] for row in missed])
-        out |= {
-            "name_error": stats.ratio_interval([row[0] for row in missed], wholes),
-            "edited_name_error": stats.ratio_interval([row[2] for row in missed], wholes),
-        }
-    return out
-
-
-def read_rttm(path: Path) -> list[Turn]:
-    """Raises DataError with file:line."""
-    out = []
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-    ):
-        parts = line.split()
-        if not parts or parts[0] != "SPEAKER":
-            continue
-        try:
-            out.append(Turn(float(parts[3]), float(parts[3]) + float(parts[4]), parts[7]))
-        except (IndexError, ValueError):
-            raise DataError(
-                f"{path}:{number} is no line of RTTM",
-                why=line[:80],
-                fix="SPEAKER file 1 start length <NA> <NA> name <NA> <NA>",
-            ) from None
-    return out
-
-
-def evaluate(settings: Settings, run: Run) -> Result:
-    """Hear a folder that has references and say how well.
-
-    Raises SettingsError, NotFound, DataError.
-    """
-    settings = transcribe.with_names(settings)
-    if not settings.references:
+def evaluate(config: EvaluateConfig, run: Run) -> Result:
+    """Raises SettingsError, NotFound, DataError."""
+    config = with_names_file(config)
+    if not config.references:
         raise SettingsError(
             "there is nothing to score on",
             why="no folder with references was named",
             fix="onecard asr evaluate FOLDER, with talk.txt (or talk.rttm) beside talk.wav",
         )
-    pairs = dataset.read(settings.references)
-    run.data(
-        "questions",
-        rows=len(pairs),
-        sha256="".join(sorted(fingerprint(pair.path)[:8] for pair in pairs if pair.path.exists()))[
-            :64
-        ],
-    )
-    speaks = settings.diarize or any(pair.rttm for pair in pairs)
-    ear = open_ear(settings, run)
-    _ = (
-        transcribe._voices(settings, pairs[0].path)
-        if speaks and settings.diarizer == "embedded"
-        else None
-    )  # loads the voice encoder before the clock runs
-    ear.regions(np.zeros(RATE_HZ, dtype=np.float32))  # loads Silero before the clock runs
-    heard = hear_all(ear, pairs, settings.model_copy(update={"diarize": speaks}), run.reporter)
-    left_out = [pair.id for pair in pairs if pair.id not in heard]
-    pairs = [pair for pair in pairs if pair.id in heard]
-    if not pairs:
+    # 1. recordings and references
+    clips = dataset.read(config.references)
+    digests = sorted(fingerprint(clip.path)[:8] for clip in clips if clip.path.exists())
+    run.data("questions", rows=len(clips), sha256="".join(digests)[:64])
+    diarize = config.diarize or any(clip.rttm for clip in clips)
+    config = config.model_copy(update={"diarize": diarize})
+    # 2. transcripts
+    transcriber = open_transcriber(config, run)
+    _warm_up(transcriber, config)
+    items = transcribe_all(transcriber, clips, config, run.reporter)
+    if not items:
         raise DataError(
-            "nothing could be heard",
+            "nothing could be transcribed",
             why="each recording is missing or no sound",
             fix="see the warnings above",
         )
-    found = {
-        pair.id: errors(heard[pair.id][0].text, pair.text, heard[pair.id][0].language)
-        for pair in pairs
-        if pair.text
-    }
-    metrics = rates(list(found.values())) if found else {}
-    if settings.edit and found:
-        metrics |= _edited(heard, pairs, settings, run)
+    left_out = [clip.id for clip in clips if clip.id not in {item.clip.id for item in items}]
+    # 3. scores
+    with_text = [item for item in items if item.clip.text]
+    errors = {item.clip.id: item.errors() for item in with_text}
+    values = metrics.error_rates(list(errors.values())) if errors else {}
+    if config.restore_punctuation and errors:
+        values |= _restoration_metrics(with_text, config, run)
     speakers = {
-        pair.id: der(heard[pair.id][0].turns, read_rttm(pair.rttm), heard[pair.id][0].seconds)
-        for pair in pairs
-        if pair.rttm
+        item.clip.id: diarization_error(
+            item.transcript.turns, read_rttm(item.clip.rttm), item.transcript.seconds
+        )
+        for item in items
+        if item.clip.rttm
     }
     if speakers:
-        metrics["der"] = stats.ratio_interval(
+        values["der"] = stats.ratio_interval(
             [row["der"] * row["total_s"] for row in speakers.values()],
             np.array([row["total_s"] for row in speakers.values()]),
         )
-    spent, length = (
-        [heard[pair.id][1] for pair in pairs],
-        [heard[pair.id][0].seconds for pair in pairs],
-    )
-    metrics |= {
-        "real_time_factor": stats.ratio_interval(spent, np.array(length)),
-        "latency_s": stats.mean_interval(spent),
-    }
-    run.items(
-        [
-            {
-                "id": key,
-                "scores": {"wer": row.word_errors / max(row.words, 1)},
-                "heard": heard[key][0].text,
-                "reference": next(p.text for p in pairs if p.id == key),
-            }
-            for key, row in found.items()
-        ]
-    )
-    run.scores({name: value.as_dict() for name, value in metrics.items()})
-    worst = sorted(found, key=lambda key: -found[key].word_errors)[:5]
-    cells = [
-        [
-            Path(key).name,
-            f"{found[key].word_errors}/{found[key].words}",
-            heard[key][0].text[:60],
-            next(p.text for p in pairs if p.id == key)[:60],
-        ]
-        for key in worst
-        if found[key].word_errors
-    ]
-    words_ = [
-        f"{len(pairs)} recordings, {duration(sum(length))}",
-        *(f"{name:17} {value.render(4)}" for name, value in metrics.items()),
-        table(cells, ["worst", "errors", "heard", "reference"]) if cells else "",
-    ]
+    taken_s = [item.seconds_taken for item in items]
+    length_s = [item.transcript.seconds for item in items]
+    values["real_time_factor"] = stats.ratio_interval(taken_s, np.array(length_s))
+    values["latency_s"] = stats.mean_interval(taken_s)
+    # 4. the record
+    run.items([_item_row(item, errors[item.clip.id]) for item in with_text])
+    rows = {name: interval.as_dict() for name, interval in values.items()}
+    run.scores(rows)
+    lines = [f"{len(items)} recordings, {duration(sum(length_s))}"]
+    lines += [f"{name:17} {interval.render(4)}" for name, interval in values.items()]
+    lines += _worst(with_text, errors)
     data = {
-        "metrics": {name: value.as_dict() for name, value in metrics.items()},
+        "metrics": rows,
         "speakers": speakers,
         "left_out": left_out,
-        "items": {
-            key: {
-                "heard": heard[key][0].text,
-                "language": heard[key][0].language,
-                "errors": found[key].word_errors,
-                "words": found[key].words,
-            }
-            for key in found
-        },
+        "items": {item.clip.id: _item_data(item, errors[item.clip.id]) for item in with_text},
     }
-    return Result(data, "\n".join(line for line in words_ if line))
+    return Result(data, "\n".join(lines))
+
+
+def _warm_up(transcriber: Transcriber, config: RecordingConfig) -> None:
+    """Load what is loaded on first use, before anything is timed."""
+    transcriber.regions(np.zeros(RATE_HZ, dtype=np.float32))
+    if config.diarize and config.diarizer == "embedded":
+        speaker_embedding.load_encoder()
+
+
+def transcribe_all(
+    transcriber: Transcriber,
+    clips: Sequence[Clip],
+    config: RecordingConfig,
+    reporter: Reporter,
+    label: str = "transcribing",
+) -> list[Transcribed]:
+    """Recordings that are missing or no sound are reported and left out."""
+    items: list[Transcribed] = []
+    with reporter.progress(label, len(clips)) as bar:
+        for clip in clips:
+            started = time.perf_counter()
+            note = ""
+            try:
+                if not clip.path.is_file():
+                    raise DataError(
+                        f"there is no {clip.path}",
+                        why="nothing lies at that path",
+                        fix="check the table of references",
+                    )
+                result = transcribe_recording(transcriber, clip.path, config)
+                items.append(Transcribed(clip, result, time.perf_counter() - started))
+                note = result.text[-40:]
+            except DataError as fault:
+                reporter.warn(f"{fault.what}: {fault.why}")
+            bar.step(1, note)
+    return items
+
+
+def _restoration_metrics(
+    items: Sequence[Transcribed], config: EvaluateConfig, run: Run
+) -> dict[str, stats.Interval]:
+    """Errors after the punctuation restorer, names of the list missed before and after, and words
+    changed that are on no list (must be 0)."""
+    errors: list[Errors] = []
+    missed: list[tuple[int, int, int]] = []
+    n_unlisted = 0
+    with punctuation_restorer.open_restorer(config, run) as restore:
+        for item in items:
+            before, reference = item.transcript.text, item.clip.text
+            after = " ".join(s.text.strip() for s in restore(item.transcript.segments))
+            errors.append(metrics.count_errors(after, reference, item.transcript.language))
+            missed_before, n_names = metrics.missed_names(before, reference, config.names)
+            missed_after, _ = metrics.missed_names(after, reference, config.names)
+            missed.append((missed_before, missed_after, n_names))
+            n_unlisted += punctuation_restorer.unlisted_changes(
+                before.split(), after.split(), config.names
+            )
+    values = {
+        "edited_wer": metrics.error_rates(errors)["wer"],
+        "editor_unlisted_changes": stats.Interval(n_unlisted, n_unlisted, n_unlisted, len(items)),
+    }
+    n_names_all = np.array([n for _, _, n in missed])
+    if n_names_all.sum():
+        values["name_error"] = stats.ratio_interval([n for n, _, _ in missed], n_names_all)
+        values["edited_name_error"] = stats.ratio_interval([n for _, n, _ in missed], n_names_all)
+    return values
+
+
+def _item_row(item: Transcribed, errors: Errors) -> dict[str, Any]:
+    return {
+        "id": item.clip.id,
+        "scores": {"wer": errors.wer},
+        "heard": item.transcript.text,
+        "reference": item.clip.text,
+    }
+
+
+def _item_data(item: Transcribed, errors: Errors) -> dict[str, Any]:
+    return {
+        "heard": item.transcript.text,
+        "language": item.transcript.language,
+        "errors": errors.word_errors,
+        "words": errors.words,
+    }
+
+
+def _worst(items: Sequence[Transcribed], errors: dict[str, Errors]) -> list[str]:
+    """A table of the five items with the most word errors; nothing where there are none."""
+    order = sorted(items, key=lambda item: -errors[item.clip.id].word_errors)[:5]
+    cells = [
+        [
+            Path(item.clip.id).name,
+            f"{errors[item.clip.id].word_errors}/{errors[item.clip.id].words}",
+            item.transcript.text[:60],
+            item.clip.text[:60],
+        ]
+        for item in order
+        if errors[item.clip.id].word_errors
+    ]
+    return [table(cells, ["worst", "errors", "recognised", "reference"])] if cells else []

@@ -1,35 +1,39 @@
-"""Words that nobody said: what Whisper writes over silence, noise and music, and how it is told
-from speech. Pure arithmetic on a segment's facts."""
+"""Finds hallucinations: words that Whisper writes over silence, noise and music. Pure arithmetic on
+a segment's text, times and probabilities."""
 
 import re
 from collections import Counter
 
-from onecard.tasks.asr.words import Segment
+from onecard.tasks.asr.transcript import Segment
 
-PHANTOMS = re.compile(
+CLOSING_PHRASES = re.compile(
     r"^\W*(thank(s| you)( so much| very much)?( for (watching|listening))?( everyone| all)?|please "
     r"(like and )?subscribe.*|subscribe|(see|i'll see) you (in the )?next "
     r"(time|video)|bye(-?bye)?|you|the end|"
-    r"\[?(music|applause|laughter|silence|blank_audio)\]?|♪+|(subtitles|captions|transcri\w+|untertitel\w*|sous-titr\w+|legendas) "
+    r"\[?(music|applause|laughter|silence|blank_audio)\]?|♪+|"
+    r"(subtitles|captions|transcri\w+|untertitel\w*|sous-titr\w+|legendas) "
     r".*(by|von|par|por|der|des|im auftrag).*|amara\.?org|www\.\S+|"
     r"vielen dank( fürs zuschauen)?|merci( d'avoir regardé cette vidéo)?|gracias( por ver( el "
     r"video)?)?|obrigad[oa]|ご視聴ありがとうございました|谢谢(观看|大家)?|字幕.*)\W*$",
     re.IGNORECASE,
 )
-"""Ends of videos that the model has read millions of times (Koenecke et al.
+"""Closing phrases of videos, of which the training data had millions (Koenecke et al. 2024 count
+them). Dropped where no speech was detected."""
+MAX_WORDS_PER_S = 14.0
+"""Of detected speech. Fast speech has 5; voice activity detection may miss a part of it."""
+MIN_SPEECH_SHARE = 0.35
+"""Of the time of a closing phrase, in which Silero must detect a voice."""
+MIN_WORD_PROBABILITY = 0.5
+"""Mean over the words of a closing phrase."""
+NO_SPEECH_PROB = 0.6
+"""Whisper's own threshold (Radford et al. 2022, section 4.5)."""
 
-2024 count such sentences); said by nobody where no speech was found.
-"""
-MOST_WORDS_PER_S = 7.0
-"""Fast speech has 5 words a second; more did not happen."""
-LEAST_SPEECH = 0.35
-"""Share of a phantom's time in which Silero hears a voice, below which it was not said."""
 
+def reason_to_drop(segment: Segment, speech_s: float, mean_probability: float) -> str:
+    """Why these words are a hallucination; empty where they are not.
 
-def judge(segment: Segment, speech_s: float, mean_probability: float) -> str:
-    """Why these words were not said; empty where they were.
-
-    `speech_s`: seconds of its time in which a voice was heard.
+    `speech_s`: seconds of the segment in which a voice was detected. `mean_probability`: of its
+    words.
     """
     text = segment.text.strip()
     span = max(segment.end - segment.start, 1e-3)
@@ -37,35 +41,38 @@ def judge(segment: Segment, speech_s: float, mean_probability: float) -> str:
     if not re.search(r"\w", text):
         return "no letters"
     if speech_s <= 0.05:
-        return "nobody speaks there"
-    if loops(text):
-        return "it goes round in a circle"
-    if PHANTOMS.match(text) and (
-        speech_s / span < LEAST_SPEECH or mean_probability < 0.5 or segment.no_speech_prob > 0.6
+        return "no speech at that time"
+    if is_repetitive(text):
+        return "a phrase repeated over and over"
+    no_speech = segment.no_speech_prob > NO_SPEECH_PROB
+    improbable = mean_probability < MIN_WORD_PROBABILITY
+    if CLOSING_PHRASES.match(text) and (
+        speech_s / span < MIN_SPEECH_SHARE or improbable or no_speech
     ):
-        return "the end of a video, over no speech"
-    if segment.no_speech_prob > 0.6 and segment.avg_logprob < -1.0:
-        return "the model itself heard no speech"
-    if n_words > 3 and n_words / max(speech_s, 0.1) > 2 * MOST_WORDS_PER_S:
+        return "the closing phrase of a video, over no speech"
+    if no_speech and segment.avg_logprob < -1.0:
+        return "the model itself detects no speech"
+    if n_words > 3 and n_words / max(speech_s, 0.1) > MAX_WORDS_PER_S:
         return f"{n_words} words in {speech_s:.1f} s of speech"
     if segment.avg_logprob < -1.5 and mean_probability < 0.35:
-        return "the model guesses"
+        return "low probability"
     return ""
 
 
-def loops(text: str) -> bool:
-    """A phrase said four times and more in a row, or making up most of a long text.
+def is_repetitive(text: str) -> bool:
+    """Whether a phrase stands four times and more in a row (a word seven times), or makes up most
+    of a long text.
 
-    >>> loops("no no no no no no no no"), loops("I said no, no, no to that."), loops("la la la la la la la la la la")
-    (True, False, True)
+    >>> is_repetitive("no no no no no no no no"), is_repetitive("I said no, no, no to that.")
+    (True, False)
     """
     words = re.findall(r"\w+", text.lower())
     for size in (1, 2, 3, 4, 5, 6):
-        least = 7 if size == 1 else 4
-        run = 1
+        limit = 7 if size == 1 else 4
+        repeats = 1
         for i in range(size, len(words) - size + 1, size):
-            run = run + 1 if words[i : i + size] == words[i - size : i] else 1
-            if run >= least:
+            repeats = repeats + 1 if words[i : i + size] == words[i - size : i] else 1
+            if repeats >= limit:
                 return True
     if len(words) >= 30:
         triples = Counter(zip(words, words[1:], words[2:], strict=False))

@@ -1,10 +1,10 @@
-"""The careful editor: a language model puts in punctuation, capitals and the names of a list, and
-can change nothing else.
+"""Punctuation, capitals and the names of a list, put into a transcript by a language model that can
+change nothing else.
 
-Two locks. The model writes within a grammar in which each word is the one that was said (or a name
-of the list that sounds like it); and what comes back is aligned with what was said, word by word: a
-difference that is not on the list
-is thrown away there. So a model that misbehaves changes nothing either.
+Two safeguards. The model writes within a grammar in which each word is the one that was recognised,
+or a name of the list that sounds like it. And its output is aligned with the transcript word by
+word: a difference that is not on the list is discarded. So a model that misbehaves changes nothing
+either.
 """
 
 import difflib
@@ -21,15 +21,22 @@ from onecard.inference.client import Client
 from onecard.inference.config import LlmConfig
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
-from onecard.tasks.asr.configs import Settings
-from onecard.tasks.asr.words import Segment, Word
+from onecard.tasks.asr.configs import TranscriptConfig
+from onecard.tasks.asr.transcript import Segment, Word
 
 MARKS = ",.?!;:"
+QUOTES = '"“”()'
 CHUNK_WORDS = 40
 """Words that the model is given at once."""
-ALIKE = 0.6
-"""Likeness of letters from which on a word may be a misheard name (difflib's ratio: schmitt and
-Schmidt have 0.77)."""
+MIN_SIMILARITY = 0.6
+"""Of the letters of a word and a name (difflib's ratio), from which the word may be the name
+misheard: schmitt and Schmidt have 0.77."""
+MIN_SIMILARITY_SPLIT = 0.75
+"""The same where the number of words differs."""
+MAX_NAMES = 20
+"""Of a chunk, that are put into the prompt: a list of hundreds would fill the context."""
+ABBREVIATIONS = ("i", "ok", "tv", "usa", "uk")
+"""Words that may be written in capitals."""
 PROMPT = (
     "Write the transcript again with correct punctuation and capital letters. Keep every word as "
     "it is, in the same order.{names}\n\nTranscript: how are you i am fine thanks\nCorrected: How "
@@ -38,22 +45,29 @@ PROMPT = (
     "Doctor Lee in Paris. It rained.\n\nTranscript: {words}\nCorrected:"
 )
 
+Ask = Callable[[str, str], str]
+"""(prompt, grammar) -> the language model's output."""
+Piece = tuple[int, str]
+"""(number of recognised words, the text that replaces them)."""
+
 
 @dataclass(frozen=True)
-class Edit:
-    """What came of one piece of text."""
+class Restoration:
+    """The restored text of some words."""
 
-    text: str
-    refused: int
-    """Words of the model that were thrown away."""
-    changed: tuple[tuple[str, str], ...]
-    """(said, name of the list) where a name was mended."""
-    pieces: tuple[tuple[int, str], ...] = ()
-    """(number of said words, what stands for them now): where each written word was said."""
+    pieces: tuple[Piece, ...]
+    n_discarded: int
+    """Words of the model that were discarded."""
+    corrections: tuple[tuple[str, str], ...]
+    """(recognised, name of the list)."""
+
+    @property
+    def text(self) -> str:
+        return " ".join(text for _, text in self.pieces)
 
 
 def bare(word: str) -> str:
-    """Letters and digits alone, folded: what a word is apart from how it is dressed.
+    """Letters and digits alone, case-folded: a word without capitals and marks.
 
     >>> bare("Don't,"), bare("“Zürich!”")
     ("don't", 'zürich')
@@ -61,51 +75,40 @@ def bare(word: str) -> str:
     return re.sub(r"[^\w'’-]", "", word).strip("'’-").casefold().replace("’", "'")
 
 
+# The grammar
+
+
 def likely_names(words: Sequence[str], names: Sequence[str]) -> dict[int, list[tuple[int, str]]]:
-    """Where a name of the list may have been meant: place -> (number of words, name)."""
-    out: dict[int, list[tuple[int, str]]] = {}
+    """Where a name of the list may have been said: position -> (number of words, name)."""
+    likely: dict[int, list[tuple[int, str]]] = {}
     for name in names:
-        wide = len(name.split())
-        for size in {max(1, wide - 1), wide, wide + 1}:
+        n_parts = len(name.split())
+        target = "".join(bare(part) for part in name.split())
+        for size in {max(1, n_parts - 1), n_parts, n_parts + 1}:
+            limit = MIN_SIMILARITY if size == n_parts else MIN_SIMILARITY_SPLIT
             for i in range(len(words) - size + 1):
-                said = "".join(bare(word) for word in words[i : i + size])
-                meant = "".join(bare(part) for part in name.split())
-                if (
-                    said
-                    and meant
-                    and (said[0] == meant[0] or said == meant)
-                    and difflib.SequenceMatcher(None, said, meant).ratio()
-                    >= (ALIKE if size == wide else 0.75)
-                ):
-                    out.setdefault(i, []).append((size, name))
-    return out
+                spoken = "".join(bare(word) for word in words[i : i + size])
+                if not spoken or not target or spoken[0] != target[0]:
+                    continue
+                if difflib.SequenceMatcher(None, spoken, target).ratio() >= limit:
+                    likely.setdefault(i, []).append((size, name))
+    return likely
 
 
 def grammar(words: Sequence[str], names: Sequence[str]) -> str:
-    """GBNF: each word as said, small or with a capital, and at most one mark behind it; or a name
-    of the list in its place."""
-    meant = likely_names(words, names)
+    """GBNF: each word as recognised, in lower case or capitalised, with at most one mark after it;
+    or a name of the list in its place."""
+    likely = likely_names(words, names)
     rules = []
     for i, word in enumerate(words):
-        core = word.strip(MARKS + '"“”()…') or word
-        forms = list(
-            dict.fromkeys(
-                [
-                    core,
-                    core[:1].upper() + core[1:],
-                    core.lower(),
-                    *([core.upper()] if core.lower() in ("i", "ok", "tv", "usa", "uk") else []),
-                ]
-            )
-        )
-        ways = [
-            f"({' | '.join(json.dumps(form, ensure_ascii=False) for form in forms)}) m w{i + 1}"
-        ]
-        ways += [
+        forms = " | ".join(json.dumps(form, ensure_ascii=False) for form in _forms(word))
+        alternatives = [f"({forms}) m w{i + 1}"]
+        alternatives += [
             f"{json.dumps(name, ensure_ascii=False)} m w{i + size}"
-            for size, name in meant.get(i, ())
+            for size, name in likely.get(i, ())
         ]
-        rules.append(f"w{i} ::= {chr(34) + ' ' + chr(34) + ' ' if i else ''}({' | '.join(ways)})")
+        space = '" " ' if i else ""
+        rules.append(f"w{i} ::= {space}({' | '.join(alternatives)})")
     return "\n".join(
         [
             "root ::= w0",
@@ -116,188 +119,202 @@ def grammar(words: Sequence[str], names: Sequence[str]) -> str:
     )
 
 
-def merge(words: Sequence[str], written: str, names: Sequence[str]) -> Edit:
-    """What was said, dressed as the model wrote it.
+def _forms(word: str) -> list[str]:
+    """Ways to write a word that leave its letters."""
+    core = word.strip(MARKS + QUOTES + "…") or word
+    forms = [core, core[:1].upper() + core[1:], core.lower()]
+    if core.lower() in ABBREVIATIONS:
+        forms.append(core.upper())
+    return list(dict.fromkeys(forms))
 
-    Words that do not pair with a said one are thrown away; said ones never are.
-    """
-    made = written.split()
-    mine, theirs = [bare(word) for word in words], [bare(word) for word in made]
-    allowed = {tuple(bare(part) for part in name.split()): name for name in names}
-    out: list[tuple[int, str]] = []
-    refused = 0
-    changed: list[tuple[str, str]] = []
-    meant = likely_names(words, names)
-    for tag, a, b, c, d in difflib.SequenceMatcher(
-        None, mine, theirs, autojunk=False
-    ).get_opcodes():
+
+# The alignment
+
+
+def merge(words: Sequence[str], output: str, names: Sequence[str]) -> Restoration:
+    """The recognised words with the marks and capitals of the model's output. Words of the output
+    without a recognised counterpart are discarded; recognised words never are."""
+    written = output.split()
+    recognised_bare, written_bare = [bare(w) for w in words], [bare(w) for w in written]
+    likely = likely_names(words, names)
+    parts_of = {name: tuple(bare(part) for part in name.split()) for name in names}
+    name_of = {parts: name for name, parts in parts_of.items()}
+    pieces: list[Piece] = []
+    corrections: list[tuple[str, str]] = []
+    n_discarded = 0
+    matcher = difflib.SequenceMatcher(None, recognised_bare, written_bare, autojunk=False)
+    for tag, a, a_end, b, b_end in matcher.get_opcodes():
         if tag == "equal":
-            out += [(1, dressed(words[a + i], made[c + i])) for i in range(b - a)]
+            pieces += [(1, restyle(words[a + i], written[b + i])) for i in range(a_end - a)]
             continue
-        while a < b or c < d:
-            size, name = next(
-                (
-                    (size, name)
-                    for size, name in meant.get(a, ())
-                    if a + size <= b
-                    and tuple(theirs[c : c + len(name.split())]) in allowed
-                    and allowed[tuple(theirs[c : c + len(name.split())])] == name
-                ),
-                (0, ""),
-            )
+        while a < a_end or b < b_end:
+            size, name = 0, ""
+            for n_words, candidate in likely.get(a, ()):
+                parts = parts_of[candidate]
+                matches = tuple(written_bare[b : b + len(parts)]) == parts
+                if a + n_words <= a_end and matches and name_of[parts] == candidate:
+                    size, name = n_words, candidate
+                    break
             if size:
-                tail = re.search(rf"[{MARKS}]*$", made[c + len(name.split()) - 1])
-                out.append((size, name + (tail[0][:1] if tail else "")))
-                changed.append((" ".join(words[a : a + size]), name))
-                a, c = a + size, c + len(name.split())
-            elif a < b:
-                out.append((1, words[a]))
-                a, refused = a + 1, refused + (c < d)
-                c = min(c + 1, d)
+                n_parts = len(parts_of[name])
+                pieces.append((size, name + _mark_after(written[b + n_parts - 1])))
+                corrections.append((" ".join(words[a : a + size]), name))
+                a, b = a + size, b + n_parts
+            elif a < a_end:
+                pieces.append((1, words[a]))
+                n_discarded += b < b_end
+                a, b = a + 1, min(b + 1, b_end)
             else:
-                refused += d - c
-                c = d
-    return Edit(" ".join(text for _, text in out), refused, tuple(changed), tuple(out))
+                n_discarded += b_end - b
+                b = b_end
+    return Restoration(tuple(pieces), n_discarded, tuple(corrections))
 
 
-def dressed(said: str, written: str) -> str:
-    """The said word with the capitals of the written one and one mark behind it."""
-    core, form = said.strip(MARKS), written.strip(MARKS + '"“”()')
-    core = form if bare(form) == bare(core) and len(form) == len(core) else core
+def restyle(word: str, written: str) -> str:
+    """`word` with the capitals of `written` and the mark after it."""
+    core, form = word.strip(MARKS), written.strip(MARKS + QUOTES)
+    if bare(form) == bare(core) and len(form) == len(core):
+        core = form
+    return core + _mark_after(written)
+
+
+def _mark_after(written: str) -> str:
+    """The first of the marks that a word ends with."""
     tail = re.search(rf"[{MARKS}]+$", written)
-    return core + (tail[0][:1] if tail else "")
+    return tail[0][:1] if tail else ""
 
 
-def edit(words: Sequence[str], names: Sequence[str], ask: Callable[[str, str], str]) -> Edit:
-    """Words edited in pieces.
+# Restoring
 
-    `ask(prompt, grammar)` is the language model. What it breaks stays as it was said.
-    """
-    pieces: list[tuple[int, str]] = []
-    refused = 0
-    changed: list[tuple[str, str]] = []
+
+def restore(words: Sequence[str], names: Sequence[str], ask: Ask) -> Restoration:
+    """In chunks of CHUNK_WORDS. What the model breaks stays as it was recognised."""
+    pieces: list[Piece] = []
+    corrections: list[tuple[str, str]] = []
+    n_discarded = 0
     for start in range(0, len(words), CHUNK_WORDS):
-        piece = list(words[start : start + CHUNK_WORDS])
-        near = sorted({name for found in likely_names(piece, names).values() for _, name in found})[
-            :20
-        ]  # a list of hundreds would fill the model's context
-        hint = f" These names may occur: {', '.join(near)}." if near else ""
-        done = merge(
-            piece,
-            ask(PROMPT.format(names=hint, words=" ".join(piece)), grammar(piece, names)),
-            names,
-        )
-        pieces += done.pieces
-        refused += done.refused
-        changed += done.changed
-    return Edit(" ".join(text for _, text in pieces), refused, tuple(changed), tuple(pieces))
+        chunk = list(words[start : start + CHUNK_WORDS])
+        likely = {name for names_at in likely_names(chunk, names).values() for _, name in names_at}
+        hint = ""
+        if likely:
+            hint = f" These names may occur: {', '.join(sorted(likely)[:MAX_NAMES])}."
+        prompt = PROMPT.format(names=hint, words=" ".join(chunk))
+        restored = merge(chunk, ask(prompt, grammar(chunk, names)), names)
+        pieces += restored.pieces
+        corrections += restored.corrections
+        n_discarded += restored.n_discarded
+    return Restoration(tuple(pieces), n_discarded, tuple(corrections))
 
 
-def asker(client: Client) -> Callable[[str, str], str]:
-    """A request to the engine: greedy, within the grammar where the engine knows one (llama.cpp),
-    free where not."""
+def ask_client(client: Client) -> Ask:
+    """Greedy requests to a running engine, within the grammar where it supports one (llama.cpp)."""
 
-    def ask(prompt: str, rules: str) -> str:
+    def ask(prompt: str, grammar: str) -> str:
         with client.translated_errors():
-            done = client.openai.completions.create(
+            completion = client.openai.completions.create(
                 model=client.model,
                 prompt=prompt,
                 max_tokens=6 * CHUNK_WORDS,
                 temperature=0,
                 stop=["\n"],
-                extra_body={"grammar": rules, "cache_prompt": True},
+                extra_body={"grammar": grammar, "cache_prompt": True},
             )
-        return str(done.choices[0].text).strip()
+        return str(completion.choices[0].text).strip()
 
     return ask
 
 
+Restorer = Callable[[Sequence[Segment]], list[Segment]]
+
+
 @contextmanager
-def opened(settings: Settings, run: Run) -> Iterator[Callable[[Sequence[Segment]], list[Segment]]]:
-    """The editor with its language model, started once for all recordings: segments go in, and come
-    back edited. Raises EngineError, NotFound."""
+def open_restorer(config: TranscriptConfig, run: Run) -> Iterator[Restorer]:
+    """Segments to restored segments, with a language model that is started once for all recordings.
+
+    Raises EngineError, NotFound.
+    """
     with language_model(
-        LlmConfig(model=settings.editor_model, n_ctx=2048, n_threads=settings.threads),
+        LlmConfig(model=config.punctuation_model, n_ctx=2048, n_threads=config.n_threads),
         run.plan,
         run.reporter,
     ) as client:
-        ask = asker(client)
-        yield lambda segments: edited(segments, settings.names, ask, run.reporter)
+        ask = ask_client(client)
+        yield lambda segments: restore_segments(segments, config.names, ask, run.reporter)
 
 
-def edited(
-    segments: Sequence[Segment],
-    names: Sequence[str],
-    ask: Callable[[str, str], str],
-    reporter: Reporter,
+def restore_segments(
+    segments: Sequence[Segment], names: Sequence[str], ask: Ask, reporter: Reporter
 ) -> list[Segment]:
-    """The segments with their texts edited; words keep their times. Raises EngineError."""
-    out, refused, mended = [], 0, 0
-    with reporter.progress("editing", len(segments)) as bar:
+    """Texts restored; words keep their times. Raises EngineError."""
+    out, n_discarded, n_corrections = [], 0, 0
+    with reporter.progress("restoring punctuation", len(segments)) as bar:
         for segment in segments:
-            done = edit(segment.text.split(), names, ask)
-            refused, mended = refused + done.refused, mended + len(done.changed)
-            out.append(
-                replace(segment, text=" " + done.text, words=timed(segment.words, done.pieces))
-            )
+            restored = restore(segment.text.split(), names, ask)
+            n_discarded += restored.n_discarded
+            n_corrections += len(restored.corrections)
+            words = with_times(segment.words, restored.pieces)
+            out.append(replace(segment, text=" " + restored.text, words=words))
             bar.step()
-    reporter.line(f"edited: {mended} names mended, {refused} words of the model thrown away")
+    reporter.line(
+        f"punctuation restored: {n_corrections} names corrected, {n_discarded} words of the model "
+        "discarded"
+    )
     return out
 
 
-def timed(words: Sequence[Word], pieces: Sequence[tuple[int, str]]) -> tuple[Word, ...]:
-    """The edited words with the times of the said ones.
+def with_times(words: Sequence[Word], pieces: Sequence[Piece]) -> tuple[Word, ...]:
+    """The restored words with the times of the recognised ones.
 
-    Whisper cuts some words in two (well-known): what has no space before it belongs to the word
+    Whisper splits some words in two (well-known): one without a space before it belongs to the word
     before.
     """
-    tokens: list[list[Word]] = []
+    joined: list[list[Word]] = []
     for word in words:
-        if word.text.startswith(" ") or not tokens:
-            tokens.append([])
-        tokens[-1].append(word)
-    if sum(size for size, _ in pieces) != len(tokens):
+        if word.text.startswith(" ") or not joined:
+            joined.append([])
+        joined[-1].append(word)
+    if sum(size for size, _ in pieces) != len(joined):
         return tuple(words)
-    out, at = [], 0
+    restored, at = [], 0
     for size, text in pieces:
-        held = [word for token in tokens[at : at + size] for word in token]
-        out.append(
+        replaced = [word for parts in joined[at : at + size] for word in parts]
+        restored.append(
             replace(
-                held[0],
-                end=held[-1].end,
+                replaced[0],
+                end=replaced[-1].end,
                 text=f" {text}",
-                probability=min(word.probability for word in held),
+                probability=min(word.probability for word in replaced),
             )
         )
         at += size
-    return tuple(out)
+    return tuple(restored)
 
 
-def unlisted(before: Sequence[str], after: Sequence[str], names: Sequence[str]) -> int:
-    """Words altered, added or dropped that are no name of the list: what must be 0.
+# The check
 
-    An alignment of its own, not the editor's.
+
+def unlisted_changes(before: Sequence[str], after: Sequence[str], names: Sequence[str]) -> int:
+    """Words changed, added or dropped that are no name of the list: this must be 0.
+
+    By jiwer's alignment, which shares no code with `merge`.
     """
-    mine, theirs = (
-        [bare(word) for word in before if bare(word)],
-        [bare(word) for word in after if bare(word)],
-    )
-    parts = {bare(part) for name in names for part in name.split()}
-    done = jiwer.process_words(" ".join(mine) or "x", " ".join(theirs) or "x")
-    chunks = done.alignments[0]
-    wrong = 0
+    reference = [bare(word) for word in before if bare(word)]
+    hypothesis = [bare(word) for word in after if bare(word)]
+    name_parts = {bare(part) for name in names for part in name.split()}
+    output = jiwer.process_words(" ".join(reference) or "x", " ".join(hypothesis) or "x")
+    chunks = output.alignments[0]
+    n_changes = 0
     for i, chunk in enumerate(chunks):
-        added = theirs[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type in ("insert", "substitute"):
-            wrong += sum(word not in parts for word in added)
-        elif chunk.type == "delete":  # two words that became one name leave a gap beside the name
-            beside = [
-                other for other in chunks[max(0, i - 1) : i + 2] if other.type == "substitute"
-            ]
-            named = any(
-                theirs[at] in parts
-                for other in beside
-                for at in range(other.hyp_start_idx, other.hyp_end_idx)
+            added = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+            n_changes += sum(word not in name_parts for word in added)
+        elif chunk.type == "delete":
+            # two words that became one name leave a gap beside the name
+            neighbours = [c for c in chunks[max(0, i - 1) : i + 2] if c.type == "substitute"]
+            beside_name = any(
+                hypothesis[at] in name_parts
+                for c in neighbours
+                for at in range(c.hyp_start_idx, c.hyp_end_idx)
             )
-            wrong += 0 if named else chunk.ref_end_idx - chunk.ref_start_idx
-    return wrong
+            n_changes += 0 if beside_name else chunk.ref_end_idx - chunk.ref_start_idx
+    return n_changes
