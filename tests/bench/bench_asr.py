@@ -194,7 +194,7 @@ def diarization(args):
 
 
 def fsdd(args):
-    """Train on takes 5 to 24 of both speakers, test on 0 to 4; LibriVox and LJ are general speech."""
+    """Train on takes 5 to 24 of both speakers, test on 0 to 4; LibriVox and LJ are everyday."""
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     with tempfile.TemporaryDirectory() as temp:
         rows: dict = {"train": [], "test": []}

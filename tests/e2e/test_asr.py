@@ -18,6 +18,7 @@ import av
 from processes import kill_when
 
 from onecard.errors import DataError
+from onecard.evaluation.metrics.speech import normalize_transcript
 from onecard.inference.backends import language_model
 from onecard.inference.config import LlmConfig
 from onecard.memory.devices import find
@@ -304,7 +305,7 @@ def assert_close(text, reference):
     """Few errors, and no more words lost or doubled than at a seam."""
     errors = metrics.count_errors(text, reference)
     assert errors.wer < 0.3, text
-    assert len(metrics.normalize(text).split()) == pytest.approx(errors.words, rel=0.12), text
+    assert len(normalize_transcript(text).split()) == pytest.approx(errors.words, rel=0.12), text
 
 
 def test_a_long_recording_is_transcribed_in_chunks(lecture, monkeypatch, transcriber):

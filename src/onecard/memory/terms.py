@@ -14,7 +14,7 @@ train. A guess, until the device is calibrated."""
 def flat_index(n_vectors: int, dim: int) -> int:
     """Bytes of a FAISS flat index: fp32 vectors and a 64-bit id each.
 
-    >>> flat_index(100_000, 384) // MIB
+    >>> flat_index(100_000, 384) // 2**20
     147
     """
     return n_vectors * (dim * 4 + 8)
