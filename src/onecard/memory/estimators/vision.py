@@ -7,14 +7,13 @@ something.
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from onecard.errors import SettingsError, not_found
 from onecard.memory.architectures import backbones, detr, dfine, rfdetr, yolo, yolo_layers
 from onecard.memory.estimators.training import OPTIMIZER
-from onecard.memory.fallbacks import EIGHT_BIT, Change, halve
 from onecard.memory.plan import Term
 from onecard.memory.simulator import Tape, Tensor
 from onecard.units import MIB
@@ -163,19 +162,6 @@ def of_task(name: str, task: str, n_classes: int, example: str) -> Net:
             fix=f"onecard plan {does} {name}",
         )
     return net
-
-
-def training_fallbacks(config: Any) -> Iterator[Change]:
-    """Smallest loss first, for the training config of any vision task."""
-    if not config.amp:
-        yield {"amp": True}, "equal within noise in published runs, faster"
-    cost = "more accumulation keeps the effective batch; batch norm sees fewer images"
-    yield from halve("batch", config.batch, 1, cost)
-    if config.optimizer == "adamw":
-        yield {"optimizer": "adamw-8bit"}, EIGHT_BIT
-    if config.ema:
-        yield {"ema": False}, "without averaged weights: usually a few tenths of a point of mAP"
-    yield from halve("imgsz", config.imgsz, 160, "small things are lost")
 
 
 def _detector(name: str, plain: str, n_classes: int) -> Net | None:
