@@ -26,6 +26,20 @@ def resolve(output_dir: str, run: Run) -> Path:
 
 
 @contextmanager
+def training_folder(
+    output_dir: str, run: Run, identity: Mapping[str, Any], *, resume: bool
+) -> Iterator[Path]:
+    """The folder of one training, locked and with its manifest written.
+
+    Raises SettingsError as `lock` and `write_manifest` do.
+    """
+    out = resolve(output_dir, run)
+    with lock(out):
+        write_manifest(out, identity, run.id, resume=resume, explicit=bool(output_dir))
+        yield out
+
+
+@contextmanager
 def lock(out: Path) -> Iterator[None]:
     """Create the folder and hold its lock. Raises SettingsError when another training holds it."""
     out.mkdir(parents=True, exist_ok=True)

@@ -46,15 +46,8 @@ def train(config: TrainConfig, run: Run) -> Result:
             fix="onecard asr train clips.csv, with columns audio and text",
         )
     reporter = run.reporter
-    out = output_dir.resolve(config.output_dir, run)
-    with output_dir.lock(out):
-        output_dir.write_manifest(
-            out,
-            _identity(config),
-            run.id,
-            resume=config.resume,
-            explicit=bool(config.output_dir),
-        )
+    identity = _identity(config)
+    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
         # 1. data
         data = prepare(config, reporter)
         # 2. the base, scored before anything changes

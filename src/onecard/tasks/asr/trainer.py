@@ -79,23 +79,6 @@ class TrainingSet:
         return Batch(torch.from_numpy(np.stack(mels)), ids, labels)
 
 
-def prepare(
-    net: Any,
-    processor: Any,
-    clips: Sequence[Clip],
-    language: str,
-    config: TrainConfig,
-    out: Path,
-    run: Run,
-) -> TrainingSet:
-    """Raises DataError where the disk has no room for the encoder's output."""
-    encoded = None
-    if config.freeze_encoder:
-        encoded = features.encode_clips(net, processor, clips, config, out, run.reporter)
-    targets = [features.target_tokens(processor, clip.text, language) for clip in clips]
-    return TrainingSet(clips, targets, len(features.prompt_tokens(processor, language)), encoded)
-
-
 def fit(
     net: Any,
     processor: Any,
@@ -112,7 +95,12 @@ def fit(
     """
     # 1. data, weights and optimizer
     torch.manual_seed(config.seed)
-    data = prepare(net, processor, clips, language, config, out, run)
+    targets = [features.target_tokens(processor, clip.text, language) for clip in clips]
+    n_prompt = len(features.prompt_tokens(processor, language))
+    encoded = None
+    if config.freeze_encoder:
+        encoded = features.encode_clips(net, processor, clips, config, out, run.reporter)
+    data = TrainingSet(clips, targets, n_prompt, encoded)
     net = _trainable(net, config)
     weights = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
     optimizer = torch.optim.AdamW(

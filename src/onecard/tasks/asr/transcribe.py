@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,12 @@ from onecard import fsio, paths
 from onecard.errors import DataError, SettingsError, not_found
 from onecard.reporting import Progress, Result, table
 from onecard.runs.record import Run
-from onecard.tasks.asr import audio, live, punctuation_restorer, transcript
+from onecard.tasks.asr import audio, live, transcript
 from onecard.tasks.asr.configs import TranscribeConfig
 from onecard.tasks.asr.names import with_names_file
-from onecard.tasks.asr.punctuation_restorer import Restorer
 from onecard.tasks.asr.recording import Row, transcribe_recording
 from onecard.tasks.asr.transcriber import Transcriber, open_transcriber
-from onecard.tasks.asr.transcript import Transcript
+from onecard.tasks.asr.transcript import Segment, Transcript
 from onecard.training import output_dir
 from onecard.units import duration
 
@@ -43,6 +42,7 @@ RECOGNITION_FIELDS = {
     "word_timestamps",
 }
 """What a transcript depends on."""
+Restorer = Callable[[Sequence[Segment]], list[Segment]]
 
 
 def transcribe(config: TranscribeConfig, run: Run) -> Result:
@@ -200,6 +200,9 @@ def _open_restorer(config: TranscribeConfig, run: Run) -> Iterator[Restorer | No
     if not config.restore_punctuation:
         yield None
         return
+    # imports openai and jiwer: 32 MB and half a second that plain transcription does without
+    from onecard.tasks.asr import punctuation_restorer
+
     with punctuation_restorer.open_restorer(config, run) as restorer:
         yield restorer
 

@@ -38,15 +38,8 @@ def train(config: TrainConfig, run: Run) -> Result:
     tokenizer = model.load_tokenizer(folder)
     tokenization.require_chat_template(tokenizer, config.model)
     export.require_quants(config.quants)
-    out = output_dir.resolve(config.output_dir, run)
-    with output_dir.lock(out):
-        output_dir.write_manifest(
-            out,
-            _identity(config),
-            run.id,
-            resume=config.resume,
-            explicit=bool(config.output_dir),
-        )
+    identity = _identity(config)
+    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
         # 1. data
         data = training_data.prepare(config, tokenizer)
         _record_data(config, data, out, run)

@@ -33,20 +33,13 @@ PROFILE_WAIT, PROFILE_STEPS = 10, 5
 def train(config: TrainConfig, run: Run) -> Result:
     """Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with
     settings that need less."""
-    out = output_dir.resolve(config.output_dir, run)
     # 1. the text, and what model it can train
     corpus = corpora.prepare(config, run.reporter)
     setup = sizing.derive(config, corpus.tokenizer.get_vocab_size(), len(corpus.train))
     corpora.require_blocks(corpus, setup.model_config.block_size)
     export.require_quants(config.quants)
-    with output_dir.lock(out):
-        output_dir.write_manifest(
-            out,
-            _identity(config, setup, corpus),
-            run.id,
-            resume=config.resume,
-            explicit=bool(config.output_dir),
-        )
+    identity = _identity(config, setup, corpus)
+    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
         _record_data(config, setup, corpus, run)
         n_params = setup.model_config.n_params
         output_dir.require_space(out, MARGIN_BYTES + CHECKPOINT_BYTES * n_params)
