@@ -53,6 +53,12 @@ def run(
             fix=f"onecard {task} plan {command}  shows every part; make that one smaller, or free "
             "memory on the device",
         )
+    if "torch" in the_command.requires:
+        # a plan needs no model file
+        from onecard.hub import checkpoints
+
+        reporter.line("loading torch")
+        checkpoints.quiet()
     work = loading.load(the_task, the_command)
     if not the_command.recorded:
         return cast(Result, work(config, record.Run(None, reporter, planned)))
