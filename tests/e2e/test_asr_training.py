@@ -112,7 +112,7 @@ def tuned(home, clips, talk, tmp_path_factory):
     flags = {
         "general_dataset": general,
         "language": "en",
-        "num_train_epochs": 8,
+        "num_train_epochs": 5,
         "learning_rate": 1e-3,
         "eval_share": 0.25,
     }
