@@ -7,6 +7,7 @@ import pytest
 
 from onecard.errors import DataError, EngineError
 from onecard.evaluation import judge, stats
+from onecard.evaluation.metric_table import metric_table
 from onecard.evaluation.metrics import retrieval, speech, text
 
 
@@ -83,7 +84,7 @@ def test_the_interval_of_wer_is_over_words():
 
 def test_metrics_are_shown_as_a_table():
     metrics = {"f1": stats.Interval(0.5, 0.4, 0.6, 12).as_dict()}
-    last = stats.metric_table(metrics).splitlines()[-1]
+    last = metric_table(metrics).splitlines()[-1]
     assert last.split() == ["f1", "0.500", "0.400", "–", "0.600", "12"]
 
 

@@ -4,13 +4,11 @@ Resampling is seeded: the same items give the same interval.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from onecard.reporting import table
 
 RESAMPLES = 10_000
 """Bootstrap samples: the Monte Carlo error of a 2.5 % quantile is then below 0.2 percentage points
@@ -35,15 +33,6 @@ class Interval:
 
     def render(self, digits: int = 3) -> str:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
-
-def metric_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Intervals as `Interval.as_dict` gives them, one metric a row, for a terminal."""
-    cells = [
-        [name, f"{m['value']:.3f}", f"{m['low']:.3f} – {m['high']:.3f}", str(m["n"])]
-        for name, m in metrics.items()
-    ]
-    return table(cells, ["metric", "value", "95 % interval", "items"])
 
 
 def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:

@@ -49,17 +49,22 @@ class CheckpointConfig(Config):
     """Steps between checkpoints."""
 
 
-class VisionTrainConfig(Config):
-    """Training of a vision model."""
+class VisionConfig(Config):
+    """Images."""
 
     imgsz: int = Field(default=640, ge=32, le=8192)
     """Side of an image (px), or its longer side."""
     height: int = Field(default=0, ge=0, le=8192)
     """Its other side (px); 0 for a square."""
-    batch: int = Field(default=16, ge=1, le=4096)
-    """Images of a step."""
     num_classes: int = Field(default=0, ge=0, le=100_000)
     """Classes; 0 for those of the published weights (80, 1000, 21)."""
+
+
+class VisionTrainConfig(VisionConfig):
+    """Training of a vision model."""
+
+    batch: int = Field(default=16, ge=1, le=4096)
+    """Images of a step."""
     amp: bool = True
     """16-bit autocast instead of fp32."""
     ema: bool = True
@@ -68,16 +73,10 @@ class VisionTrainConfig(Config):
     """Images of changing size, as in the recipes of YOLOX and PP-YOLOE: the largest counts."""
 
 
-class VisionPredictConfig(Config):
+class VisionPredictConfig(VisionConfig):
     """Inference of a vision model."""
 
-    imgsz: int = Field(default=640, ge=32, le=8192)
-    """Side of an image (px), or its longer side."""
-    height: int = Field(default=0, ge=0, le=8192)
-    """Its other side (px); 0 for a square."""
     batch: int = Field(default=1, ge=1, le=4096)
     """Images at once."""
-    num_classes: int = Field(default=0, ge=0, le=100_000)
-    """Classes; 0 for those of the published weights (80, 1000, 21)."""
     half: bool = True
     """16 bits on a GPU."""

@@ -6,6 +6,7 @@ from typing import Any
 from onecard.datasets import rows as data_rows
 from onecard.errors import SettingsError
 from onecard.evaluation import judge, stats
+from onecard.evaluation.metric_table import metric_table
 from onecard.evaluation.metrics.text import TEXT_METRICS
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
@@ -59,7 +60,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         verdicts += regressions(RunRecord(run.folder), recent())
     return Result(
         {"metrics": metrics, "verdicts": verdicts},
-        "\n".join([stats.metric_table(metrics), *verdicts]),
+        "\n".join([metric_table(metrics), *verdicts]),
     )
 
 

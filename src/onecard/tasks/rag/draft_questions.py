@@ -1,11 +1,11 @@
 """`onecard rag draft-questions`: a question set drafted from the notes, for the user to correct."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 from onecard import fsio
+from onecard.datasets import jsonl, synthetic
 from onecard.errors import SettingsError
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
@@ -39,12 +39,7 @@ def draft_questions(config: DraftQuestionsConfig, run: Run) -> Result:
             fix="onecard rag draft-questions questions.jsonl",
         )
     path = Path(config.questions)
-    if path.exists():
-        raise SettingsError(
-            f"{path} exists",
-            why="questions that you corrected are never overwritten",
-            fix="name another file",
-        )
+    synthetic.refuse_overwrite(path, "questions", fix="name another file")
     retriever = Retriever(config, run.reporter)
     chunks = [
         chunk
@@ -52,19 +47,18 @@ def draft_questions(config: DraftQuestionsConfig, run: Run) -> Result:
         if estimate_tokens(chunk.text) >= MIN_CHUNK_TOKENS
     ]
     retriever.close()
-    random.Random(config.seed).shuffle(chunks)
-    rows: list[dict[str, Any]] = []
     with (
         language_model(config, run.plan, run.reporter) as client,
         run.reporter.progress("questions", config.num_questions) as bar,
     ):
-        for chunk in chunks:
-            if len(rows) >= config.num_questions:
-                break
-            if row := draft_question(chunk, client, len(rows)):
-                rows.append(row)
-                bar.step()
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        rows = synthetic.draft_rows(
+            chunks,
+            lambda chunk, number: draft_question(chunk, client, number),
+            n=config.num_questions,
+            seed=config.seed,
+            bar=bar,
+        )
+    text = jsonl.to_jsonl(rows)
     fsio.write_text(path, text)
     run.artifact("questions.jsonl", text)
     summary = (

@@ -12,6 +12,7 @@ from typing import Any
 from onecard.datasets import rows as data_rows
 from onecard.errors import DataError, SettingsError
 from onecard.evaluation import stats
+from onecard.evaluation.metric_table import metric_table
 from onecard.evaluation.metrics.text import TEXT_METRICS
 from onecard.reporting import Result
 from onecard.runs.compare import regressions
@@ -68,7 +69,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         run.scores(metrics, verdicts=verdicts)
     return Result(
         {"metrics": metrics, "verdicts": verdicts},
-        "\n".join([stats.metric_table(metrics), *verdicts]),
+        "\n".join([metric_table(metrics), *verdicts]),
     )
 
 
