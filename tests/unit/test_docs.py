@@ -1,5 +1,6 @@
 """The documents against the program: their links lead somewhere, their commands exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -99,3 +100,17 @@ def test_a_wrong_flag_is_found():
     assert faults("rag search retry --no_such_flag 3")
     assert faults("rag no-such-command")
     assert not faults("rag search retry --index notes")
+
+
+def test_the_demos_evidence_stands_where_it_says():
+    """A question whose evidence moved would score 0 in `make demo` and fail no command."""
+
+    def on_one_line(text):
+        return " ".join(text.split())
+
+    rows = [json.loads(line) for line in (ROOT / "recipes/demo-questions.jsonl").open()]
+    evidence = [each for row in rows for each in row.get("evidence", [])]
+    assert len(evidence) > 10
+    for each in evidence:
+        text = (ROOT / each["path"]).read_text()
+        assert on_one_line(each["quote"]) in on_one_line(text), each
