@@ -16,8 +16,9 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.light
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash recipes/demo.sh $(DOCS)
 
+# a file's tests run in one process and in order: they share what the file prepared
 test: $(VENV)/.full
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check src tests recipes

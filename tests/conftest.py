@@ -15,6 +15,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # the processes of `pytest -n` share the cores; two threads on one core wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 CACHE = Path(os.environ.get("ONECARD_TEST_CACHE") or Path.home() / ".cache" / "onecard-tests")
 """Models and what is converted from them: 98 MB, 91 MB and 500 MB, which no test writes to."""
 SHARED_FOLDERS = ("models", "dense", "ultralytics")

@@ -70,15 +70,18 @@ def test_gemma_takes_what_was_planned(home, n_ctx, n_ubatch, kv_type):
     )
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize(
-    ("name", "checkpointing", "attention", "B", "T"),
+    ("method", "name", "checkpointing", "attention", "B", "T"),
     [
-        ("smollm2-135m", False, "sdpa", 1, 512),
-        ("smollm2-135m", False, "eager", 1, 512),
-        ("tinyllama", True, "sdpa", 2, 1024),
-        ("llama-3.2-1b", False, "sdpa", 1, 512),
-        ("qwen2.5-0.5b", True, "sdpa", 1, 1024),
+        ("full", "smollm2-135m", False, "sdpa", 1, 512),
+        ("lora", "smollm2-135m", False, "eager", 1, 512),
+        ("qlora", "smollm2-135m", False, "sdpa", 1, 512),
+        ("full", "tinyllama", True, "sdpa", 2, 1024),
+        ("lora", "tinyllama", True, "sdpa", 2, 1024),
+        ("full", "llama-3.2-1b", False, "sdpa", 1, 512),
+        ("qlora", "llama-3.2-1b", False, "sdpa", 1, 512),
+        ("full", "qwen2.5-0.5b", True, "sdpa", 1, 1024),
+        ("qlora", "qwen2.5-0.5b", True, "sdpa", 1, 1024),
     ],
 )
 def test_formulas_agree_with_the_real_class_on_fake_tensors(

@@ -11,14 +11,107 @@ from onecard.evaluation.metric_table import metric_table
 from onecard.evaluation.metrics import retrieval, speech, text
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("n", [5, 13, 60])
+@pytest.mark.parametrize(
+    ("draw", "mean"),
+    [
+        (lambda: random.gauss(0.3, 1), 0.3),
+        (lambda: random.lognormvariate(0, 1), math.exp(0.5)),
+        (lambda: float(random.random() < 0.9), 0.9),
+        (lambda: 0.5 * (random.random() < 0.1), 0.05),
+    ],
+    ids=["normal", "skewed", "binary", "tied"],
+)
+def test_the_interval_covers_the_mean_as_often_as_it_says(draw, mean, n):
     random.seed(1)
+    bounds = (0, 1) if mean == 0.05 else stats.NO_BOUNDS
     hits = 0
-    for trial in range(100):
-        values = [random.gauss(0.3, 1) for _ in range(60)]
-        interval = stats.mean_interval(values, seed=trial)
-        hits += interval.low <= 0.3 <= interval.high
-    assert 88 <= hits <= 100
+    for _ in range(400):
+        interval = stats.mean_interval([draw() for _ in range(n)], bounds=bounds)
+        hits += interval.low <= mean <= interval.high
+    # 94 % less three standard errors of 400 draws
+    assert hits / 400 >= 0.905
+
+
+@pytest.mark.parametrize("n", [3, 8, 13])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_where_nothing_differs_a_verdict_is_rare(n, skewed):
+    random.seed(2)
+    verdicts = 0
+    for _ in range(300):
+        ids = [str(i) for i in range(n)]
+        differences = [
+            random.lognormvariate(0, 1) - math.exp(0.5) if skewed else random.gauss(0, 1)
+            for _ in ids
+        ]
+        new = dict(zip(ids, differences, strict=True))
+        result = stats.compare(dict.fromkeys(ids, 0.0), new)
+        verdicts += result.verdict in ("better", "worse")
+    # 5.5 % and three standard errors of 300 draws
+    assert verdicts / 300 <= 0.095
+
+
+def test_thirteen_of_thirteen_may_be_a_share_of_three_quarters():
+    interval = stats.mean_interval([1.0] * 13)
+    # Clopper-Pearson: .025 ** (1 / 13)
+    assert interval.low == pytest.approx(0.025 ** (1 / 13))
+    assert interval.high == 1
+
+
+def test_copies_of_one_item_prove_as_much_as_one():
+    ids = [str(i) for i in range(40)]
+    old, new = dict.fromkeys(ids, 1.0), dict.fromkeys(ids, 0.4)
+    assert stats.compare(old, new, higher_is_better=False).verdict == "better"
+    copies = stats.compare(old, new, higher_is_better=False, groups=dict.fromkeys(ids, "one"))
+    assert copies.verdict == "inconclusive"
+    assert "1 item cannot show a difference (6 different ones are the least)" in copies.render()
+    assert stats.mean_interval([1.0] * 40, groups=["one"] * 40).low < 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"), [(0.0001, "equal"), (0.02, "worse"), (0.0, "equal")]
+)
+def test_equal_is_shown_and_not_assumed(change, verdict):
+    old = {str(i): 1 + i / 10 for i in range(20)}
+    new = {key: loss + change * (1 + int(key) % 3) for key, loss in old.items()}
+    result = stats.compare_metric("loss", old, new, margin=0.01)
+    assert result.verdict == verdict
+    few = {key: old[key] for key in list(old)[:4]}
+    assert stats.compare_metric("loss", few, new, margin=0.01).verdict == "inconclusive"
+
+
+def test_an_effect_that_does_not_matter_is_no_gain():
+    old = {str(i): 2.0 for i in range(30)}
+    new = {key: 2.0 - 1e-6 * (1 + int(key) % 3) for key in old}
+    assert stats.compare_metric("loss", old, new).verdict == "equal"
+
+
+def test_inconclusive_says_what_the_set_could_have_shown():
+    random.seed(3)
+    old = {str(i): random.random() for i in range(50)}
+    new = {key: score + random.gauss(0, 0.1) for key, score in old.items()}
+    result = stats.compare(old, new)
+    assert result.verdict == "inconclusive"
+    assert 0.03 < result.detectable < 0.1
+    assert f"50 items show a difference of {result.detectable:.2g} or more" in result.render()
+
+
+def test_settings_are_judged_together():
+    ids = [str(i) for i in range(12)]
+    new = {i: 0.2 + 0.1 * int(i) for i in ids} | {"0": -0.3, "1": -0.2}
+    one = stats.compare(dict.fromkeys(ids, 0.0), new)
+    assert one.verdict == "better"
+    many = stats.holm({str(i): one for i in range(20)})
+    assert {result.verdict for result in many.values()} == {"inconclusive"}
+    assert stats.holm({"only": one}) == {"only": one}
+
+
+def test_seeds_have_students_test():
+    result = stats.compare_seeds([-0.1, -0.12, -0.11], higher_is_better=False)
+    assert result.verdict == "better"
+    # t = .11 / (.01 / sqrt(3)) = 19.05 with two degrees of freedom
+    assert result.p_value == pytest.approx(0.00274, rel=0.01)
+    assert stats.compare_seeds([-0.1, 0.12, -0.11], higher_is_better=False).verdict != "better"
 
 
 def test_nothing_to_average_is_nan_and_no_crash():
@@ -63,13 +156,7 @@ def test_a_comparison_names_its_test_and_the_flipped_items():
     assert set(comparison.won) == {str(i) for i in range(20)}
     assert comparison.lost == ()
     graded = stats.compare(OLD, {i: score * 0.7 for i, score in NEW.items()})
-    assert graded.test == "paired bootstrap"
-
-
-def test_the_same_items_give_the_same_interval():
-    values = [0.1, 0.9, 0.4] * 20
-    assert stats.mean_interval(values) == stats.mean_interval(values)
-    assert stats.mean_interval(values) != stats.mean_interval(values, seed=1)
+    assert graded.test == "sign flips"
 
 
 def test_the_interval_of_wer_is_over_words():
@@ -85,7 +172,7 @@ def test_the_interval_of_wer_is_over_words():
 def test_metrics_are_shown_as_a_table():
     metrics = {"f1": stats.Interval(0.5, 0.4, 0.6, 12).as_dict()}
     last = metric_table(metrics).splitlines()[-1]
-    assert last.split() == ["f1", "0.500", "0.400", "–", "0.600", "12"]
+    assert last.split() == ["f1", "0.500", "0.400", "–", "0.600", "12", "share"]
 
 
 @pytest.mark.parametrize(

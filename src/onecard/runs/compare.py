@@ -6,17 +6,9 @@ Knows no task.
 from typing import Any
 
 from onecard.evaluation import stats
+from onecard.evaluation.metrics.kinds import kind_of
 from onecard.reporting import Result, table
 from onecard.runs.store import RunRecord
-
-LOWER_IS_BETTER = ("wer", "cer", "perplexity", "loss", "bytes")
-
-
-def lower_is_better(metric: str) -> bool:
-    """Errors, bytes and times; rates per second are not times."""
-    return metric.endswith(LOWER_IS_BETTER) or (
-        metric.endswith("_s") and not metric.endswith("per_s")
-    )
 
 
 def compare(old: RunRecord, new: RunRecord) -> Result:
@@ -34,12 +26,12 @@ def compare(old: RunRecord, new: RunRecord) -> Result:
         data[name] = {"old": was, "new": now}
         verdict = "no items in common: not tested"
         if pairs_old.keys() & pairs_new.keys():
-            result = stats.compare(pairs_old, pairs_new, higher_is_better=not lower_is_better(name))
+            result = stats.compare_metric(name, pairs_old, pairs_new, groups=_groups(before))
             verdict, data[name]["test"] = result.render(), result.as_dict()
-        rows.append([name, _number(was), _number(now), verdict])
+        rows.append([name, _number(was), _number(now), kind_of(name).unit, verdict])
     lines = [f"old: {old.id}", f"new: {new.id}"]
     lines += [f"  {k}: {a} -> {b}" for k, (a, b) in changed.items()]
-    drawn = table(rows, ["metric", "old", "new", "new against old"])
+    drawn = table(rows, ["metric", "old", "new", "unit", "new against old"])
     lines += ["", drawn if rows else "the two runs share no metric"]
     if old.data_differs(new):
         lines.append(
@@ -63,7 +55,8 @@ def regressions(new: RunRecord, others: list[RunRecord]) -> list[str]:
             f"{name} fell against {old.id}: {_number(row['old'])} -> {_number(row['new'])} "
             f"(p={row['test']['p_value']:.3f}, {len(row['test']['lost'])} items lost)"
             for name, row in data.items()
-            if not name.endswith("_s") and row.get("test", {}).get("verdict") == "worse"
+            if kind_of(name).unit not in ("seconds", "1/s")
+            and row.get("test", {}).get("verdict") == stats.WORSE
         ]
     return []
 
@@ -74,6 +67,11 @@ def _values(items: dict[str, dict[str, Any]], metric: str) -> dict[str, float]:
         for i, row in items.items()
         if row.get("scores", {}).get(metric) is not None
     }
+
+
+def _groups(items: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Id -> group, where the run kept one (rows of one document, clips of one speaker)."""
+    return {i: str(row["group"]) for i, row in items.items() if row.get("group")}
 
 
 def _number(value: float | None) -> str:

@@ -5,7 +5,7 @@ Knows the shapes of scores.json and events.jsonl, no kind.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -29,12 +29,14 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def scores(metrics: dict[str, dict[str, Any]]) -> str:
-    """Scores between 0 and 1 as points with their intervals; nothing where there are none."""
+def scores(unit: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Metrics of one unit as points with their intervals; nothing where none has an interval."""
     rows = [
         (name, row)
         for name, row in metrics.items()
-        if row.get("value") is not None and 0 <= row["value"] <= 1 and row.get("low") is not None
+        if row.get("value") is not None
+        and row.get("low") is not None
+        and row.get("high") is not None
     ]
     if not rows:
         return ""
@@ -45,7 +47,7 @@ def scores(metrics: dict[str, dict[str, Any]]) -> str:
         )
         axis.plot(row["value"], i, "o", color=BLUE)
         axis.annotate(
-            f"{row['value']:.2f}",
+            f"{row['value']:.3g}",
             (row["value"], i),
             (0, 6),
             textcoords="offset points",
@@ -53,7 +55,9 @@ def scores(metrics: dict[str, dict[str, Any]]) -> str:
             fontsize=8,
         )
     axis.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
-    axis.set(xlim=(-0.02, 1.05), ylim=(-0.6, len(rows) - 0.2))
+    axis.set(xlabel=unit, ylim=(-0.6, len(rows) - 0.2))
+    if unit == "share":
+        axis.set_xlim(-0.02, 1.05)
     axis.grid(axis="x", alpha=0.3)
     axis.spines[["top", "right", "left"]].set_visible(False)
     return _svg(figure)

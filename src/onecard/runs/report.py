@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from onecard import config as configs
 from onecard import fsio
+from onecard.evaluation.metric_table import by_unit
 from onecard.runs import plots
 from onecard.runs.record import read_json
 from onecard.runs.store import RunRecord
@@ -73,12 +74,14 @@ def _facts(run: RunRecord) -> dict[str, Any]:
 
 
 def _score_rows(metrics: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Metrics of one unit stand together."""
     rows = []
-    for name, row in metrics.items():
-        interval = ""
-        if row.get("low") is not None:
-            interval = f"{_number(row.get('low'))} – {_number(row.get('high'))}"
-        rows.append([name, _number(row["value"]), interval, str(row.get("n", ""))])
+    for unit, group in by_unit(metrics).items():
+        for name, row in group.items():
+            interval = ""
+            if row.get("low") is not None:
+                interval = f"{_number(row.get('low'))} – {_number(row.get('high'))}"
+            rows.append([name, _number(row["value"]), unit, interval, str(row.get("n", ""))])
     return rows
 
 
@@ -130,11 +133,12 @@ def _page_facts(facts: dict[str, Any], run: RunRecord) -> dict[str, Any]:
     """Charts and items beside the facts."""
     items = list(run.items().values())
     terms = facts["plan"].get("terms", [])
-    chart = plots.scores(facts["metrics"]) if facts["metrics"] else ""
     memory = plots.memory(terms, facts["memory"].get("peak_rss_bytes", 0)) if terms else ""
     details = {"settings": facts["settings"], "env": facts["env"], "data": facts["data"]}
     return facts | {
-        "score_chart": Markup(chart),
+        "score_charts": [
+            Markup(plots.scores(unit, group)) for unit, group in by_unit(facts["metrics"]).items()
+        ],
         "curves": [Markup(curve) for curve in plots.curves(run.events())],
         "memory_chart": Markup(memory),
         "details": json.dumps(details, indent=1, ensure_ascii=False),

@@ -10,6 +10,7 @@ import numpy as np
 
 from onecard.errors import DataError, SettingsError
 from onecard.evaluation import stats
+from onecard.evaluation.metrics.kinds import kind_of
 from onecard.reporting import Reporter, Result, table
 from onecard.runs.record import Run, fingerprint
 from onecard.tasks.asr import dataset, metrics, punctuation_restorer, speaker_embedding
@@ -81,11 +82,14 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         values["der"] = stats.ratio_interval(
             [row["der"] * row["total_s"] for row in speakers.values()],
             np.array([row["total_s"] for row in speakers.values()]),
+            bounds=kind_of("der").bounds,
         )
     taken_s = [item.seconds_taken for item in items]
     length_s = [item.transcript.seconds for item in items]
-    values["real_time_factor"] = stats.ratio_interval(taken_s, np.array(length_s))
-    values["latency_s"] = stats.mean_interval(taken_s)
+    values["real_time_factor"] = stats.ratio_interval(
+        taken_s, np.array(length_s), bounds=kind_of("real_time_factor").bounds
+    )
+    values["latency_s"] = stats.metric_interval("latency_s", taken_s)
     # 4. the record
     run.items([_item_row(item, errors[item.clip.id]) for item in with_text])
     rows = {name: interval.as_dict() for name, interval in values.items()}
@@ -163,8 +167,12 @@ def _restoration_metrics(
     }
     n_names_all = np.array([n for _, _, n in missed])
     if n_names_all.sum():
-        values["name_error"] = stats.ratio_interval([n for n, _, _ in missed], n_names_all)
-        values["edited_name_error"] = stats.ratio_interval([n for _, n, _ in missed], n_names_all)
+        bounds = kind_of("name_error").bounds
+        for name, counts in (
+            ("name_error", [n for n, _, _ in missed]),
+            ("edited_name_error", [n for _, n, _ in missed]),
+        ):
+            values[name] = stats.ratio_interval(counts, n_names_all, bounds=bounds)
     return values
 
 

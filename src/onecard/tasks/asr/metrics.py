@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from onecard.evaluation import stats
+from onecard.evaluation.metrics.kinds import kind_of
 from onecard.evaluation.metrics.speech import (
     character_errors,
     normalize_transcript,
@@ -37,15 +38,22 @@ def count_errors(hypothesis: str, reference: str, language: str = "en") -> Error
     )
 
 
-def error_rates(errors: Sequence[Errors], prefix: str = "") -> dict[str, stats.Interval]:
-    """WER and CER over all items, with intervals over items."""
+def error_rates(
+    errors: Sequence[Errors], prefix: str = "", groups: Sequence[str] | None = None
+) -> dict[str, stats.Interval]:
+    """WER and CER over all items, with intervals over items or groups of them."""
+    counts = {
+        "wer": [(e.word_errors, e.words) for e in errors],
+        "cer": [(e.char_errors, e.chars) for e in errors],
+    }
     return {
-        f"{prefix}wer": stats.ratio_interval(
-            [e.word_errors for e in errors], np.array([e.words for e in errors])
-        ),
-        f"{prefix}cer": stats.ratio_interval(
-            [e.char_errors for e in errors], np.array([e.chars for e in errors])
-        ),
+        f"{prefix}{name}": stats.ratio_interval(
+            [wrong for wrong, _ in pairs],
+            np.array([whole for _, whole in pairs]),
+            bounds=kind_of(name).bounds,
+            groups=groups,
+        )
+        for name, pairs in counts.items()
     }
 
 

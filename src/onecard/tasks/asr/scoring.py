@@ -21,9 +21,6 @@ where the paired test shows the loss too: nats a token of the reference texts, o
 where the loss is still high (int8 moved the base model's 1.24 nats of everyday speech by 3 %).
 Differences in words are reported only: in a few short clips a beam that changes is a large share of
 all words."""
-MIN_PARITY_CLIPS = 6
-"""Fewer cannot show a loss: a sign test of five has no p below 0.06, whatever their bootstrap
-says."""
 MAX_GENERAL_RISE = 0.01
 """Word error rate on everyday speech: a rise above one point is reported as the price of the
 gain."""
@@ -165,6 +162,8 @@ class Proof:
     tuned_general: Scores
     merged_losses: Losses
     tuned_losses: Losses
+    groups: Mapping[str, str]
+    """Clip id -> the speaker or text that it shares with others."""
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         intervals: dict[str, stats.Interval] = {}
@@ -177,9 +176,11 @@ class Proof:
         ):
             if scores:
                 errors = [row.errors for row in scores.values()]
-                intervals |= metrics.error_rates(errors, prefix)
-        intervals["merged_loss"] = stats.mean_interval(list(self.merged_losses.values()))
-        intervals["tuned_loss"] = stats.mean_interval(list(self.tuned_losses.values()))
+                groups = [self.groups.get(clip_id, clip_id) for clip_id in scores]
+                intervals |= metrics.error_rates(errors, prefix, groups)
+        for name, losses in (("merged", self.merged_losses), ("tuned", self.tuned_losses)):
+            groups = [self.groups.get(clip_id, clip_id) for clip_id in losses]
+            intervals[f"{name}_loss"] = stats.metric_interval("loss", list(losses.values()), groups)
         return {name: interval.as_dict() for name, interval in intervals.items()}
 
     def verdicts(self) -> list[str]:
@@ -188,15 +189,12 @@ class Proof:
         Raises DataError where the export changed the model.
         """
         values = {name: row["value"] for name, row in self.metrics().items()}
-        gain = _compare_wer(self.base, self.tuned)
-        export = _compare_wer(self.merged, self.tuned)
-        loss = stats.compare(self.merged_losses, self.tuned_losses, higher_is_better=False)
+        gain = self._compare_wer(self.base, self.tuned)
+        export = self._compare_wer(self.merged, self.tuned)
         limit = max(PARITY_NATS, PARITY_SHARE * values["merged_loss"])
-        if (
-            loss.verdict == "worse"
-            and loss.delta.n >= MIN_PARITY_CLIPS
-            and loss.delta.value > limit
-        ):
+        # clips of one speaker count apart here: the same weights are compared, not people
+        loss = stats.compare_metric("loss", self.merged_losses, self.tuned_losses, margin=limit)
+        if loss.verdict == stats.WORSE:
             raise DataError(
                 "the export changed the model",
                 why=loss.render(),
@@ -223,10 +221,8 @@ class Proof:
             )
         return f"everyday speech, word error rate {before:.1%} to {after:.1%}: {verdict}"
 
-
-def _compare_wer(before: Scores, after: Scores) -> stats.Comparison:
-    return stats.compare(
-        {key: row.errors.wer for key, row in before.items()},
-        {key: row.errors.wer for key, row in after.items()},
-        higher_is_better=False,
-    )
+    def _compare_wer(self, before: Scores, after: Scores) -> stats.Comparison:
+        old, new = (
+            {key: row.errors.wer for key, row in scores.items()} for scores in (before, after)
+        )
+        return stats.compare_metric("wer", old, new, groups=self.groups)

@@ -91,6 +91,7 @@ def train(config: TrainConfig, run: Run) -> Result:
             ),
             merged_losses=merged_losses,
             tuned_losses=scoring.reference_losses(transcriber, data.evaluation, tokens, language),
+            groups=data.evaluation_groups(),
         )
         metrics, verdicts = proof.metrics(), proof.verdicts()
         run.items([_item_row(clip, base, tuned) for clip in data.evaluation])
@@ -128,6 +129,18 @@ class TrainingData:
     train: list[Clip]
     evaluation: list[Clip]
     general: list[Clip]
+
+    def evaluation_groups(self) -> dict[str, str]:
+        """Clip id -> its speaker where whole speakers were held out, else its text: what is held
+        out together proves as much as one clip."""
+        trained_on = {clip.speaker for clip in self.train}
+        speakers = {clip.speaker for clip in self.evaluation}
+        by_speaker = "" not in speakers and not speakers & trained_on
+        return {
+            clip.id: clip.speaker if by_speaker else clip.text.casefold()
+            for clip in self.evaluation
+        }
+
     """Everyday speech."""
     report: ValidationReport
 

@@ -35,7 +35,6 @@ def bench(config: BenchConfig, run: Run) -> Result:
             bar.step()
             if i:
                 rows.append(row)
-                run.log(i, **row)
         peak = peak_bytes(client)
     metrics: dict[str, dict[str, Any]] = {}
     for name in LABELS:

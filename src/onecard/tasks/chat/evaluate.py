@@ -40,7 +40,6 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     ):
         for i, row in enumerate(rows):
             items.append(_answer(client, config, row, i))
-            run.log(i, **items[-1]["scores"])
             bar.step()
         if config.judge != "none":
             marks = _marks(client, config.rubric, items)
@@ -51,7 +50,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     for item, mark in zip(items, marks, strict=False):
         item["scores"]["mark"] = mark
     metrics = {
-        name: stats.mean_interval([item["scores"][name] for item in items]).as_dict()
+        name: stats.metric_interval(name, [item["scores"][name] for item in items]).as_dict()
         for name in (*TEXT_METRICS, *(("mark",) if marks else ()))
     }
     run.items(items)

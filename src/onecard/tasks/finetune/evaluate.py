@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     tuned = scoring.answer_losses(net, examples, general, trained_with, run.reporter, "tuned")
     with net.disable_adapter():
         base = scoring.answer_losses(net, examples, general, trained_with, run.reporter, "base")
-    verdicts = scoring.compare_losses(base, tuned)
+    verdicts = scoring.compare_losses(base, tuned, scoring.independent_groups(samples))
     metrics = {**scoring.loss_metrics(base, "base"), **scoring.loss_metrics(tuned, "tuned")}
     # 3. answers of the widest export
     answers: dict[str, dict[str, str]] = {}
@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         with LlamaCpp(ggufs[0], reporter=run.reporter) as engine:
             answers["tuned"] = scoring.generate_answers(engine, questions, run.reporter, "tuned")
         for name, scores in scoring.text_scores(answers["tuned"], questions.samples).items():
-            metrics[f"tuned_{name}"] = stats.mean_interval(list(scores.values())).as_dict()
+            metrics[f"tuned_{name}"] = stats.metric_interval(name, list(scores.values())).as_dict()
         if config.rubric and config.judge_model:
             metrics["tuned_mark"] = _judge_marks(config, run, questions.samples, answers["tuned"])
     run.items(scoring.item_rows(samples, base, tuned, answers))
@@ -90,4 +90,4 @@ def _judge_marks(
             )
             for s in samples
         ]
-    return stats.mean_interval([float(mark) for mark in marks]).as_dict()
+    return stats.metric_interval("mark", [float(mark) for mark in marks]).as_dict()

@@ -228,12 +228,12 @@ class _ExportScorer:
             losses = scoring.engine_losses(engine, self.references, reporter, name)
         self._keep(name, answers, losses)
         for metric, scores in scoring.text_scores(answers, self.questions.samples).items():
-            interval = stats.mean_interval(list(scores.values()))
+            interval = stats.metric_interval(metric, list(scores.values()))
             self.exports.metrics[f"{name}_{metric}"] = interval.as_dict()
 
     def _keep(self, name: str, answers: dict[str, str], losses: dict[str, float]) -> None:
         self.exports.answers[name], self.exports.losses[name] = answers, losses
-        interval = stats.mean_interval(list(losses.values()))
+        interval = stats.metric_interval("loss", list(losses.values()))
         self.exports.metrics[f"{name}_file_loss"] = interval.as_dict()
 
     def compare(self) -> None:
@@ -247,30 +247,49 @@ class _ExportScorer:
             name: scoring.text_scores(answers, self.questions.samples)["f1"]
             for name, answers in self.exports.answers.items()
         }
-        interval = stats.mean_interval(list(f1["merged"].values()))
+        interval = stats.metric_interval("f1", list(f1["merged"].values()))
         self.exports.metrics["merged_f1"] = interval.as_dict()
         self.exports.verdicts.append(
             "held-out answers, word F1, base to tuned: "
-            f"{stats.compare(f1['base'], f1['merged']).render()}"
+            f"{self._compare('f1', f1['base'], f1['merged']).render()}"
         )
-        for name in f1:
-            if name not in ("base", "merged"):
-                self._compare_with_merged(name, f1)
+        files = [name for name in f1 if name not in ("base", "merged")]
+        losses = self.exports.losses
+        # the files are judged together: with many of them one would look changed by chance
+        by_loss = stats.holm(
+            {
+                name: self._compare(
+                    "loss", losses["merged"], losses[name], MAX_LOSS_NATS.get(name, 0.0)
+                )
+                for name in files
+            }
+        )
+        by_f1 = stats.holm({n: self._compare("f1", f1["merged"], f1[n]) for n in files})
+        for name in files:
+            self._judge_file(name, by_loss[name], by_f1[name])
 
-    def _compare_with_merged(self, name: str, f1: Mapping[str, dict[str, float]]) -> None:
-        losses, answers = self.exports.losses, self.exports.answers
-        loss = stats.compare(losses["merged"], losses[name], higher_is_better=False)
+    def _compare(
+        self,
+        metric: str,
+        old: Mapping[str, float],
+        new: Mapping[str, float],
+        margin: float | None = None,
+    ) -> stats.Comparison:
+        groups = scoring.independent_groups(self.questions.samples)
+        return stats.compare_metric(metric, old, new, groups=groups, margin=margin)
+
+    def _judge_file(self, name: str, loss: stats.Comparison, f1: stats.Comparison) -> None:
+        answers = self.exports.answers
         n_equal = sum(
             answers[name][source].split() == text.split()
             for source, text in answers["merged"].items()
         )
         self.exports.verdicts.append(
             f"{name} against merged, loss of the answers' first tokens: {loss.render()}; word F1 "
-            f"{stats.compare(f1['merged'], f1[name]).render()}; {n_equal} of {loss.delta.n} "
+            f"{f1.render()}; {n_equal} of {loss.delta.n} "
             "answers are the same to the word"
         )
-        limit = MAX_LOSS_NATS.get(name)
-        if limit is not None and loss.verdict == "worse" and loss.delta.value > limit:
+        if name in MAX_LOSS_NATS and loss.verdict == stats.WORSE:
             raise DataError(
                 f"the export to {name} changed the model",
                 why=loss.render(),

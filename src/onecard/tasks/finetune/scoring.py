@@ -83,20 +83,29 @@ def answer_losses(
 def loss_metrics(losses: Losses, name: str) -> dict[str, dict[str, Any]]:
     """`<name>_loss` and `<name>_general_loss` with their intervals."""
     return {
-        f"{name}_{metric}": stats.mean_interval(list(losses[part].values())).as_dict()
+        f"{name}_{metric}": stats.metric_interval(metric, list(losses[part].values())).as_dict()
         for part, metric in (("held", "loss"), ("general", "general_loss"))
         if losses.get(part)
     }
 
 
-def compare_losses(base: Losses, tuned: Losses) -> list[str]:
-    """Verdicts: is the tuned model better on held-out answers, and did it forget?"""
-    held_out = stats.compare(base["held"], tuned["held"], higher_is_better=False)
-    general = stats.compare(base["general"], tuned["general"], higher_is_better=False)
+def independent_groups(samples: Sequence[Sample]) -> dict[str, str]:
+    """Source -> what a row shares with others: its document, else its own words. Copies of one row
+    prove as much as one."""
+    return {sample.source: sample.group or sample.key for sample in samples}
+
+
+def compare_losses(base: Losses, tuned: Losses, groups: Mapping[str, str]) -> list[str]:
+    """Verdicts: is the tuned model better on held-out answers, and did it forget? `groups` as
+    `independent_groups` gives them."""
+    held_out = stats.compare_metric("loss", base["held"], tuned["held"], groups=groups)
+    general = stats.compare_metric("loss", base["general"], tuned["general"])
     forgetting = {
-        "worse": "the loss on general text rose",
-        "better": "none, the loss on general text fell",
-    }.get(general.verdict, "inconclusive on general text")
+        stats.WORSE: "the loss on general text rose",
+        stats.BETTER: "none, the loss on general text fell",
+        stats.EQUAL: "none, the loss on general text is the same",
+        stats.INCONCLUSIVE: "inconclusive on general text",
+    }[general.verdict]
     return [
         f"held-out answers, loss: {held_out.render()}",
         f"forgetting: {forgetting}: {general.delta.value:+.3f} [{general.delta.low:+.3f}, "
@@ -216,6 +225,7 @@ def item_rows(
 ) -> list[dict[str, Any]]:
     """One row an item for the run: the answer of each model (name -> answers), and its losses."""
     rows = []
+    groups = independent_groups(samples)
     for sample in samples:
         scores: dict[str, float] = {}
         if sample.source in base["held"] and sample.source in tuned["held"]:
@@ -230,6 +240,7 @@ def item_rows(
         rows.append(
             {
                 "id": sample.source,
+                "group": groups[sample.source],
                 "question": sample.question,
                 "reference": sample.answer,
                 "answers": texts,

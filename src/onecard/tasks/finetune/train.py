@@ -59,7 +59,9 @@ def train(config: TrainConfig, run: Run) -> Result:
         _save_adapter(tuned, tokenizer, config, folder, out)
         # 4. the same scores again
         tuned_losses = score(tuned, "tuned")
-        verdicts = scoring.compare_losses(base_losses, tuned_losses)
+        verdicts = scoring.compare_losses(
+            base_losses, tuned_losses, scoring.independent_groups(data.evaluation)
+        )
         metrics: dict[str, Any] = {
             "train_loss": stats.Interval(train_loss, train_loss, train_loss, 1).as_dict(),
             **scoring.loss_metrics(base_losses, "base"),

@@ -86,11 +86,13 @@ def _chunk_variants(config: EvaluateConfig, base: Retriever, run: Run) -> dict[s
 
 
 def _compare(scores: dict[str, ItemScores], config: EvaluateConfig, run: Run) -> Result:
-    """The table, best nDCG@10 first, each variant tested against the best."""
+    """The table, best nDCG@10 first, each variant tested against the best, all tests together."""
     columns = [f"recall@{config.top_k}", "ndcg@10", "mrr", "token_recall", "token_iou"]
     means = {
         name: {
-            metric: stats.mean_interval([s[metric] for s in items.values() if metric in s])
+            metric: stats.metric_interval(
+                metric, [s[metric] for s in items.values() if metric in s]
+            )
             for metric in columns
         }
         for name, items in scores.items()
@@ -100,7 +102,9 @@ def _compare(scores: dict[str, ItemScores], config: EvaluateConfig, run: Run) ->
         name: {i: item["ndcg@10"] for i, item in items.items()} for name, items in scores.items()
     }
     best = order[0]
-    against_best = {name: stats.compare(ndcg[name], ndcg[best]) for name in order[1:]}
+    against_best = stats.holm(
+        {name: stats.compare_metric("ndcg@10", ndcg[name], ndcg[best]) for name in order[1:]}
+    )
     cells = []
     for name in order:
         values = [means[name][metric] for metric in columns]

@@ -52,9 +52,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     ):
         store = session.retriever.store
         run.data("index", rows=len(session.retriever.ids), sha256=store.digest())
-        for number, row in enumerate(rows):
+        for row in rows:
             items.append(_item(row, session, config))
-            run.log(number, latency_s=items[-1]["scores"].get("latency_s", 0.0))
             bar.step()
     metrics = mean_scores(items)
     run.items(items)
@@ -116,8 +115,8 @@ def mean_scores(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Mean and interval of every metric, over the items that have it."""
     names = list(dict.fromkeys(name for item in items for name in item["scores"]))
     return {
-        name: stats.mean_interval(
-            [item["scores"][name] for item in items if item["scores"].get(name) is not None]
+        name: stats.metric_interval(
+            name, [item["scores"][name] for item in items if item["scores"].get(name) is not None]
         ).as_dict()
         for name in names
     }

@@ -202,22 +202,24 @@ def summarize(rows: list[dict[str, Any]], codes: list[str]) -> Summary:
 
 
 def compare(rows: list[dict[str, Any]], codes: list[str]) -> list[str]:
-    """Verdicts: each code against the first one, paired by seed, at the training length."""
+    """Verdicts: each code against the first one, paired by seed, at the training length; all codes
+    are judged together."""
     losses = {(row["position"], row["seed"]): row["losses"]["1x"] for row in rows}
     seeds = sorted({row["seed"] for row in rows})
-    verdicts = []
-    for code in codes[1:]:
-        delta = stats.t_interval([losses[code, seed] - losses[codes[0], seed] for seed in seeds])
-        verdict = "inconclusive"
-        if delta.high < 0:
-            verdict = "better"
-        elif delta.low > 0:
-            verdict = "worse"
-        verdicts.append(
-            f"{code} against {codes[0]}: {verdict}, {delta.value:+.4f} [{delta.low:+.4f}, "
-            f"{delta.high:+.4f}] nats a token over {len(seeds)} seeds"
-        )
-    return verdicts
+    comparisons = stats.holm(
+        {
+            code: stats.compare_seeds(
+                [losses[code, seed] - losses[codes[0], seed] for seed in seeds],
+                higher_is_better=False,
+            )
+            for code in codes[1:]
+        }
+    )
+    return [
+        f"{code} against {codes[0]}: {result.verdict}, {result.delta.render(4)} nats a token over "
+        f"{len(seeds)} seeds, p={result.p_value:.3f} ({result.test})"
+        for code, result in comparisons.items()
+    ]
 
 
 def _draw(rows: list[dict[str, Any]], summary: Summary, block_size: int, run: Run) -> None:

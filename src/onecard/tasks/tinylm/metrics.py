@@ -56,7 +56,8 @@ def summarize(losses: np.ndarray, tokens: np.ndarray, tokenizer: Any) -> Metrics
     """Loss (nats a token), perplexity and bits a character, with intervals over blocks."""
     n, block = losses.shape
     sums = losses.sum(1, dtype=np.float64)
-    loss = stats.ratio_interval(sums.tolist(), np.full(n, block))
+    positive = (0.0, math.inf)
+    loss = stats.ratio_interval(sums.tolist(), np.full(n, block), bounds=positive)
     scored = tokens[1 : n * block + 1].astype(np.int64)
     n_chars = tokenization.chars_per_token(tokenizer)[scored].reshape(n, block).sum(1)
     perplexity = stats.Interval(
@@ -65,7 +66,9 @@ def summarize(losses: np.ndarray, tokens: np.ndarray, tokenizer: Any) -> Metrics
     return {
         "val_loss": loss,
         "perplexity": perplexity,
-        "bits_per_char": stats.ratio_interval((sums / math.log(2)).tolist(), n_chars),
+        "bits_per_char": stats.ratio_interval(
+            (sums / math.log(2)).tolist(), n_chars, bounds=positive
+        ),
     }
 
 
@@ -107,8 +110,8 @@ def length_extrapolation(
                 label = f"windows of {length} tokens"
                 losses = block_losses(net, corpus.val, length, reporter, label)
             quarter = losses[:, -length // 4 :]
-            row["loss"] = stats.mean_interval(losses.mean(1).tolist()).as_dict()
-            row["last_quarter"] = stats.mean_interval(quarter.mean(1).tolist()).as_dict()
+            row["loss"] = stats.metric_interval("loss", losses.mean(1).tolist()).as_dict()
+            row["last_quarter"] = stats.metric_interval("loss", quarter.mean(1).tolist()).as_dict()
     return rows
 
 
