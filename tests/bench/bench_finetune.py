@@ -41,8 +41,9 @@ from onecard.memory import devices
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter, table
 from onecard.runs.record import Run
-from onecard.tasks.finetune import dataset, model, tokenization, trainer, validation
+from onecard.tasks.finetune import dataset, model, trainer, training_data
 from onecard.tasks.finetune.configs import TrainConfig
+from onecard.tasks.finetune.training_data import ModelLimits
 
 OUT = Path(__file__).parents[2] / "bench-results" / "finetune.json"
 WORDS = [
@@ -107,9 +108,7 @@ def ours(folder, data, steps, batch, bf16, seed, kbit=""):
         load_in_4bit=bool(kbit),
     )
     tokenizer = model.load_tokenizer(folder)
-    examples = validation.tokenize(
-        dataset.read(data).samples, lambda s: tokenization.encode(tokenizer, s)
-    )[1]
+    examples = training_data.tokenize(dataset.read(data).samples, tokenizer, ModelLimits())[1]
     net = model.load_base(folder, settings)
     if kbit == "fp32":
         net = peft.prepare_model_for_kbit_training(net, use_gradient_checkpointing=False)

@@ -132,7 +132,8 @@ def tuned(home, clips, talk, tmp_path_factory):
 def test_a_fine_tune_learns_unknown_words(tuned):
     values = {name: row["value"] for name, row in tuned["metrics"].items()}
     assert values["tuned_wer"] < 0.5 * values["base_wer"]
-    assert "better" in tuned["verdicts"][0]
+    # one voice was held out: what it gained says nothing about other people
+    assert "1 group cannot show a difference" in tuned["verdicts"][0]
 
 
 def test_the_export_has_the_loss_of_the_merged_model(tuned):

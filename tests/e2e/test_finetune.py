@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -22,9 +23,16 @@ from onecard import api  # noqa: E402
 from onecard.errors import DataError, NotFound, SettingsError  # noqa: E402
 from onecard.hub import checkpoints  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
-from onecard.tasks.finetune import model, trainer  # noqa: E402
+from onecard.tasks.finetune import model, trainer, training_data  # noqa: E402
 from onecard.tasks.finetune.configs import TrainConfig  # noqa: E402
-from onecard.tasks.finetune.tokenization import TokenizedExample  # noqa: E402
+from onecard.tasks.finetune.sample import Sample  # noqa: E402
+from onecard.tasks.finetune.tokenization import (  # noqa: E402
+    IGNORED,
+    TokenizedExample,
+    encode_turns,
+    end_mark,
+)
+from onecard.tasks.finetune.training_data import ModelLimits  # noqa: E402
 from onecard.training import output_dir, trainer_checkpoints  # noqa: E402
 
 
@@ -41,6 +49,94 @@ def tiny(base, tmp_path_factory):
 
 def train(settings, reporter=None):
     return api.run("finetune", "train", settings, card="cpu", reporter=reporter or Reporter())
+
+
+# Chat templates
+
+
+def turns(*texts, system=""):
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    return tuple([{"role": "system", "content": system}] * bool(system) + messages)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+HISTORY_REWRITTEN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As Qwen3 does: an empty thought before the last answer only."""
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}" + CHATML
+)
+NO_END = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer(base):
+    return model.load_tokenizer(base)
+
+
+def learned(tokenizer, examples):
+    """The texts that carry labels."""
+    return [tokenizer.decode([t for t in e.labels if t != IGNORED]) for e in examples]
+
+
+def test_every_answer_is_trained_where_the_template_rewrites_earlier_ones(tokenizer):
+    sample = Sample(turns("one", "first", "two", "second", "three", "third"), "f:1")
+    tokenizer.chat_template = CHATML
+    assert learned(tokenizer, encode_turns(tokenizer, sample)) == [
+        "first<|im_end|>second<|im_end|>third<|im_end|>"
+    ]
+    tokenizer.chat_template = HISTORY_REWRITTEN
+    examples = encode_turns(tokenizer, sample)
+    assert [text.split()[-1] for text in learned(tokenizer, examples)] == [
+        "third<|im_end|>",
+        "second<|im_end|>",
+        "first<|im_end|>",
+    ]
+    assert sum(e.n_answers for e in examples) == 3
+    context_only = replace(sample, untrained=(1,))
+    assert sum(e.n_answers for e in encode_turns(tokenizer, context_only)) == 2
+
+
+def test_a_template_without_a_system_turn_gets_its_text_before_the_question(tokenizer):
+    tokenizer.chat_template = NO_SYSTEM
+    sample = Sample(turns("q", "a", system="Be brief."), "f:1")
+    (fitted,), (example,), rejected = training_data.tokenize([sample], tokenizer, ModelLimits())
+    assert fitted.messages == turns("Be brief.\n\nq", "a")
+    assert (rejected, learned(tokenizer, [example])) == ([], ["a<|im_end|>"])
+
+
+def test_a_template_without_an_end_mark_gets_one(tokenizer):
+    tokenizer.chat_template = NO_END
+    assert end_mark(tokenizer) == ""
+    example = encode_turns(tokenizer, Sample(turns("q", "a"), "f:1"))
+    assert learned(tokenizer, example) == [f" a{tokenizer.eos_token}"]
+
+
+def test_a_row_that_the_template_or_the_model_cannot_take_costs_itself(tokenizer):
+    tokenizer.chat_template = NO_SYSTEM.replace("System role", "Nothing but system turns")
+    tokenizer.add_tokens("<|order|>")
+    rows = [
+        Sample(({"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}), "f:1"),
+        Sample(turns("q", "<|order|> a"), "f:2"),
+        Sample(turns("q", "a"), "f:3"),
+    ]
+    limits = ModelLimits(n_embeddings=len(tokenizer) - 1)
+    valid, _, rejected = training_data.tokenize(rows, tokenizer, limits)
+    assert [s.source for s in valid] == ["f:3"]
+    assert "refuses it: Nothing but" in rejected[0].reason
+    assert "'<|order|>' has the number" in rejected[1].reason
 
 
 # The whole loop: one training, several questions about it
@@ -90,7 +186,10 @@ def trained(home, tmp_path_factory):
 def test_tuned_beats_base(trained):
     verdicts = trained.data["verdicts"]
     assert verdicts[0].startswith("held-out answers, loss: better")
-    assert any(v.startswith("held-out answers, word F1, base to tuned: better") for v in verdicts)
+    answers = next(v for v in verdicts if v.startswith("held-out answers, word F1, base to tuned"))
+    assert "4 items cannot show a difference" in answers
+    f1 = {name: trained.data["metrics"][f"{name}_f1"]["value"] for name in ("base", "merged")}
+    assert f1["merged"] > f1["base"] + 0.3
     assert trained.data["metrics"]["tuned_loss"]["value"] < 1
 
 

@@ -64,7 +64,7 @@ def test_copies_of_one_item_prove_as_much_as_one():
     assert stats.compare(old, new, higher_is_better=False).verdict == "better"
     copies = stats.compare(old, new, higher_is_better=False, groups=dict.fromkeys(ids, "one"))
     assert copies.verdict == "inconclusive"
-    assert "1 item cannot show a difference (6 different ones are the least)" in copies.render()
+    assert "1 group cannot show a difference (6 different ones are the least)" in copies.render()
     assert stats.mean_interval([1.0] * 40, groups=["one"] * 40).low < 0.1
 
 

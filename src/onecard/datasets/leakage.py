@@ -18,13 +18,17 @@ def shared_items(train: Keyed, evaluation: Keyed) -> list[tuple[str, str]]:
     return [(names[key], name) for key, name in evaluation if key in names]
 
 
-def refuse_leakage(shared: Sequence[tuple[str, str]], noun: str) -> None:
+def refuse_leakage(
+    shared: Sequence[tuple[str, str]],
+    noun: str,
+    fix: str = "remove them from one of the two, or leave --eval_dataset out: a part is then "
+    "split off cleanly",
+) -> None:
     """Raises DataError where `shared` is not empty. `noun`: what the items are, as "rows"."""
     if shared:
         raise DataError(
             f"{len(shared)} {noun} stand in both train and eval",
             why="; ".join(f"{a} = {b}" for a, b in shared[:3])
             + ": a score on them would prove nothing",
-            fix="remove them from one of the two, or leave --eval_dataset out: a part is then "
-            "split off cleanly",
+            fix=fix,
         )

@@ -217,16 +217,20 @@ class Comparison:
 
     def _why_inconclusive(self) -> str:
         if self.n_units < MIN_UNITS:
-            items = "1 item" if self.n_units == 1 else f"{self.n_units} items"
-            return f"; {items} cannot show a difference ({MIN_UNITS} different ones are the least)"
+            return (
+                f"; {self._units()} cannot show a difference ({MIN_UNITS} different ones are the "
+                "least)"
+            )
         if self.p_value <= ALPHA and abs(self.delta.value) < self.margin:
             return f"; a difference below {self.margin:g} does not count"
         if math.isnan(self.detectable):
             return ""
-        items = (
-            f"{self.n_units} items" if self.n_units == self.delta.n else f"{self.n_units} groups"
-        )
-        return f"; {items} show a difference of {self.detectable:.2g} or more"
+        return f"; {self._units()} show a difference of {self.detectable:.2g} or more"
+
+    def _units(self) -> str:
+        """What was counted: items, or groups (one document's rows, one speaker's clips, copies)."""
+        kind = "item" if self.n_units >= self.delta.n else "group"
+        return f"{self.n_units} {kind}{'s' * (self.n_units != 1)}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -345,7 +349,7 @@ def sign_flips(units: np.ndarray) -> tuple[float, str]:
     observed = abs(units.sum()) * (1 - 1e-9)
     if len(units) <= EXACT_UNITS:
         patterns = np.arange(2 ** (len(units) - 1))  # the other half mirrors them
-        signs = (patterns[:, None] >> np.arange(len(units)) & 1) * 2 - 1
+        signs = (patterns[:, None] >> np.arange(len(units)) & 1) * 2.0 - 1
         return float((np.abs(signs @ units) >= observed).mean()), "sign flips, exact"
     random, as_large = np.random.default_rng(0), 0
     step = max(1, 4_000_000 // len(units))

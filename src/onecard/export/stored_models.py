@@ -1,5 +1,6 @@
 """Convert and quantize models of the store: `onecard models convert` and `quantize`."""
 
+import re
 from pathlib import Path
 
 from onecard.errors import DataError
@@ -39,4 +40,11 @@ def quantize(name: str, out: str, quant: str, reporter: Reporter) -> Result:
     quantizer.quantize(path, target, quant, reporter)
     before, after = path.stat().st_size, target.stat().st_size
     data = {"path": str(target), "sha256": fingerprint(target), "bytes": after}
-    return Result(data, f"wrote {target} ({size(before)} -> {size(after)})")
+    text = f"wrote {target} ({size(before)} -> {size(after)})"
+    narrow = names.QUANT.search(path.stem)
+    if narrow and not re.fullmatch(r"b?f(16|32)", narrow[0].strip(".-_").lower()):
+        text += (
+            f"\nnote: {path.name} was quantized before: its error stays and a second is added; "
+            "quantize from f16 for the best file"
+        )
+    return Result(data, text)

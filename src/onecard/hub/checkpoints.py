@@ -30,8 +30,10 @@ def folder(name: str, reporter: Reporter) -> Path:
     if path.is_dir():
         return _whole(path)
     if name.startswith("run:"):
-        merged = store.find(name[4:]).folder / "artifacts" / "merged"
-        return _whole(merged if merged.is_dir() else store.result_model(name[4:]))
+        for out in store.output_folders(store.find(name[4:])):
+            if (out / "merged").is_dir():
+                return _whole(out / "merged")
+        return _whole(store.result_model(name[4:]))
     known = names.catalog().get(name, {})
     repo = (
         name.removeprefix("hf:")

@@ -10,6 +10,7 @@ auto                                                                 see hub/aut
 import json
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -75,9 +76,13 @@ def catalog() -> dict[str, dict[str, Any]]:
 
 
 def model_dir(name: str) -> Path:
-    """The folder of a pulled or imported model; the name's characters are made safe for a file
-    system."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".")
+    """The folder of a pulled or imported model. Letters of all scripts stay; what a file system may
+    not take becomes --. Two names share no folder unless they differ in such characters only.
+
+    >>> model_dir("小模型").name, model_dir("../org/name").name
+    ('小模型', 'org--name')
+    """
+    safe = re.sub(r"[^\w.-]+", "--", unicodedata.normalize("NFC", name)).strip(".-")
     if not safe:
         raise SettingsError(
             f"'{name}' is no name for a model",

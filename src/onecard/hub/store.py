@@ -142,6 +142,7 @@ def import_model(file: str, name: str, reporter: Reporter) -> Result:
         )
     target = names.model_dir(name)
     with download.locked(target, reporter):
+        _refuse_other_model(target, source, name)
         if source.is_file():
             read_header(source)
             with fsio.atomic_write(target / source.name) as draft:
@@ -160,6 +161,19 @@ def import_model(file: str, name: str, reporter: Reporter) -> Result:
     return Result(
         {"name": name, "path": str(target)}, f"imported as {name}: onecard chat --model {name}"
     )
+
+
+def _refuse_other_model(target: Path, source: Path, name: str) -> None:
+    """Raises SettingsError where another model lies under the name."""
+    others = [path for path in _files(target) if path.suffix in (".gguf", ".safetensors")]
+    for path in others:
+        same = source if source.is_file() else source / path.name
+        if not same.is_file() or same.stat().st_size != path.stat().st_size:
+            raise SettingsError(
+                f"a model named {name} is here already",
+                why=f"{path} is another one",
+                fix=f"--name another, or first: onecard models remove {name}",
+            )
 
 
 def remove(name: str, reporter: Reporter) -> Result:

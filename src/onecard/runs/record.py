@@ -312,9 +312,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def fingerprint(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
+    """sha256 of a file's bytes, or of all files in a folder with their names, in hex."""
+    if path.is_dir():
+        lines = [
+            f"{file.relative_to(path).as_posix()} {fingerprint(file)}"
+            for file in sorted(path.rglob("*"))
+            if file.is_file()
+        ]
+        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

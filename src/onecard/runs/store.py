@@ -1,6 +1,7 @@
 """Finds runs. Knows the folder's files, not the tasks."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,14 @@ class RunRecord:
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
-        return dict(read_json(self.folder / "scores.json").get("metrics", {}))
+        metrics = read_json(self.folder / "scores.json").get("metrics")
+        if not isinstance(metrics, dict):
+            return {}
+        return {
+            name: row
+            for name, row in metrics.items()
+            if isinstance(row, dict) and isinstance(row.get("value"), int | float | None)
+        }
 
     def config(self, schema: type[C]) -> C:
         """The settings of the run as a config of this onecard; what it does not know is passed
@@ -123,8 +131,9 @@ def recent(limit: int = 50) -> list[RunRecord]:
 
 
 def find(name: str) -> RunRecord:
-    """By its whole id, a part of it that only one has, or 'last'. Raises NotFound."""
-    known = recent(100_000)
+    """By its whole id, a part of it that only one has, or 'last', which is never the run that this
+    process has just started. Raises NotFound."""
+    known = [run for run in recent(100_000) if run.about.get("pid") != os.getpid()]
     if name == "last" and known:
         return known[0]
     hits = [run for run in known if run.id == name] or [
@@ -142,20 +151,33 @@ def find(name: str) -> RunRecord:
 
 
 def result_model(name: str) -> Path:
-    """The model file that a run left in artifacts/: a GGUF, else a folder of safetensors.
+    """The model file that a run left: a GGUF, else a folder of safetensors. 'last' is the newest
+    run that left one.
 
     Raises NotFound.
     """
-    run = find(name)
-    artifacts = run.folder / "artifacts"
-    named = Path(str(read_json(artifacts / "result.json").get("model", "")))
-    if named.suffix == ".gguf" and named.is_file():  # it may lie in an output folder of the user's
-        return named
-    files = sorted(artifacts.rglob("*.gguf")) or sorted(artifacts.rglob("*.safetensors"))
-    if not files:
-        raise NotFound(
-            f"run {run.id} left no model",
-            why=f"no .gguf or .safetensors in {artifacts}",
-            fix="onecard runs list",
-        )
-    return files[0] if files[0].suffix == ".gguf" else files[0].parent
+    runs = [find(name)]
+    if name == "last":
+        runs = [run for run in recent(100_000) if run.about.get("pid") != os.getpid()]
+    for run in runs:
+        named = Path(str(read_json(run.folder / "artifacts" / "result.json").get("model", "")))
+        if named.suffix == ".gguf" and named.is_file():
+            return named
+        for folder in output_folders(run):
+            files = sorted(folder.rglob("*.gguf")) or sorted(folder.rglob("*.safetensors"))
+            if files:
+                return files[0] if files[0].suffix == ".gguf" else files[0].parent
+    raise NotFound(
+        f"run {name} left no model",
+        why=f"no .gguf or .safetensors in {runs[0].folder / 'artifacts'}"
+        if len(runs) == 1
+        else f"none of {len(runs)} runs has a .gguf or .safetensors",
+        fix="onecard runs list",
+    )
+
+
+def output_folders(run: RunRecord) -> list[Path]:
+    """Where a run may have left its results: its own folder, and the user's --output_dir."""
+    named = str(run.settings().get("output_dir") or "")
+    folders = [run.folder / "artifacts", *([Path(named).expanduser()] if named else [])]
+    return [folder for folder in folders if folder.is_dir()]

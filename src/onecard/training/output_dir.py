@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,12 @@ def resolve(output_dir: str, run: Run) -> Path:
 
 @contextmanager
 def training_folder(
-    output_dir: str, run: Run, identity: Mapping[str, Any], *, resume: bool
+    output_dir: str,
+    run: Run,
+    identity: Mapping[str, Any],
+    *,
+    resume: bool,
+    may_change: Sequence[str] = (),
 ) -> Iterator[Path]:
     """The folder of one training, locked and with its manifest written.
 
@@ -35,7 +40,10 @@ def training_folder(
     """
     out = resolve(output_dir, run)
     with lock(out):
-        write_manifest(out, identity, run.id, resume=resume, explicit=bool(output_dir))
+        explicit = bool(output_dir)
+        write_manifest(
+            out, identity, run.id, resume=resume, explicit=explicit, may_change=may_change
+        )
         yield out
 
 
@@ -59,7 +67,13 @@ def lock(out: Path) -> Iterator[None]:
 
 
 def write_manifest(
-    out: Path, identity: Mapping[str, Any], run_id: str, *, resume: bool, explicit: bool
+    out: Path,
+    identity: Mapping[str, Any],
+    run_id: str,
+    *,
+    resume: bool,
+    explicit: bool,
+    may_change: Sequence[str] = (),
 ) -> None:
     """Record what is trained in the folder: `identity` holds the settings that a resumed training
     must share with the first one.
@@ -73,7 +87,7 @@ def write_manifest(
         differences = [
             f"{key} {previous.get(key)!r}"
             for key, value in identity.items()
-            if previous.get(key) != value
+            if key in previous and previous[key] != value
         ]
         if previous.get("run") != run_id and not resume:
             raise SettingsError(
@@ -85,7 +99,9 @@ def write_manifest(
             raise SettingsError(
                 f"the training in {out} differs from this one",
                 why=f"it was started with {', '.join(differences)}",
-                fix="the same settings as before, or --output_dir elsewhere",
+                fix="the same data and settings as before"
+                + (f" ({', '.join(may_change)} may change)" if may_change else "")
+                + ", or --output_dir elsewhere",
             )
     elif resume and not (out / "checkpoints").is_dir():
         raise SettingsError(

@@ -29,6 +29,7 @@ KINDS = (
     (r"(wer|cer|der|name_error)", MetricKind("error rate", True, (0.0, 1.0))),
     (r"real_time_factor", MetricKind("seconds a second", True, (0.0, math.inf))),
     (r"loss(_\dx)?", MetricKind("nats a token", True, (0.0, math.inf), margin=0.005)),
+    (r"margin", MetricKind("nats a token", False, (-math.inf, math.inf), margin=0.005)),
     (r"perplexity", MetricKind("perplexity", True, (1.0, math.inf))),
     (r"bits_per_char", MetricKind("bits a character", True, (0.0, math.inf))),
     (r"bytes", MetricKind("bytes", True, (0.0, math.inf))),

@@ -7,6 +7,7 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.tasks.finetune import tokenization, training_data
 from onecard.tasks.finetune.configs import CheckConfig
+from onecard.tasks.finetune.training_data import ModelLimits
 
 
 def check(config: CheckConfig, run: Run) -> Result:
@@ -14,7 +15,7 @@ def check(config: CheckConfig, run: Run) -> Result:
     folder = checkpoints.folder(config.model, run.reporter)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenization.require_chat_template(tokenizer, config.model)
-    data = training_data.prepare(config, tokenizer)
+    data = training_data.prepare(config, tokenizer, ModelLimits.of_folder(folder))
     return Result(
         {"train": len(data.train), "eval": len(data.evaluation), **data.report.as_dict()},
         data.render(),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onecard.datasets import leakage
 from onecard.errors import DataError, SettingsError
 from onecard.evaluation import judge, stats
 from onecard.evaluation.metric_table import metric_table
@@ -13,9 +14,10 @@ from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Result
 from onecard.runs import store
 from onecard.runs.record import Run
-from onecard.tasks.finetune import dataset, model, scoring, tokenization, validation
+from onecard.tasks.finetune import model, scoring, training_data, validation
 from onecard.tasks.finetune.configs import EvaluateConfig, TrainConfig
-from onecard.tasks.finetune.dataset import Sample
+from onecard.tasks.finetune.sample import Sample
+from onecard.tasks.finetune.training_data import ModelLimits
 
 
 def evaluate(config: EvaluateConfig, run: Run) -> Result:
@@ -36,10 +38,12 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     path = adapter.parent / "held_out.jsonl"
     if config.eval_dataset:
         path = Path(config.eval_dataset)
-    samples, examples, rejected = validation.tokenize(
-        dataset.read(path, config.columns).samples[: config.eval_items],
-        lambda s: tokenization.encode(tokenizer, s),
-    )
+    read, left_out = training_data.read_evaluation(path, config.columns, config.eval_items)
+    if left_out:
+        run.reporter.line(f"left out of {path.name}: {'; '.join(left_out)}")
+    _refuse_trained_rows(read, adapter.parent)
+    limits = ModelLimits.of_folder(scoring.base_folder(adapter))
+    samples, examples, rejected = training_data.tokenize(read, tokenizer, limits)
     if not samples:
         raise DataError(
             f"{path} holds nothing to score",
@@ -50,9 +54,16 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     # 2. loss, with the adapter and without it
     net = model.load_adapter(model.load_base(scoring.base_folder(adapter), trained_with), adapter)
     general = scoring.general_examples(tokenizer)
-    tuned = scoring.answer_losses(net, examples, general, trained_with, run.reporter, "tuned")
+    rejected_answers = scoring.rejected_examples(tokenizer, samples)
+
+    def score(name: str) -> scoring.Losses:
+        return scoring.answer_losses(
+            net, examples, general, trained_with, run.reporter, name, rejected_answers
+        )
+
+    tuned = score("tuned")
     with net.disable_adapter():
-        base = scoring.answer_losses(net, examples, general, trained_with, run.reporter, "base")
+        base = score("base")
     verdicts = scoring.compare_losses(base, tuned, scoring.independent_groups(samples))
     metrics = {**scoring.loss_metrics(base, "base"), **scoring.loss_metrics(tuned, "tuned")}
     # 3. answers of the widest export
@@ -61,7 +72,13 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         (adapter.parent / "gguf").glob("*.gguf"), key=lambda p: ("f16" not in p.name, p.name)
     )
     if config.generate_items and ggufs:
-        questions = scoring.GenerationSet(samples[: config.generate_items], config.max_new_tokens)
+        questions = scoring.generation_set(
+            samples,
+            tokenizer,
+            scoring.base_folder(adapter),
+            config.generate_items,
+            config.max_new_tokens,
+        )
         with LlamaCpp(ggufs[0], reporter=run.reporter) as engine:
             answers["tuned"] = scoring.generate_answers(engine, questions, run.reporter, "tuned")
         for name, scores in scoring.text_scores(answers["tuned"], questions.samples).items():
@@ -73,6 +90,20 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     return Result(
         {"metrics": metrics, "verdicts": verdicts}, "\n".join([metric_table(metrics), *verdicts])
     )
+
+
+def _refuse_trained_rows(samples: Sequence[Sample], out: Path) -> None:
+    """Raises DataError where the run was trained on one of the samples, or on its question."""
+    path = out / training_data.TRAINED_ROWS
+    if not path.exists():  # a run of onecard 0.1
+        return
+    trained = set(path.read_text(encoding="utf-8").split())
+    shared = [
+        (path.name, sample.source)
+        for sample in samples
+        if {sample.key, sample.question_key} & trained
+    ]
+    leakage.refuse_leakage(shared, "rows", fix="score rows that it was not trained on")
 
 
 def _judge_marks(

@@ -20,7 +20,7 @@ from onecard.evaluation import stats
 from onecard.export import gguf, quantize
 from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Reporter, Result
-from onecard.runs.record import Run
+from onecard.runs.record import Run, fingerprint
 from onecard.tasks.finetune import dataset, model, scoring, tokenization
 from onecard.tasks.finetune.configs import ExportConfig, ExportFormatConfig
 from onecard.tasks.finetune.scoring import GenerationSet
@@ -71,11 +71,14 @@ def export(config: ExportConfig, run: Run) -> Result:
     if config.output_dir:
         out = Path(config.output_dir).expanduser()
         shutil.copytree(adapter, out / "adapter", dirs_exist_ok=True)
+    tokenizer, base = model.load_tokenizer(adapter), scoring.base_folder(adapter)
     exports = export_all(
-        model.load_tokenizer(adapter),
-        scoring.base_folder(adapter),
+        tokenizer,
+        base,
         out,
-        GenerationSet(samples[: config.generate_items], config.max_new_tokens),
+        scoring.generation_set(
+            samples, tokenizer, base, config.generate_items, config.max_new_tokens
+        ),
         config,
         run,
     )
@@ -178,9 +181,11 @@ def merge(
 
 
 def base_gguf(base_folder: Path, reporter: Reporter) -> Path:
-    """The untouched base in f16, converted once and cached: the adapter's file is laid on it, and
-    answers are compared with its own."""
-    path = paths.home() / "dense" / "gguf" / f"{base_folder.name}-f16.gguf"
+    """The untouched base in f16, converted once and cached by its content: the adapter's file is
+    laid on it, and answers are compared with its own. Many models lie in folders of one name
+    (a run's is always called merged)."""
+    content = fingerprint(base_folder)[:16]
+    path = paths.home() / "dense" / "gguf" / f"{base_folder.name}-{content}-f16.gguf"
     if not path.exists():
         gguf.to_gguf(base_folder, path, "f16", reporter)
     return path
@@ -219,7 +224,11 @@ class _ExportScorer:
         device, reporter = self.run.plan.device, self.run.reporter
         layers = 999 if device.type == "cuda" and device.real else 0
         with LlamaCpp(
-            path, reporter=reporter, n_ctx=4096, n_gpu_layers=layers, adapter=adapter
+            path,
+            reporter=reporter,
+            n_ctx=scoring.ENGINE_CONTEXT,
+            n_gpu_layers=layers,
+            adapter=adapter,
         ) as engine:
             if check_template:
                 messages = self.questions.samples[0].messages[:-1]
@@ -348,7 +357,7 @@ def template_parity(engine: LlamaCpp, tokenizer: Any, messages: Any, path: Path)
 def modelfile(path: Path, tokenizer: Any) -> str:
     """For `ollama create`: the file, and where an answer ends. Ollama reads the template from the
     GGUF itself."""
-    stop = json.dumps(tokenizer.eos_token)
+    stop = json.dumps(tokenization.end_mark(tokenizer) or tokenizer.eos_token)
     return f"FROM ./{path.name}\nPARAMETER temperature 0\nPARAMETER stop {stop}\n"
 
 

@@ -4,13 +4,13 @@ them, and what it forgot. Knows no trainer."""
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from onecard.errors import EngineError, NotFound
+from onecard.errors import DataError, EngineError, NotFound
 from onecard.evaluation import stats
 from onecard.evaluation.metrics import text as metrics
 from onecard.inference.client import Client
@@ -18,19 +18,23 @@ from onecard.inference.config import LlmConfig
 from onecard.inference.llamacpp import LlamaCpp
 from onecard.reporting import Reporter
 from onecard.runs import store
-from onecard.tasks.finetune import dataset, model, tokenization, validation
+from onecard.tasks.finetune import dataset, model, tokenization, training_data
 from onecard.tasks.finetune.configs import TrainConfig
-from onecard.tasks.finetune.dataset import Sample
+from onecard.tasks.finetune.sample import Sample
 from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample
+from onecard.tasks.finetune.training_data import ModelLimits
 
 GENERAL = Path(__file__).with_name("general.jsonl")
 """Questions and text of everyday knowledge, written for onecard: what a tuned model should not
 forget."""
+ENGINE_CONTEXT = 4096
+"""Longest question with its answer that an export is asked (tokens)."""
 TEXT_SCORES = ("f1", "rougeL", "exact_match")
 """Metrics of a generated answer against its reference."""
 
 Losses = dict[str, dict[str, float]]
-"""{"held": {source: loss}, "general": {name: loss}}, in nats a token of the answers."""
+"""{"held": {source: loss}, "general": {name: loss}, "rejected": {source: loss}}, in nats a token of
+the answers; "rejected" only for preference pairs."""
 Answers = Mapping[str, str]
 """The source of a sample -> the generated answer."""
 
@@ -43,12 +47,29 @@ class GenerationSet:
     max_new_tokens: int
 
 
+def generation_set(
+    samples: Sequence[Sample], tokenizer: Any, folder: Path, n: int, max_new_tokens: int
+) -> GenerationSet:
+    """The first `n` samples whose question and answer fit the context; those with tools are left
+    out, which a question alone does not offer."""
+    context = ModelLimits.of_folder(folder).context or ENGINE_CONTEXT
+    room = min(context, ENGINE_CONTEXT) - max_new_tokens
+    fitting: list[Sample] = []
+    for sample in samples:
+        if len(fitting) == n:
+            break
+        prompt = tokenization.render(tokenizer, sample.messages[:-1], add_generation_prompt=True)
+        if not sample.tools and len(tokenizer(prompt)["input_ids"]) <= room:
+            fitting.append(sample)
+    return GenerationSet(fitting, max_new_tokens)
+
+
 # Loss of reference answers
 
 
 def general_examples(tokenizer: Any) -> list[TokenizedExample]:
     samples = dataset.read(GENERAL).samples
-    return validation.tokenize(samples, lambda s: tokenization.encode(tokenizer, s))[1]
+    return training_data.tokenize(samples, tokenizer, ModelLimits())[1]
 
 
 def answer_losses(
@@ -58,10 +79,14 @@ def answer_losses(
     config: TrainConfig,
     reporter: Reporter,
     name: str,
+    rejected: Sequence[TokenizedExample] = (),
 ) -> Losses:
-    """Mean loss of each reference answer under the model `name`; samples without one are left
-    out."""
-    examples = [*held_out, *general]
+    """Mean loss of each reference answer under the model `name`, and of the rejected ones; samples
+    without one are left out.
+
+    Raises DataError where none is finite: the model is destroyed.
+    """
+    examples = [*held_out, *general, *rejected]
     with reporter.progress(f"scoring {name}", len(examples)) as bar:
         losses = model.losses(
             net,
@@ -71,21 +96,59 @@ def answer_losses(
             step=bar.step,
         )
     pairs = list(zip([e.source for e in examples], losses, strict=True))
-    n = len(held_out)
-    return {
-        "held": {source: loss for source, loss in pairs[:n] if math.isfinite(loss)},
+    n, n_general = len(held_out), len(held_out) + len(general)
+    parts = {
+        "held": _finite(pairs[:n]),
         "general": {
-            source.rpartition("/")[2]: loss for source, loss in pairs[n:] if math.isfinite(loss)
+            source.rpartition("/")[2]: loss for source, loss in _finite(pairs[n:n_general]).items()
         },
     }
+    if rejected:
+        parts["rejected"] = _finite(pairs[n_general:])
+    if held_out and not parts["held"]:
+        raise DataError(
+            f"the {name} model is destroyed",
+            why="its loss on every held-out answer is infinite or not a number",
+            fix="a smaller --learning_rate or --max_grad_norm; then train again",
+        )
+    return parts
+
+
+def _finite(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
+    return {source: loss for source, loss in pairs if math.isfinite(loss)}
+
+
+def rejected_examples(tokenizer: Any, samples: Sequence[Sample]) -> list[TokenizedExample]:
+    """The same questions with the rejected answers; empty for samples without any."""
+    worse = [
+        replace(s, messages=(*s.messages[:-1], {"role": "assistant", "content": s.rejected}))
+        for s in samples
+        if s.rejected
+    ]
+    return training_data.tokenize(worse, tokenizer, ModelLimits())[1]
 
 
 def loss_metrics(losses: Losses, name: str) -> dict[str, dict[str, Any]]:
-    """`<name>_loss` and `<name>_general_loss` with their intervals."""
+    """`<name>_loss`, `<name>_general_loss` and, for preference pairs, `<name>_preference_accuracy`
+    and `<name>_preference_margin`, with their intervals."""
+    scores = {"loss": losses["held"], "general_loss": losses["general"], **_preferences(losses)}
     return {
-        f"{name}_{metric}": stats.metric_interval(metric, list(losses[part].values())).as_dict()
-        for part, metric in (("held", "loss"), ("general", "general_loss"))
-        if losses.get(part)
+        f"{name}_{metric}": stats.metric_interval(metric, list(values.values())).as_dict()
+        for metric, values in scores.items()
+        if values
+    }
+
+
+def _preferences(losses: Losses) -> dict[str, dict[str, float]]:
+    """How often the chosen answer is likelier than the rejected one (a token, on average), and by
+    how many nats."""
+    chosen, rejected = losses["held"], losses.get("rejected", {})
+    margins = {source: rejected[source] - chosen[source] for source in chosen if source in rejected}
+    if not margins:
+        return {}
+    return {
+        "preference_accuracy": {source: float(margin > 0) for source, margin in margins.items()},
+        "preference_margin": margins,
     }
 
 
@@ -106,7 +169,15 @@ def compare_losses(base: Losses, tuned: Losses, groups: Mapping[str, str]) -> li
         stats.EQUAL: "none, the loss on general text is the same",
         stats.INCONCLUSIVE: "inconclusive on general text",
     }[general.verdict]
+    before, after = _preferences(base), _preferences(tuned)
+    preferences = [
+        f"held-out pairs, {metric.replace('_', ' ')}: "
+        + stats.compare_metric(metric, before[metric], after[metric], groups=groups).render()
+        for metric in after
+        if metric in before
+    ]
     return [
+        *preferences,
         f"held-out answers, loss: {held_out.render()}",
         f"forgetting: {forgetting}: {general.delta.value:+.3f} [{general.delta.low:+.3f}, "
         f"{general.delta.high:+.3f}] on {general.delta.n} items",
@@ -231,6 +302,9 @@ def item_rows(
         if sample.source in base["held"] and sample.source in tuned["held"]:
             scores["base_loss"] = base["held"][sample.source]
             scores["loss"] = tuned["held"][sample.source]
+        for metric, values in _preferences(tuned).items():
+            if sample.source in values:
+                scores[metric] = values[sample.source]
         texts = {name: by[sample.source] for name, by in answers.items() if sample.source in by}
         for name, text in texts.items():
             scores |= {

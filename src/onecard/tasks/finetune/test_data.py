@@ -8,8 +8,9 @@ from onecard.errors import DataError, NotFound, SettingsError
 from onecard.memory import devices
 from onecard.tasks.finetune import dataset, tokenization, validation
 from onecard.tasks.finetune.configs import TrainConfig
-from onecard.tasks.finetune.dataset import Sample
+from onecard.tasks.finetune.dataset import ParsedDataset
 from onecard.tasks.finetune.memory import fallbacks, plan
+from onecard.tasks.finetune.sample import Sample
 
 
 def write(path, *rows):
@@ -35,8 +36,13 @@ class CharTokenizer:
     """One token a character, with ChatML's template."""
 
     chat_template = "chatml"
+    all_special_tokens = ("</>",)
+    eos_token = "</>"
 
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+    def get_added_vocab(self):
+        return {}
+
+    def apply_chat_template(self, messages, tools, tokenize, add_generation_prompt):
         return "".join(f"<{m['role'][0]}>{m['content']}</>\n" for m in messages) + (
             "<a>" if add_generation_prompt else ""
         )
@@ -196,7 +202,7 @@ def test_validation_rejects_and_reports():
         pair("q6", "Mail me: someone@example.com.", "f:6"),
         pair("q7", "AKIAABCDEFGHIJKLMNOP.", "f:7"),
     ]
-    report = validation.validate(rows, [])
+    report = validation.validate(ParsedDataset(rows))
     counts = {finding.issue: finding.count for finding in report.findings}
     assert counts == {
         "no question or no answer": 1,
@@ -214,7 +220,7 @@ def test_truncated_answers_are_reported():
     """Only among answers that mostly end in a full stop."""
     complete = [pair(f"question {i}", f"This is answer number {i}.", f"f:{i}") for i in range(9)]
     truncated = pair("question 9", "This long answer ends in the middle of a senten", "f:9")
-    findings = validation.validate([*complete, truncated], []).findings
+    findings = validation.validate(ParsedDataset([*complete, truncated])).findings
     assert [(f.issue, f.count) for f in findings] == [("answers that seem cut off", 1)]
 
 

@@ -24,7 +24,7 @@ from onecard.tasks.finetune import (
     validation,
 )
 from onecard.tasks.finetune.configs import TrainConfig
-from onecard.tasks.finetune.training_data import TrainingData
+from onecard.tasks.finetune.training_data import ModelLimits, TrainingData
 from onecard.training import output_dir, trainer_checkpoints
 
 
@@ -39,18 +39,21 @@ def train(config: TrainConfig, run: Run) -> Result:
     tokenization.require_chat_template(tokenizer, config.model)
     export.require_quants(config.quants)
     identity = _identity(config)
-    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
+    with output_dir.training_folder(
+        config.output_dir, run, identity, resume=config.resume, may_change=MAY_CHANGE
+    ) as out:
         # 1. data
-        data = training_data.prepare(config, tokenizer)
+        data = training_data.prepare(config, tokenizer, ModelLimits.of_folder(folder))
         _record_data(config, data, out, run)
         run.reporter.line(data.render())
         # 2. the base, scored before anything changes
         general = scoring.general_examples(tokenizer)
+        rejected = scoring.rejected_examples(tokenizer, data.evaluation)
         base = model.load_base(folder, config)
 
         def score(net: Any, name: str) -> scoring.Losses:
             return scoring.answer_losses(
-                net, data.eval_examples, general, config, run.reporter, name
+                net, data.eval_examples, general, config, run.reporter, name, rejected
             )
 
         base_losses = _cached(out / "base_scores.json", partial(score, base, "base"))
@@ -70,8 +73,8 @@ def train(config: TrainConfig, run: Run) -> Result:
         run.scores(metrics, verdicts=verdicts)
         run.reporter.line("\n".join(verdicts))
         # 5. files that chat opens, and the answers of each
-        questions = scoring.GenerationSet(
-            data.evaluation[: config.generate_items], config.max_new_tokens
+        questions = scoring.generation_set(
+            data.evaluation, tokenizer, folder, config.generate_items, config.max_new_tokens
         )
         del tuned, base  # the merged model is loaded next: two at once need not fit
         exports = export.export_all(tokenizer, folder, out, questions, config, run)
@@ -95,15 +98,37 @@ def train(config: TrainConfig, run: Run) -> Result:
     )
 
 
+MAY_CHANGE = (
+    "num_train_epochs",
+    "max_steps",
+    "save_steps",
+    "logging_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "gradient_checkpointing",
+    "generate_items",
+    "max_new_tokens",
+    "quants",
+    "adapter_gguf",
+    "report_to",
+    "project",
+    "output_dir",
+    "resume",
+    "oom_fallback",
+)
+"""Settings that a resumed training may have otherwise: they change neither the adapters' shape nor
+what is learned from, or an out-of-memory fallback changes them."""
+
+
 def _identity(config: TrainConfig) -> dict[str, Any]:
-    """What a resumed training must share with the one before."""
-    return {
-        "model": config.model,
-        "dataset": str(Path(config.dataset).expanduser().resolve()),
-        "lora_r": config.lora_r,
-        "method": config.method,
-        "seed": config.seed,
-    }
+    """What a resumed training must share with the one before: every setting but `MAY_CHANGE`, and
+    the content of the data, wherever it lies."""
+    settings = config.model_dump(mode="json", exclude={*MAY_CHANGE, "dataset", "eval_dataset"})
+    for name in ("dataset", "eval_dataset"):
+        path = Path(getattr(config, name)).expanduser()
+        if getattr(config, name) and path.exists():
+            settings[f"{name}_sha256"] = fingerprint(path)
+    return settings
 
 
 def _record_data(config: TrainConfig, data: TrainingData, out: Path, run: Run) -> None:
@@ -120,9 +145,11 @@ def _record_data(config: TrainConfig, data: TrainingData, out: Path, run: Run) -
     if rejected:
         rows = [{"where": row.source, "why": row.reason, "raw": row.raw} for row in rejected]
         fsio.write_text(out / "put_aside.jsonl", jsonl.to_jsonl(rows))
+    hashes = sorted({key for s in data.train for key in (s.key, s.question_key)})
+    fsio.write_text(out / training_data.TRAINED_ROWS, "\n".join(hashes) + "\n")
     fsio.write_text(
         out / "held_out.jsonl",
-        jsonl.to_jsonl({"id": s.source, "messages": list(s.messages)} for s in data.evaluation),
+        jsonl.to_jsonl(s.as_row() for s in data.evaluation),
     )
 
 

@@ -19,9 +19,9 @@ from onecard.reporting import Progress
 from onecard.runs.record import Run, peak_rss_bytes
 from onecard.tasks.finetune import loss as frozen_head
 from onecard.tasks.finetune.configs import TrainConfig
-from onecard.tasks.finetune.dataset import Sample
 from onecard.tasks.finetune.model import backbone, concatenate
-from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample, pack, render
+from onecard.tasks.finetune.sample import Sample
+from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample, end_mark, pack, render
 from onecard.training import output_dir, trainer_checkpoints
 from onecard.training.checkpoints import MAX_CHECKPOINTS
 from onecard.training.interrupt import Interrupt, graceful_interrupt
@@ -151,6 +151,20 @@ class PackedSFTTrainer(SFTTrainer):
         return loss / torch.as_tensor(n_labels, device=hidden.device).clamp(min=1)
 
 
+def finite_loss_only(trainer_class: Any) -> Any:
+    """The trainer, ended by a loss that is not finite: AdamW would write it into every weight."""
+
+    class FiniteLossTrainer(trainer_class):
+        def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
+            loss: torch.Tensor = super().training_step(*args, **options)
+            if not torch.isfinite(loss):
+                step, folder = self.state.global_step + 1, Path(self.args.output_dir)
+                raise non_finite_loss(step, ["of preference pairs"], float(loss), folder)
+            return loss
+
+    return FiniteLossTrainer
+
+
 def non_finite_loss(step: int, sources: Sequence[str], loss: float, folder: Path) -> DataError:
     checkpoint = trainer_checkpoints.last(folder)
     rows = ", ".join(sources[:6]) + (" ..." if len(sources) > 6 else "")
@@ -257,7 +271,7 @@ def preference_trainer(
         # experimental in TRL 1.16: importing it warns, which is only for those who use it
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-        end = tokenizer.eos_token
+        end = end_mark(tokenizer) or tokenizer.eos_token
         rows = [
             {
                 "prompt": render(tokenizer, s.messages[:-1], add_generation_prompt=True),
@@ -267,7 +281,7 @@ def preference_trainer(
             for s in samples
         ]
         trainer_class, trl_arguments = ORPOTrainer, ORPOConfig(**arguments)
-    return trainer_class(
+    return finite_loss_only(trainer_class)(
         model=model,
         args=trl_arguments,
         processing_class=tokenizer,

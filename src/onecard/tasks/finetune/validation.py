@@ -2,24 +2,34 @@
 belongs together stays together. Knows no model."""
 
 import hashlib
+import math
 import re
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from onecard.datasets import leakage, splits
 from onecard.errors import DataError
 from onecard.evaluation.metrics.text import words
 from onecard.reporting import table
-from onecard.tasks.finetune.dataset import RejectedRow, Sample
+from onecard.tasks.finetune.dataset import ParsedDataset
+from onecard.tasks.finetune.sample import RejectedRow, Sample
 from onecard.tasks.finetune.tokenization import TokenizedExample
 
 NEAR_DUPLICATE_JACCARD = 0.85
 """Similarity of word 3-grams above which two samples count as near duplicates. Published data sets
 use 0.7 to 0.9; the value between them is a guess."""
+MIN_SHARED_ROWS = 8
+"""Word 3-grams that stand in more rows than this (or than the root of the number of rows) are the
+instruction that the rows share: what differs is compared."""
+MAX_COMPARED_CHARS = 20_000
+MIX = np.uint64(0x9E3779B97F4A7C15)
+"""An odd number whose multiples spread over 64 bits (Knuth 1973, 6.4)."""
 PERMUTATIONS = 128
 """Of MinHash: the error of an estimated Jaccard similarity is about 1/sqrt(128) = 0.09 (Broder
 1997)."""
@@ -84,19 +94,21 @@ class ValidationReport:
         }
 
 
-def validate(
-    samples: Sequence[Sample], rejected: Sequence[RejectedRow], preferences: bool = False
-) -> ValidationReport:
+def validate(parsed: ParsedDataset, preferences: bool = False) -> ValidationReport:
     """Reject broken, empty and duplicate rows; report near duplicates, contradictions, truncated
-    answers and secrets, which stay.
+    answers, secrets and columns that nothing uses, which stay.
 
     `preferences`: each sample needs a rejected answer too. Raises DataError where nothing is left.
     """
-    report = ValidationReport([], list(rejected))
-    if rejected:
-        examples = [f"{row.source}: {row.reason}" for row in rejected[:3]]
-        report.findings.append(Finding("broken rows", len(rejected), examples, "rejected"))
-    _reject_empty_and_duplicates(report, samples, preferences)
+    report = ValidationReport([], list(parsed.rejected))
+    if parsed.rejected:
+        report.findings.append(rejection_finding("broken rows", parsed.rejected))
+    if parsed.unused:
+        examples = [f"{name} ({n} rows)" for name, n in parsed.unused.most_common(5)]
+        report.findings.append(
+            Finding("columns not used", max(parsed.unused.values()), examples, "ignored")
+        )
+    _reject_empty_and_duplicates(report, parsed.samples, preferences)
     if not report.samples:
         raise DataError(
             "no row is left to train on",
@@ -114,6 +126,11 @@ def validate(
         if finding:
             report.findings.append(finding)
     return report
+
+
+def rejection_finding(issue: str, rows: Sequence[RejectedRow]) -> Finding:
+    examples = [f"{row.source}: {row.reason}" for row in rows[:3]]
+    return Finding(issue, len(rows), examples, "rejected")
 
 
 def _reject_empty_and_duplicates(
@@ -203,28 +220,48 @@ def _luhn(digits: str) -> bool:
 
 def near_pairs(samples: Sequence[Sample], others: Sequence[Sample]) -> list[tuple[int, int]]:
     """(position in samples, position in others) of near duplicates; within one list each pair
-    once."""
+    once. Time and memory grow with the number of rows: what many rows share is not compared."""
     same_list = samples is others
+    shingles = [_shingles(sample) for sample in samples]
+    other_shingles = shingles if same_list else [_shingles(sample) for sample in others]
+    every = np.concatenate([*shingles, *(() if same_list else other_shingles)])
+    n_samples = len(shingles) + (0 if same_list else len(other_shingles))
+    values, n_rows = np.unique(every, return_counts=True)
+    common = values[n_rows > max(MIN_SHARED_ROWS, math.isqrt(n_samples))]
+    del every, values, n_rows
     index = MinHashLSH(threshold=NEAR_DUPLICATE_JACCARD, num_perm=PERMUTATIONS)
-    hashes = [_minhash(sample) for sample in samples]
+    hashes = [_minhash(one, common) for one in shingles]
     for i, minhash in enumerate(hashes):
-        index.insert(str(i), minhash)
-    other_hashes = hashes if same_list else [_minhash(sample) for sample in others]
+        if minhash:
+            index.insert(i, minhash, check_duplication=False)
+    other_hashes = hashes if same_list else [_minhash(one, common) for one in other_shingles]
     pairs = []
     for j, minhash in enumerate(other_hashes):
-        for hit in index.query(minhash):
-            i = int(hit)
+        for i in index.query(minhash) if minhash else ():
             new = i < j or not same_list
             if new and hashes[i].jaccard(minhash) >= NEAR_DUPLICATE_JACCARD:
                 pairs.append((i, j))
     return sorted(pairs)
 
 
-def _minhash(sample: Sample) -> MinHash:
-    tokens = words(f"{sample.question} {sample.answer[:20_000]}")
-    minhash = MinHash(num_perm=PERMUTATIONS, seed=1)
-    trigrams = [" ".join(tokens[i : i + 3]) for i in range(max(len(tokens) - 2, 1))]
-    minhash.update_batch([trigram.encode() for trigram in trigrams])
+def _shingles(sample: Sample) -> np.ndarray:
+    """Hashes of the different word 3-grams of the last question and its answer, uint64 (N,)."""
+    tokens = words(f"{sample.question[-MAX_COMPARED_CHARS:]} {sample.answer[:MAX_COMPARED_CHARS]}")
+    # not hash(): a split must be the same in every process
+    hashes = np.array([zlib.crc32(token.encode()) for token in tokens], dtype=np.uint64)
+    if len(hashes) < 3:
+        return np.array([hashes.sum()], dtype=np.uint64)
+    mixed = (hashes[:-2] * MIX + hashes[1:-1]) * MIX + hashes[2:]
+    return np.unique(mixed * MIX >> np.uint64(16))
+
+
+def _minhash(shingles: np.ndarray, common: np.ndarray) -> MinHash | None:
+    """Of what is not common to many rows; None where nothing is left."""
+    own = np.setdiff1d(shingles, common, assume_unique=True)
+    if not len(own):
+        return None
+    minhash = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=lambda value: value & 0xFFFFFFFF)
+    minhash.update_batch(own.tolist())
     return minhash
 
 
@@ -249,17 +286,25 @@ def split(
     if len(groups) < 2:
         raise DataError(
             f"{len(samples)} rows cannot be split",
-            why="all belong to one group, or there is only one: nothing would be left to prove the "
-            "result with",
+            why="there is one, or all have the same group or document: nothing would be left to "
+            "prove the result with",
             fix="more rows, or --eval_dataset with others",
         )
     groups.sort(key=lambda group: splits.hash_rank(seed, min(samples[i].key for i in group)))
     n_items = max(1, min(max_items, round(share * len(samples))))
     held_out: set[int] = set()
     for group in groups[:-1]:  # one group at least is left to train on
-        if len(held_out) >= n_items:
-            break
-        held_out |= set(group)
+        # a document of 90 rows must not be held out where 10 were asked for
+        if len(held_out) + len(group) <= max(n_items, 2):
+            held_out |= set(group)
+    if not held_out:
+        held_out = set(sorted(groups, key=len)[0])
+    if 2 * len(held_out) > len(samples):
+        raise DataError(
+            f"{len(samples)} rows cannot be split",
+            why=f"they form {len(groups)} groups, and the smallest has {len(held_out)} rows",
+            fix="rows of more documents, or --eval_dataset with others",
+        )
     train = [s for i, s in enumerate(samples) if i not in held_out]
     return train, [samples[i] for i in sorted(held_out)]
 
@@ -285,23 +330,3 @@ def histogram(examples: Iterable[TokenizedExample], max_seq_length: int) -> str:
         table(rows, ["tokens", "samples", ""])
         + f"\n{n_over} of {len(lengths)} samples are longer than max_seq_length {max_seq_length}"
     )
-
-
-def tokenize(
-    samples: Sequence[Sample], encode: Callable[[Sample], TokenizedExample]
-) -> tuple[list[Sample], list[TokenizedExample], list[RejectedRow]]:
-    """(samples, their tokens, rejected rows): a sample that the template cannot render, or without
-    a token of an answer, is rejected."""
-    valid, examples, rejected = [], [], []
-    for sample in samples:
-        try:
-            example = encode(sample)
-        except ValueError as fault:
-            rejected.append(RejectedRow(sample.source, str(fault), sample.question))
-            continue
-        if example.answer_tokens:
-            valid.append(sample)
-            examples.append(example)
-        else:
-            rejected.append(RejectedRow(sample.source, "no token of an answer", sample.question))
-    return valid, examples, rejected
