@@ -11,14 +11,14 @@ from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.calculator import calculate
 from onecard.tasks.rag.configs import ChatConfig
 from onecard.tasks.rag.evidence_metrics import longest_common_end, ranking_scores, token_scores
-from onecard.tasks.rag.quotes import Quote
+from onecard.tasks.rag.quotes import Quote, best_quotes
 from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import Chunk
 from onecard.tasks.rag.tools import tool_from
 
 
-def hit(text, n=1, dense=0.9, coverage=1.0):
-    return Hit(Chunk(n, f"/n/{n}.md", "Head", text, 1, 3, 0), 1.0 / n, dense, 1.0, coverage)
+def hit(text, n=1, dense=0.9, coverage=1.0, title="Head"):
+    return Hit(Chunk(n, f"/n/{n}.md", title, text, 1, 3, 0), 1.0 / n, dense, 1.0, coverage)
 
 
 def test_terms_of_words_code_and_chinese():
@@ -145,9 +145,8 @@ HITS = [
 SOURCES = {1: HITS[0].chunk.text, 2: HITS[1].chunk.text}
 
 
-def verify(reply, facts=()):
+def verify(reply, facts=(), question="How long is the delay?"):
     quotes = [Quote(1, HITS[0].chunk.text, 1.0)]
-    question = "How long is the delay?"
     return citations.verify_citations(question, reply, HITS, quotes, SOURCES, facts)
 
 
@@ -160,10 +159,60 @@ def test_a_supported_sentence_keeps_its_citation():
 
 def test_a_missing_citation_is_put_in_and_a_false_one_removed():
     assert verify("The delay is never longer than 30 seconds.").citations[0]["n"] == 1
-    done = verify("At most 100 connections are kept open [7].")
+    many = "How many connections are kept open?"
+    done = verify("At most 100 connections are kept open [7].", question=many)
     assert "[2]" in done.text
     assert "[7]" not in done.text
     assert done.wrong_citations == 1
+
+
+PLANS = hit("| Plan | Largest upload |\n|---|---|\n| Solo | 5 MB |\n| Crew | 60 MB |", 1)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kept"),
+    [
+        ("It is 60 MB [1].", True),
+        ("The Crew plan has 60 MB [1].", True),
+        ("It is 5 MB [1].", False),
+    ],
+)
+def test_a_number_of_the_row_beside_is_no_answer(sentence, kept):
+    question = "What is the largest upload on the Crew plan?"
+    done = citations.verify_citations(
+        question, sentence, [PLANS], best_quotes(question, [PLANS], None), {1: PLANS.chunk.text}, ()
+    )
+    assert (sentence.split(" [")[0] in done.text) == kept
+    assert "60 MB" in done.text
+
+
+def test_a_section_inside_a_passage_has_its_own_heading():
+    log = hit(
+        "- Adds a dark theme.\n\n## v1.4.2\n- Drops the old importer.\n\n## v2.4.1\n- Adds maps.",
+        1,
+        title="Changelog > v1.2.4",
+    )
+    for version, change in (("1.2.4", "dark"), ("1.4.2", "importer"), ("2.4.1", "maps")):
+        best = best_quotes(f"What changed in v{version}?", [log], None)[0]
+        assert change in best.text
+        assert best.heading == f"v{version}"
+        assert best.render().startswith(f'v{version}: "')
+
+
+def test_short_facts_rows_and_list_items_are_quoted_with_what_they_belong_to():
+    note = hit(
+        "4471#\n\n## Bin day\nTuesday\n\n## Hours\nThe office opens:\n- at 7 on weekdays\n"
+        "- at 9 on Sundays\n\n## Rent\npart: hinge\nshelf: B7",
+        1,
+        title="House > Gate code",
+    )
+    for question, expected in (
+        ("What is the gate code?", "4471#"),
+        ("Which day is bin day?", "Tuesday"),
+        ("When does the office open on Sundays?", "The office opens: at 9 on Sundays"),
+        ("On which shelf is the hinge?", "part: hinge; shelf: B7"),
+    ):
+        assert best_quotes(question, [note], None)[0].text == expected
 
 
 def test_what_is_made_up_is_dropped():

@@ -138,6 +138,50 @@ STOP_WORDS = frozenset(
     ]
 )
 """English function words: they carry no meaning and have the longest posting lists."""
+NUMBER_GROUPS = re.compile(r"(?<![\w.])[vV]?(\d{1,4}(?:[.\-/:]\d{1,4}){1,5})(?![\w])")
+MONTH_NAMES = (
+    r"(?:jan|feb|mar|m[aä]r|apr|avr|abr|ma[iy]|mag|jun|jui|giu|jul|lug|aug|ago|ao[uû]|sep|set|oct|"
+    r"okt|ott|out|nov|dec|dez|dic|d[eé]c|ene|gen|f[eé]v)[^\W\d_]{0,7}\.?"
+)
+MONTHS = {
+    name: number
+    for number, names in enumerate(
+        (
+            "jan ene gen",
+            "feb fév fev",
+            "mar mär",
+            "apr avr abr",
+            "may mai mag maj",
+            "jun giu jui",
+            "jul lug",
+            "aug ago aoû aou",
+            "sep set",
+            "oct okt ott out",
+            "nov",
+            "dec dez dic déc",
+        ),
+        1,
+    )
+    for name in names.split()
+}
+"""First three letters of a month in English, German, French, Spanish, Italian and Portuguese.
+French juin and juillet begin alike and both count as June: a date in July is then not found by its
+written form."""
+WRITTEN_DATES = (
+    (
+        re.compile(
+            rf"(?i)\b(\d{{1,2}})(?:st|nd|rd|th|\.|er)?\s+(?:of\s+|de\s+)?({MONTH_NAMES}),?"
+            r"\s+(?:de\s+)?(\d{4})\b"
+        ),
+        (3, 2, 1),
+    ),
+    (
+        re.compile(rf"(?i)\b({MONTH_NAMES})\s+(\d{{1,2}})(?:st|nd|rd|th)?,?\s+(\d{{4}})\b"),
+        (3, 1, 2),
+    ),
+    (re.compile(r"(\d{4})\s*年\s*(\d{1,2})\s*月\s*(\d{1,2})\s*日"), (1, 2, 3)),
+)
+"""(pattern, its groups of year, month and day)."""
 MAX_TERM_CHARS = 64
 """Longer runs of letters are base64 or noise, and are cut."""
 
@@ -177,7 +221,57 @@ def terms(text: str) -> list[str]:
                     result += _word_terms(piece[: 4 * MAX_TERM_CHARS])
         else:
             result += _pairs(run)
-    return result
+    return result + compound_terms(text)
+
+
+def compound_terms(text: str) -> list[str]:
+    """Versions, dates and other numbers in groups as one term each, besides their parts: else 1.2.4
+    is found as well as 2.1.4. Dates in all usual forms become 2025-03-04; one that can be read in
+    two ways (3/4/2025) becomes both.
+
+    >>> compound_terms("v4.2.1 of March 4, 2025, as 4.3.2025, at 10:30")
+    ['4.2.1', '2025-03-04', '10.30', '2025-03-04']
+    >>> compound_terms("2025年3月4日 or 3/4/2025")
+    ['2025-04-03', '2025-03-04', '2025-03-04']
+    """
+    found: list[str] = []
+    if not any(char.isdigit() for char in text):
+        return found
+    for match in NUMBER_GROUPS.finditer(text):
+        parts = re.split(r"[.\-/:]", match[1])
+        found += _dates(parts, match[1]) or [".".join(parts)]
+    for pattern, (year, month, day) in WRITTEN_DATES:
+        for match in pattern.finditer(text):
+            name = match[month].lower().rstrip(".")
+            number = int(name) if name.isdigit() else MONTHS.get(name[:3], 0)
+            if number:
+                found += _iso(match[year], number, match[day])
+    return found
+
+
+def is_compound(term: str) -> bool:
+    return not term.isalnum() and term[0].isdigit() and ("." in term or "-" in term)
+
+
+def _dates(parts: list[str], text: str) -> list[str]:
+    """ISO dates that three groups of digits can be read as."""
+    if len(parts) != 3:
+        return []
+    first, second, third = parts
+    if len(first) == 4:
+        return _iso(first, int(second), third)
+    if len(third) != 4:
+        return []
+    readings = _iso(third, int(second), first)
+    if "." not in text and first != second:
+        readings += _iso(third, int(first), second)
+    return readings
+
+
+def _iso(year: str, month: int, day: str) -> list[str]:
+    if 1 <= month <= 12 and 1 <= int(day) <= 31 and len(year) == 4:
+        return [f"{year}-{month:02}-{int(day):02}"]
+    return []
 
 
 def _is_cjk(letter: str) -> bool:

@@ -9,6 +9,7 @@ from onecard.datasets.blocks import Block
 
 SMALL_TOKENS = 40
 """A block with fewer tokens joins its neighbour: alone it says too little to be found."""
+HEADING_MARK = "## "
 SLACK = 1.25
 """A block of up to this many times the limit is not cut: a cut would leave a stump."""
 
@@ -62,11 +63,12 @@ def _may_join(last: Block, size: int, block: Block, tokens: int, limit: int) -> 
 
 
 def _passage(group: list[Block]) -> Passage:
-    """Blocks as one passage; a later block under another heading is preceded by that heading."""
+    """Blocks as one passage; a later block under another heading is preceded by that heading, with
+    a mark by which a quotation finds its own one."""
     parts = [group[0].text]
     for previous, block in itertools.pairwise(group):
         heading = block.heading != previous.heading and block.heading
-        parts.append(f"{block.heading[-1]}\n{block.text}" if heading else block.text)
+        parts.append(f"{HEADING_MARK}{block.heading[-1]}\n{block.text}" if heading else block.text)
     first, last = group[0], group[-1]
     return Passage("\n\n".join(parts), first.line, last.last_line, first.page, first.heading)
 

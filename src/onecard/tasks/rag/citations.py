@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onecard.tasks.rag.analyzer import terms
-from onecard.tasks.rag.quotes import Quote, is_echo
+from onecard.tasks.rag.quotes import Quote, is_echo, term_share, units
 from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import location_suffix
 
 NO_ANSWER = "Your notes do not contain the answer."
-MIN_SUPPORT, MIN_SUPPORT_SMALL = 0.6, 0.8
-"""Share of a sentence's terms that the cited passages must contain. A small model, which is given
-quotations only, says other things with the same words."""
+MIN_SUPPORT = 0.6
+"""Share of a sentence's terms that the cited passages must contain."""
 MAX_SENTENCES = 50
+NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 CITATION = re.compile(r"\[(\d{1,2})\]")
 QUOTATION = re.compile(r"[\"“「]([^\"”」]{8,})[\"”」]")
 SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s+|\n+|(?<=[。！？])")
@@ -70,34 +70,33 @@ def verify_citations(
     quotes: Sequence[Quote],
     sources: Mapping[int, str],
     facts: Sequence[str],
-    max_sentences: int = MAX_SENTENCES,
 ) -> CitedAnswer:
-    """The supported sentences of a model's reply, at most `max_sentences`, with their citations.
+    """The supported sentences of a model's reply with their citations.
 
     A sentence stays if its citations are among `sources` (number -> text), its quotations are in
-    the passages, and enough of its terms are in the cited ones. Without any, the best quotations
-    are the answer. `max_sentences` of 1 also applies the stricter rules for a small model.
+    the passages, enough of its terms are in the cited ones, and its numbers are those of what the
+    question asks for. Without any, the best quotations are the answer.
     """
     if re.search(r"\bNOT FOUND\b", reply) and len(reply) < 60:
         return CitedAnswer(NO_ANSWER, abstained=True)
-    small = max_sentences == 1
-    min_support = MIN_SUPPORT_SMALL if small else MIN_SUPPORT
     supported: list[str] = []
     dropped: list[str] = []
     cited: set[int] = set()
+    said: set[str] = set()
     n_wrong = 0
     for sentence in [s.strip() for s in SENTENCE_END.split(reply) if s and s.strip()]:
         numbers = [int(n) for n in CITATION.findall(sentence)]
         n_wrong += sum(n not in sources for n in numbers)
         bare = CITATION.sub("", sentence).strip(" :-*")
-        if (
-            is_echo(question, bare)
-            or len(supported) >= max_sentences
-            or (small and _is_filler(bare))
-        ):
+        if is_echo(question, bare) or len(supported) >= MAX_SENTENCES or _is_filler(bare):
             continue
         existing = [n for n in dict.fromkeys(numbers) if n in sources]
-        verdict = _verify_sentence(bare, existing, hits, sources, facts, min_support)
+        if bare in said:
+            continue
+        said.add(bare)
+        verdict = _verify_sentence(bare, existing, hits, sources, facts)
+        if verdict.text and not facts and not numbers_fit(question, bare, hits):
+            verdict = _Verdict("", (), 0)
         n_wrong += verdict.n_wrong
         cited |= set(verdict.citations)
         if verdict.text:
@@ -122,7 +121,6 @@ def _verify_sentence(
     hits: Sequence[Hit],
     sources: Mapping[int, str],
     facts: Sequence[str],
-    min_support: float,
 ) -> _Verdict:
     """`cited` are those of the sentence's citations that exist; without any, the passage that
     supports it best is cited."""
@@ -136,12 +134,33 @@ def _verify_sentence(
     best = max(cited or list(sources), key=lambda n: support(sentence, sources[n]), default=0)
     if best:
         source = "\n".join(sources[n] for n in cited) or sources[best]
-        if support(sentence, source) >= min_support:
+        if support(sentence, source) >= MIN_SUPPORT:
             numbers = tuple(cited) or (best,)
             return _Verdict(_with_citations(sentence, numbers), numbers, 0)
-    if any(support(sentence, fact) >= min_support for fact in facts):
+    if any(support(sentence, fact) >= MIN_SUPPORT for fact in facts):
         return _Verdict(sentence, (), 0)
     return _Verdict("", (), 0)
+
+
+def numbers_fit(question: str, sentence: str, hits: Sequence[Hit]) -> bool:
+    """Whether each number of a sentence stands where the question points to: of all sentences and
+    table rows with a number, none shares more of the question's terms than those with this one.
+
+    "200 MB" is in the passage too when that row is of another plan than the one asked for.
+    """
+    question_terms = set(terms(question))
+    with_numbers = [
+        (term_share(question_terms, unit), set(NUMBER.findall(unit.text)))
+        for hit in hits
+        for unit in units(hit.chunk)
+        if NUMBER.search(unit.text)
+    ]
+    best = max((share for share, _ in with_numbers), default=0.0)
+    for number in set(NUMBER.findall(sentence)) - set(NUMBER.findall(question)):
+        shares = [share for share, numbers in with_numbers if number in numbers]
+        if shares and max(shares) < best - 1e-9:
+            return False
+    return True
 
 
 def _with_citations(sentence: str, numbers: Sequence[int]) -> str:
@@ -192,7 +211,7 @@ def quoted_answer(hits: Sequence[Hit], quotes: Sequence[Quote]) -> CitedAnswer:
     """An answer of quotations alone; it abstains without any."""
     if not quotes:
         return CitedAnswer(NO_ANSWER, abstained=True)
-    text = "\n".join(f'"{quote.text}" [{quote.n}]' for quote in quotes)
+    text = "\n".join(f"{quote.render()} [{quote.n}]" for quote in quotes)
     numbers = sorted({quote.n for quote in quotes})
     return CitedAnswer(text, citations=[_citation(n, hits, quotes) for n in numbers])
 

@@ -44,7 +44,7 @@ class SearchConfig(IndexPathConfig, EmbedderConfig):
     """Passages that each way of searching puts forward before rank fusion."""
     lexical_weight: float = Field(default=0.45, ge=0, le=1)
     """Weight of words against meaning in hybrid search."""
-    pseudo_relevance_feedback: bool = True
+    pseudo_relevance_feedback: bool = False
     """Search a second time with the query moved towards the best three passages."""
     n_threads: int = Field(default=0, ge=0, le=512)
     """CPU threads; 0 takes as many as there are free physical cores, measured at the start."""
@@ -54,9 +54,9 @@ class AnswerConfig(Config):
     """Answer."""
 
     style: Literal["auto", "write", "quote"] = "auto"
-    """The model's own words with citations (write), or quotations only (quote); auto quotes when
-    the model has under 1e9 weights."""
-    abstain_below: float = Field(default=0.3, ge=0, le=1)
+    """The model's own words with citations (write), or quotations only (quote); auto tests once
+    whether the model answers from passages without inventing."""
+    abstain_below: float = Field(default=0.6, ge=0, le=1)
     """Say that the notes do not hold the answer when groundedness (0 to 1) is below this."""
     tools: tuple[str, ...] = ()
     """Tools that the model may call: search_notes, read_file, calculator, date. Each is asked for

@@ -4,6 +4,7 @@ A row: {"question": ..., "answer"?: ..., "answerable"?: true, "evidence"?: [{"pa
 ..., "grade"?: 1}], "id"?: ...}
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +20,15 @@ from onecard.runs.compare import regressions
 from onecard.runs.record import Run, fingerprint
 from onecard.runs.store import RunRecord, recent
 from onecard.tasks.rag.ablate import ablate
+from onecard.tasks.rag.answer import groundedness
 from onecard.tasks.rag.configs import EvaluateConfig
 from onecard.tasks.rag.evidence_metrics import DEPTH, covers, ranking_scores
 from onecard.tasks.rag.session import Session, open_session
 from onecard.tasks.rag.store import Store
 
 MAX_MISSING_SHOWN = 10
+MIN_OF_EACH = 3
+"""Answerable and unanswerable questions from which a threshold is suggested."""
 
 
 def evaluate(config: EvaluateConfig, run: Run) -> Result:
@@ -57,11 +61,20 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
             bar.step()
     metrics = mean_scores(items)
     run.items(items)
+    suggestion = suggest_threshold(
+        [
+            (item["groundedness"], row.get("answerable", True))
+            for item, row in zip(items, rows, strict=True)
+        ],
+        config.abstain_below,
+    )
     verdicts = [
         f"{item['id']}: evidence not in the index: {item['missing'][0]}"
         for item in items
         if item["missing"]
     ][:MAX_MISSING_SHOWN]
+    if suggestion:
+        verdicts.append(suggestion)
     run.scores(metrics, verdicts=verdicts)
     if run.folder:
         verdicts += regressions(RunRecord(run.folder), recent())
@@ -122,6 +135,37 @@ def mean_scores(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
+def suggest_threshold(items: Sequence[tuple[float, bool]], current: float) -> str:
+    """The value of --abstain_below that tells these questions apart best, from (groundedness,
+    answerable); "" with fewer than `MIN_OF_EACH` of a kind.
+
+    >>> suggest_threshold([(0.9, True)] * 5 + [(0.5, False)] * 5, 0.6)
+    '--abstain_below 0.70 answers 5 of 5 answerable questions and abstains from 5 of 5 others (now \
+0.60: 5 and 5)'
+    """
+    good = sorted(value for value, answerable in items if answerable)
+    bad = sorted(value for value, answerable in items if not answerable)
+    if min(len(good), len(bad)) < MIN_OF_EACH:
+        return ""
+
+    def counts(threshold: float) -> tuple[int, int]:
+        return sum(v >= threshold for v in good), sum(v < threshold for v in bad)
+
+    def balanced(threshold: float) -> float:
+        kept, refused = counts(threshold)
+        return kept / len(good) + refused / len(bad)
+
+    values = sorted({0.0, 1.0, *good, *bad})
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(values)]
+    best = max(middles, key=lambda t: (round(balanced(t), 9), -abs(t - current)))
+    kept, refused = counts(best)
+    return (
+        f"--abstain_below {best:.2f} answers {kept} of {len(good)} answerable questions and "
+        f"abstains from {refused} of {len(bad)} others (now {current:.2f}: {counts(current)[0]} "
+        f"and {counts(current)[1]})"
+    )
+
+
 def _item(row: dict[str, Any], session: Session, config: EvaluateConfig) -> dict[str, Any]:
     """One question: its ranking and, with `answers`, its answer."""
     start = time.monotonic()
@@ -135,6 +179,7 @@ def _item(row: dict[str, Any], session: Session, config: EvaluateConfig) -> dict
     item = {
         "id": row["id"],
         "question": row["question"],
+        "groundedness": groundedness(hits[: config.top_k]),
         "scores": scores,
         "missing": missing_files(evidence, session.retriever.store),
         "passages": [f"{hit.chunk.path}:{hit.chunk.line}" for hit in hits],

@@ -5,19 +5,24 @@ A kill at any time loses at most one batch and leaves complete files only.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onecard.datasets import documents
+from onecard.datasets.blocks import Block
+from onecard.datasets.documents import Document
 from onecard.datasets.files import SourceFile, walk
 from onecard.errors import DataError
 from onecard.hub import download
 from onecard.inference.embeddings import Embedder, open_embedder
 from onecard.reporting import Progress, Reporter
 from onecard.tasks.rag import chunking, store
+from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.configs import IndexConfig
 from onecard.units import duration
 
@@ -26,6 +31,8 @@ BATCH_CHUNKS = 128
 BATCH_FILES = 500
 """Files that are written at once when they bring few new texts, as copies do."""
 MAX_FAULTS_SHOWN = 20
+MAX_FIELD_CHARS, MAX_ALIASES = 200, 10
+"""Of a front matter's fields and aliases."""
 
 OldFile = tuple[int, int, str, str]
 """(bytes, mtime_ns, sha256, fault) of a file that is in the index."""
@@ -239,21 +246,49 @@ class Indexer:
             )
         except OSError:
             return None
-        title = document.title
-        if document.kind == "code":  # `pkg/module.py` says more than `module.py`
-            title = "/".join(file.path.parts[-2:])
         passages = chunking.chunk_blocks(
-            document.blocks, self.config.chunk_tokens, self.config.chunk_overlap
+            [*_front_matter(document.meta), *document.blocks],
+            self.config.chunk_tokens,
+            self.config.chunk_overlap,
         )
         return store.FileRows(
             name,
             file.bytes,
             file.mtime_ns,
             digest,
-            title,
+            _title(document, file.path),
             document.kind,
             document.encoding,
             document.links,
             document.meta,
             passages,
         )
+
+
+def _title(document: Document, path: Path) -> str:
+    """What a file is called: its title, its name where that says something else ("Tasks" in
+    2025-03-04.md), and its aliases."""
+    if document.kind == "code":  # `pkg/module.py` says more than `module.py`
+        return "/".join(path.parts[-2:])
+    known = set(terms(document.title))
+    names = [path.stem, *_aliases(document.meta)]
+    # a bare number (145.txt) says nothing
+    new = [name for name in names if not set(terms(name)) <= known and not name.isdigit()]
+    return f"{document.title} ({', '.join(new)})" if new else document.title
+
+
+def _aliases(meta: Mapping[str, Any]) -> list[str]:
+    value = meta.get("aliases") or meta.get("alias") or []
+    values = value if isinstance(value, list) else [value]
+    return [str(alias)[:MAX_FIELD_CHARS] for alias in values][:MAX_ALIASES]
+
+
+def _front_matter(meta: Mapping[str, Any]) -> list[Block]:
+    """The fields of a note's front matter as its first block: `due: 2026-02-14` is a fact that can
+    be asked for."""
+    lines = []
+    for key, value in meta.items():
+        values = value if isinstance(value, list) else [value]
+        if all(isinstance(part, str | int | float | date) for part in values) and values:
+            lines.append(f"{key}: {', '.join(map(str, values))}"[:MAX_FIELD_CHARS])
+    return [Block("\n".join(lines), 1, len(lines) + 1)] if lines else []

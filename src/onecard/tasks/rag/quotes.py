@@ -1,5 +1,6 @@
 """Extractive answers: the sentences of the passages that are closest to a question."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from onecard.inference.embeddings import Embedder
-from onecard.tasks.rag.analyzer import terms
+from onecard.tasks.rag.analyzer import is_compound, terms
+from onecard.tasks.rag.chunking import HEADING_MARK
 from onecard.tasks.rag.retrieve import Hit
+from onecard.tasks.rag.store import TITLE_SEPARATOR, Chunk
 
 PROSE = re.compile(r"\s*(?=(?:\S+ ){2,}\S)[-\w`*\"'(\[][^={};]*$")
 """A line of running text: three words or more, and no character that only code has."""
 LIST_MARKER = re.compile(r"\s*([-*+] |\* ?\*|\d+[.)] )")
 MARKDOWN_PREFIX = re.compile(r"^[\s#>|]*(?:[-*+]\s+)?")
-SENTENCE_PARTS = re.compile(r".+?(?:[.!?](?=\s|$)|[。！？]|$)")
+SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]")
+FIELD = re.compile(r"[^\W\d][\w .()/-]{0,40}: ?\S")
+TABLE_RULE = re.compile(r":?-+:?")
+"""A cell of the line between a table's header and its rows."""
 MAX_QUOTE_CHARS = 400
-MAX_SENTENCES_PER_PASSAGE = 40
-EMBEDDED_SENTENCES = 24
-"""Best sentences by terms that are also compared by meaning: they take about 0.5 s to embed."""
+SHORT_QUOTE_CHARS = 80
+MAX_UNITS_PER_PASSAGE = 80
+EMBEDDED_UNITS = 48
+"""Best ones by terms that are also compared by meaning: they take about 0.5 s to embed."""
 COSINE_WEIGHT = 8
 """Cosines of e5 differ by hundredths, shares of terms by tenths."""
 
@@ -29,25 +36,51 @@ class Quote:
     """Number of the passage in the answer, from 1."""
     text: str
     score: float
+    heading: str = ""
+    """The nearest heading above it."""
+
+    def render(self) -> str:
+        """In quotation marks, behind its heading, without which a short line says nothing."""
+        if self.heading and len(self.text) < SHORT_QUOTE_CHARS:
+            return f'{self.heading}: "{self.text}"'
+        return f'"{self.text}"'
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What can be quoted: a sentence, a line of code, a list item with the line that leads to it, a
+    row of a table with its header."""
+
+    text: str
+    heading: str
+    """The nearest heading above it; "" for none."""
+    context: str
+    """What it stands under: title and headings."""
+
+    def titled(self) -> str:
+        return f"{self.heading}: {self.text}" if self.heading else self.text
+
+    def terms(self) -> set[str]:
+        return {*terms(self.text), *terms(self.context)}
 
 
 def best_quotes(
     question: str, hits: Sequence[Hit], embedder: Embedder | None, limit: int = 3
 ) -> list[Quote]:
-    """The sentences or lines that are closest to the question by terms and meaning, best first."""
-    candidates: list[tuple[int, str]] = []
+    """The sentences, lines or table rows that are closest to the question by terms and meaning,
+    best first."""
+    candidates: list[tuple[int, Unit]] = []
     for n, hit in enumerate(hits, 1):
-        sentences = split_sentences(hit.chunk.text)
-        new = [(n, text) for text in sentences if not is_echo(question, text)]
-        candidates += new[:MAX_SENTENCES_PER_PASSAGE]
+        own = [unit for unit in units(hit.chunk) if not is_echo(question, unit.text)]
+        candidates += [(n, unit) for unit in own[:MAX_UNITS_PER_PASSAGE]]
     if not candidates:
         return []
     scores = _scores(question, candidates, hits, embedder)
     chosen: list[Quote] = []
     for i in np.argsort(-scores, kind="stable"):
-        n, text = candidates[i]
-        if all(text not in quote.text and quote.text not in text for quote in chosen):
-            chosen.append(Quote(n, text, float(scores[i])))
+        n, unit = candidates[i]
+        if all(unit.text not in quote.text and quote.text not in unit.text for quote in chosen):
+            chosen.append(Quote(n, unit.text, float(scores[i]), unit.heading))
         if len(chosen) == limit:
             break
     return [quote for quote in chosen if quote.score > chosen[0].score - 1.0]
@@ -55,47 +88,153 @@ def best_quotes(
 
 def _scores(
     question: str,
-    candidates: Sequence[tuple[int, str]],
+    candidates: Sequence[tuple[int, Unit]],
     hits: Sequence[Hit],
     embedder: Embedder | None,
 ) -> np.ndarray:
     """(n,): share of the question's terms, rank of the passage and, for the best, the cosine."""
     question_terms = set(terms(question))
-    titles = {n: set(terms(hit.chunk.title)) for n, hit in enumerate(hits, 1)}
-    overlap = np.array(
-        [
-            len(question_terms & (set(terms(text)) | titles[n])) / max(len(question_terms), 1)
-            for n, text in candidates
-        ]
-    )
+    overlap = np.array([term_share(question_terms, unit) for _, unit in candidates])
     passage_scores = np.array([hits[n - 1].score for n, _ in candidates])
     scores = overlap + 0.5 * passage_scores / max(float(passage_scores.max()), 1e-9)
     if embedder is not None:
-        near = np.argsort(-scores, kind="stable")[:EMBEDDED_SENTENCES]
-        vectors = embedder.passages([candidates[i][1] for i in near])
+        near = np.argsort(-scores, kind="stable")[:EMBEDDED_UNITS]
+        vectors = embedder.passages([candidates[i][1].titled() for i in near])
         cosines = vectors @ embedder.queries([question])[0]
         scores = scores - 10.0  # behind all that were embedded
         scores[near] += 10.0 + COSINE_WEIGHT * (cosines - cosines.mean())
     return scores
 
 
+def term_share(question_terms: set[str], unit: Unit) -> float:
+    """Share of the question's terms that a unit has, itself or in its context. Versions, dates and
+    other numbers in groups count fourfold: they are what look-alikes differ in."""
+    found = question_terms & unit.terms()
+    total = sum(_weight(term) for term in question_terms)
+    return sum(_weight(term) for term in found) / max(total, 1)
+
+
+def _weight(term: str) -> float:
+    return 4.0 if is_compound(term) else 1.0
+
+
+# Units
+
+
+def units(chunk: Chunk) -> list[Unit]:
+    """In the order of the text.
+
+    A heading inside the passage begins a section of its own.
+    """
+    title, *headings = chunk.title.split(TITLE_SEPARATOR)
+    heading = headings[-1] if headings else ""
+    found: list[Unit] = []
+    context = chunk.title
+    for section in re.split(rf"(?m)^(?={re.escape(HEADING_MARK)})", chunk.text):
+        body = section
+        if section.startswith(HEADING_MARK):
+            first, _, body = section.partition("\n")
+            heading = first.removeprefix(HEADING_MARK).strip()
+            context = f"{title}{TITLE_SEPARATOR}{heading}"
+        found += [Unit(text, heading, context) for text in _texts(body)]
+    return found
+
+
+def _texts(body: str) -> list[str]:
+    """The quotable texts of one section: rows of tables, then what is left as sentences, in
+    order."""
+    found: list[str] = []
+    prose: list[str] = []
+    header: list[str] = []
+    lines = _joined_records(body).split("\n")
+    for i, line in enumerate(lines):
+        cells = table_cells(line)
+        if not cells:
+            prose.append(line)
+            header = []
+            continue
+        found += split_sentences("\n".join(prose))
+        prose = []
+        following = table_cells(lines[i + 1]) if i + 1 < len(lines) else []
+        if following and all(TABLE_RULE.fullmatch(cell) for cell in following):
+            header = cells
+        elif not all(TABLE_RULE.fullmatch(cell) for cell in cells):
+            found.append(_row(header, cells)[:MAX_QUOTE_CHARS])
+    return found + split_sentences("\n".join(prose))
+
+
+def _joined_records(body: str) -> str:
+    """Paragraphs of `field: value` lines (rows of CSV and JSONL, front matter) as one line each."""
+    paragraphs = []
+    for paragraph in body.split("\n\n"):
+        lines = paragraph.split("\n")
+        if len(lines) > 1 and all(FIELD.match(line) for line in lines):
+            paragraph = "| " + " | ".join(line.replace("|", "/") for line in lines) + " |"
+        paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs)
+
+
+def table_cells(line: str) -> list[str]:
+    """The cells of a Markdown table's line; empty for another line.
+
+    >>> table_cells("| Plan | 5 MB |"), table_cells("a | b"), table_cells("x = a | b")
+    (['Plan', '5 MB'], [], [])
+    """
+    stripped = line.strip()
+    if len(stripped) < 3 or not stripped.startswith("|") or not stripped.endswith("|"):
+        return []
+    return [cell.strip() for cell in stripped[1:-1].split("|")]
+
+
+def _row(header: Sequence[str], cells: Sequence[str]) -> str:
+    """A row with its header: a number alone says nothing."""
+    if len(header) != len(cells):
+        return "; ".join(cell for cell in cells if cell)
+    return "; ".join(
+        f"{name}: {cell}" if name else cell
+        for name, cell in zip(header, cells, strict=True)
+        if cell
+    )
+
+
 def split_sentences(text: str) -> list[str]:
-    """Sentences of prose, also over line ends, and lines of code; very short ones are left out.
+    """Sentences of prose, also over line ends, lines of code, and list items behind the line that
+    leads to them.
 
     >>> split_sentences("The limit is how long\\nto wait. It is five seconds.\\nt = Timeout(5.0)")
     ['The limit is how long to wait.', 'It is five seconds.', 't = Timeout(5.0)']
+    >>> split_sentences("The gate opens:\\n- at 7\\n- on Sundays at 9")
+    ['The gate opens: at 7', 'The gate opens: on Sundays at 9']
     """
-    sentences = []
+    sentences: list[str] = []
+    lead = ""
     for line in _joined_lines(text):
+        is_item = bool(LIST_MARKER.match(line))
         parts = [line]
         if len(line) > 120 or PROSE.match(line):
-            parts = SENTENCE_PARTS.findall(line)
+            parts = _sentence_parts(line)
         for part in parts:
             clean = MARKDOWN_PREFIX.sub("", part).strip(" \t|")
             clean = clean.removeprefix('"""').removesuffix('"""')
-            if len(clean) >= 12 or (len(clean) >= 5 and not clean.isascii()):
-                sentences.append(clean[:MAX_QUOTE_CHARS])
+            if not any(char.isalnum() for char in clean):
+                continue
+            if not is_item:
+                lead = clean if clean.endswith((":", "：")) else ""
+                if lead and line is not text:
+                    sentences.append(clean[:MAX_QUOTE_CHARS])
+                    continue
+            elif lead:
+                if sentences and sentences[-1] == lead:
+                    sentences.pop()
+                clean = f"{lead} {clean}"
+            sentences.append(clean[:MAX_QUOTE_CHARS])
     return sentences
+
+
+def _sentence_parts(line: str) -> list[str]:
+    """The line cut behind the ends of its sentences."""
+    cuts = [0, *(match.end() for match in SENTENCE_END.finditer(line)), len(line)]
+    return [part for a, b in itertools.pairwise(cuts) if (part := line[a:b].strip())]
 
 
 def _joined_lines(text: str) -> list[str]:

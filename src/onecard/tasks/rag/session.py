@@ -8,7 +8,8 @@ from onecard.errors import SettingsError
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
 from onecard.runs.record import Run
-from onecard.tasks.rag.answer import answer
+from onecard.tasks.rag import model_probe
+from onecard.tasks.rag.answer import answer, written_answer
 from onecard.tasks.rag.citations import CitedAnswer
 from onecard.tasks.rag.configs import ChatConfig, QuestionConfig
 from onecard.tasks.rag.retrieve import Hit, Retriever
@@ -17,7 +18,7 @@ from onecard.tasks.rag.tools import Tool, allowed_tools, builtin_tools
 
 
 class Session:
-    """Without a client (style 'quote') answers are quotations."""
+    """Answers are quotations without a client, and where the model does not write them."""
 
     def __init__(
         self,
@@ -25,8 +26,10 @@ class Session:
         retriever: Retriever,
         client: Client | None,
         tools: Mapping[str, Tool],
+        writes: bool = True,
     ) -> None:
         self.config, self.retriever, self.client, self.tools = config, retriever, client, tools
+        self.writes = writes
 
     def ask(
         self, question: str, config: ChatConfig | None = None
@@ -38,7 +41,8 @@ class Session:
             calls = call_tools(question, self.client, self.tools, config.max_rounds)
         hits = _merged(self.retriever.search(question, config=config), calls.hits, config.top_k)
         embedder = self.retriever.embedder if config.mode != "lexical" else None
-        reply = answer(question, hits, self.client, embedder, config, calls.facts)
+        writer = self.client if self.writes else None
+        reply = answer(question, hits, writer, embedder, config, calls.facts)
         return reply, hits, calls
 
 
@@ -55,13 +59,25 @@ def open_session(config: ChatConfig, run: Run) -> Iterator[Session]:
     retriever = Retriever(config, run.reporter)
     try:
         tools = allowed_tools(config.tools, builtin_tools(retriever), run.reporter)
-        if config.style == "quote":
+        writes = model_probe.known_result(config) if config.style == "auto" else True
+        if config.style == "quote" or (writes is False and not tools):
             yield Session(config, retriever, None, {})
-        else:
-            with language_model(config, run.plan, run.reporter) as client:
-                yield Session(config, retriever, client, tools)
+            return
+        with language_model(config, run.plan, run.reporter) as client:
+            if writes is None:
+                writes = model_probe.probe(config, _writer(config, client), run.reporter)
+            yield Session(config, retriever, client, tools, writes)
     finally:
         retriever.close()
+
+
+def _writer(config: ChatConfig, client: Client) -> model_probe.Write:
+    def write(question: str, hits: list[Hit]) -> str:
+        reply = written_answer(question, hits, client, None, config)
+        is_quotation = reply.text.startswith('"') or reply.abstained
+        return "" if is_quotation else reply.text
+
+    return write
 
 
 def question_of(config: QuestionConfig) -> str:

@@ -38,6 +38,9 @@ CHUNK_COLUMNS = "id, path, head, text, line, last_line, page"
 """Columns of a Chunk; the database has named a chunk's title `head` since version 0.1."""
 
 
+TITLE_SEPARATOR = " > "
+
+
 @dataclass(frozen=True)
 class Chunk:
     id: int
@@ -311,7 +314,7 @@ class FileRows:
     def chunk_title(self, passage: Passage) -> str:
         """Title of the document and headings, since questions name both."""
         headings = [name for name in passage.heading if name != self.title]
-        return " > ".join([self.title, *headings])
+        return TITLE_SEPARATOR.join([self.title, *headings])
 
     def digests(self) -> list[bytes]:
         """sha256 of each chunk's titled text: equal texts share one vector."""
