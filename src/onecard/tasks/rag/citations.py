@@ -11,8 +11,9 @@ from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import location_suffix
 
 NO_ANSWER = "Your notes do not contain the answer."
-MIN_SUPPORT = 0.6
-"""Share of a sentence's terms that the cited passages must contain."""
+MIN_SUPPORT = 0.7
+"""Share of a sentence's terms that one sentence or row of the cited passages must contain, with its
+heading. Over whole passages, "the library is closed on Mondays" is made of two true sentences."""
 MAX_SENTENCES = 50
 NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 CITATION = re.compile(r"\[(\d{1,2})\]")
@@ -131,12 +132,12 @@ def _verify_sentence(
     ]
     if wrong_quotes:
         return _Verdict("", (), len(wrong_quotes))
-    best = max(cited or list(sources), key=lambda n: support(sentence, sources[n]), default=0)
-    if best:
-        source = "\n".join(sources[n] for n in cited) or sources[best]
-        if support(sentence, source) >= MIN_SUPPORT:
-            numbers = tuple(cited) or (best,)
-            return _Verdict(_with_citations(sentence, numbers), numbers, 0)
+    best = max(
+        cited or list(sources), key=lambda n: _unit_support(sentence, hits[n - 1]), default=0
+    )
+    if best and _unit_support(sentence, hits[best - 1]) >= MIN_SUPPORT:
+        numbers = tuple(cited) or (best,)
+        return _Verdict(_with_citations(sentence, numbers), numbers, 0)
     if any(support(sentence, fact) >= MIN_SUPPORT for fact in facts):
         return _Verdict(sentence, (), 0)
     return _Verdict("", (), 0)
@@ -168,6 +169,11 @@ def _with_citations(sentence: str, numbers: Sequence[int]) -> str:
     if sentence[-1] in ".!?":
         return f"{sentence[:-1].rstrip()} {marks}{sentence[-1]}"
     return f"{sentence} {marks}"
+
+
+def _unit_support(sentence: str, hit: Hit) -> float:
+    texts = [f"{unit.context}\n{unit.text}" for unit in units(hit.chunk)]
+    return max((support(sentence, text) for text in texts), default=0.0)
 
 
 def support(sentence: str, source: str) -> float:

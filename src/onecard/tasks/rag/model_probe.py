@@ -7,9 +7,10 @@ what decides, as Qwen2.5-Coder-0.5B said nothing wrong.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onecard import fsio, paths
 from onecard.hub import names
@@ -22,8 +23,9 @@ from onecard.tasks.rag.store import Chunk
 QUESTIONS = Path(__file__).with_name("probe.jsonl")
 """Written for onecard: neighbours in tables, lists and sentences, and what is not said at all."""
 MAX_WRONG, MIN_RIGHT = 0.1, 0.6
-"""Shares of the questions. A wrong answer with a citation is worse than a quotation, one that is
-missing is replaced by it."""
+"""Shares of the questions. Words that do not answer are worse than a quotation; where there are
+none, it takes their place."""
+PASSAGES = 5
 EARLY = 15
 """Questions after which a model with no wrong answer and enough right ones has passed."""
 MEASURED = {"smollm2-135m": False, "qwen2.5-coder:0.5b": True}
@@ -64,12 +66,12 @@ def probe(config: LlmConfig, write: Write, reporter: Reporter) -> bool:
     rows = [row for start in range(3) for row in rows[start::3]]
     right = wrong = asked = 0
     with reporter.progress(f"testing how {config.model} answers, once", len(rows)) as bar:
-        for row in rows:
-            text = write(row["question"], [_hit(i, t) for i, t in enumerate(row["passages"])])
+        for number, row in enumerate(rows):
+            text = write(row["question"], _hits(rows, number))
             asked += 1
             is_right = row["answer"] in text if row["answer"] else not text
             right += is_right
-            wrong += not is_right and any(word in text for word in row["wrong"])
+            wrong += bool(text) and not is_right
             bar.step(note=f"{right} right, {wrong} wrong")
             if wrong > MAX_WRONG * len(rows) or (
                 asked == EARLY and not wrong and right >= MIN_RIGHT * asked
@@ -93,6 +95,21 @@ def _path(config: LlmConfig) -> Path:
     questions = QUESTIONS.read_bytes()
     digest = hashlib.sha256(key.encode() + questions).hexdigest()[:24]
     return paths.home() / "probes" / f"{digest}.json"
+
+
+def _hits(rows: Sequence[dict[str, Any]], number: int) -> list[Hit]:
+    """The question's passages behind one of another question and before more: as many as a search
+    brings."""
+    own = list(rows[number]["passages"])
+    others = [
+        text
+        for row in [*rows[number + 1 :], *rows[:number]]
+        for text in row["passages"]
+        if text not in own
+    ]
+    passages = [*dict.fromkeys(others)][: PASSAGES - len(own)]
+    passages[1:1] = own
+    return [_hit(i, text) for i, text in enumerate(passages)]
 
 
 def _hit(i: int, text: str) -> Hit:
