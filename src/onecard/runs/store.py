@@ -133,9 +133,9 @@ def recent(limit: int = 50) -> list[RunRecord]:
 def find(name: str) -> RunRecord:
     """By its whole id, a part of it that only one has, or 'last', which is never the run that this
     process has just started. Raises NotFound."""
-    known = [run for run in recent(100_000) if run.about.get("pid") != os.getpid()]
-    if name == "last" and known:
-        return known[0]
+    known = recent(100_000)
+    if name == "last" and (others := [run for run in known if not _is_own(run)]):
+        return others[0]
     hits = [run for run in known if run.id == name] or [
         run for run in known if name and name in run.id
     ]
@@ -150,6 +150,11 @@ def find(name: str) -> RunRecord:
     raise not_found("run", name, [run.id for run in known], "onecard runs list")
 
 
+def _is_own(run: RunRecord) -> bool:
+    """Whether this process started it, and still works on it."""
+    return run.about.get("pid") == os.getpid() and run.status == "running"
+
+
 def result_model(name: str) -> Path:
     """The model file that a run left: a GGUF, else a folder of safetensors. 'last' is the newest
     run that left one.
@@ -158,7 +163,7 @@ def result_model(name: str) -> Path:
     """
     runs = [find(name)]
     if name == "last":
-        runs = [run for run in recent(100_000) if run.about.get("pid") != os.getpid()]
+        runs = [run for run in recent(100_000) if not _is_own(run)]
     for run in runs:
         named = Path(str(read_json(run.folder / "artifacts" / "result.json").get("model", "")))
         if named.suffix == ".gguf" and named.is_file():
