@@ -7,6 +7,7 @@ from pathlib import Path
 import hostile_files as made
 import pytest
 
+from onecard.datasets import documents
 from onecard.datasets.readers import read_document
 from onecard.errors import DataError
 
@@ -210,3 +211,18 @@ def test_a_bomb_is_not_unpacked(name):
 def test_minified_code_is_left_out():
     with pytest.raises(DataError, match="is minified code"):
         read("a.js", "var a=1;" * 2000)
+
+
+def test_a_scanned_page_is_read_by_ocr(tmp_path):
+    """In the child, with its limits: a picture of a line as the only content of a page."""
+    pytest.importorskip("rapidocr_onnxruntime")
+    from PIL import Image, ImageDraw, ImageFont  # the extra ocr brings it
+
+    picture = Image.new("RGB", (1200, 400), "white")
+    font = ImageFont.load_default(size=60)
+    ImageDraw.Draw(picture).text((60, 150), "Boiler serial KX-88213", fill="black", font=font)
+    picture.save(tmp_path / "a.pdf")
+    with documents.DocumentReader(ocr=True) as reader:
+        document = reader.read(tmp_path / "a.pdf")
+    assert "KX-88213" in document.blocks[0].text
+    assert "read by OCR" in document.notes[0]

@@ -6,6 +6,7 @@ no heavy library, starts in 0.1 s and adds 0.1 ms to a file.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 import onecard
 from onecard.datasets.blocks import Block, Document
 from onecard.datasets.files import language
-from onecard.errors import DataError
+from onecard.errors import DataError, MissingExtra
 from onecard.units import size
 
 MAX_FILE_S = 5
@@ -32,6 +33,10 @@ MAX_MEMORY = 384 << 20
 """Bytes that a reader may take beyond those of the idle child, and MEMORY_PER_BYTE for each byte of
 the file: a tree of HTML takes about ten times its text."""
 MEMORY_PER_BYTE = 12
+OCR_TIMES = 20
+"""Time that scans get beyond text: about 3 s of CPU for a page of 0.1 to 0.5 MB."""
+OCR_MEMORY = 4 << 30
+"""Address space of the OCR engine; it takes 0.5 GB of it."""
 HEADER = struct.Struct("<Q")
 """Length of a reply in bytes, before it."""
 MIN_REPLY = 64 << 20
@@ -48,8 +53,17 @@ class DocumentReader:
     One thread at a time.
     """
 
-    def __init__(self, max_bytes: int = 50 << 20, max_seconds: float = MAX_FILE_S) -> None:
-        self.max_bytes, self.max_seconds = max_bytes, max_seconds
+    def __init__(
+        self, max_bytes: int = 50 << 20, max_seconds: float = MAX_FILE_S, *, ocr: bool = False
+    ) -> None:
+        """`ocr` reads the scanned pages of PDFs. Raises MissingExtra where its package is not."""
+        if ocr and importlib.util.find_spec("rapidocr_onnxruntime") is None:
+            raise MissingExtra(
+                "--ocr needs a package that is not installed",
+                why="rapidocr-onnxruntime reads the scans; its models lie in the package",
+                fix="pip install 'onecard[ocr]'",
+            )
+        self.max_bytes, self.max_seconds, self.ocr = max_bytes, max_seconds, ocr
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "DocumentReader":
@@ -90,11 +104,13 @@ class DocumentReader:
 
     def _read(self, path: Path, n_bytes: int, *, plain: bool) -> Document:
         n_mb = max(1.0, n_bytes / (1 << 20))
+        scans = self.ocr and path.suffix.lower() == ".pdf"
         request = {
             "path": os.fspath(path),
             "plain": plain,
-            "seconds": self.max_seconds * n_mb,
-            "memory": MAX_MEMORY + MEMORY_PER_BYTE * n_bytes,
+            "ocr": scans,
+            "seconds": self.max_seconds * n_mb * (OCR_TIMES if scans else 1),
+            "memory": MAX_MEMORY + MEMORY_PER_BYTE * n_bytes + (OCR_MEMORY if scans else 0),
             "reply": max(MIN_REPLY, 4 * n_bytes),
         }
         if self._child is None:

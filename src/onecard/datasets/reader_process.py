@@ -50,7 +50,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The document or the fault; any exception is the file's fault."""
     path = Path(request["path"])
     try:
-        document = fields(read_file(path, plain=request["plain"]))
+        document = fields(read_file(path, plain=request["plain"], ocr=request["ocr"]))
         n_chars = sum(len(block[0]) for block in document["blocks"])
         if n_chars > request["reply"] // 8:
             return {
@@ -77,7 +77,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"fault": _fault(f"{path} is broken", why, "open and save it in its own program")}
 
 
-def read_file(path: Path, *, plain: bool) -> Document:
+def read_file(path: Path, *, plain: bool, ocr: bool) -> Document:
     """Raises DataError, and what the parsers raise."""
     try:
         data = path.read_bytes()
@@ -87,7 +87,9 @@ def read_file(path: Path, *, plain: bool) -> Document:
             why=fault.strerror or str(fault),
             fix="check its permissions; a file that vanished is skipped",
         ) from None
-    return replace(read_document(path, data, plain=plain), sha256=hashlib.sha256(data).hexdigest())
+    return replace(
+        read_document(path, data, plain=plain, ocr=ocr), sha256=hashlib.sha256(data).hexdigest()
+    )
 
 
 def fields(document: Document) -> dict[str, Any]:

@@ -46,14 +46,14 @@ MINIFIED_LINE = 1000
 MINIFIED = {"javascript", "typescript", "tsx", "css"}
 
 
-def read_document(path: Path, data: bytes, *, plain: bool = False) -> Document:
-    """`plain` reads any file as text.
+def read_document(path: Path, data: bytes, *, plain: bool = False, ocr: bool = False) -> Document:
+    """`plain` reads any file as text, `ocr` also the scanned pages of a PDF.
 
     Raises DataError for a file without text, and whatever its parser raises.
     """
     if not data.strip():
         raise DataError(f"{path} is empty", why=f"{len(data)} bytes", fix="nothing: it is skipped")
-    document = _read_plain(path, data) if plain else _read(path, data)
+    document = _read_plain(path, data) if plain else _read(path, data, ocr)
     if not document.blocks:
         raise DataError(
             f"{path} has no text",
@@ -63,8 +63,10 @@ def read_document(path: Path, data: bytes, *, plain: bool = False) -> Document:
     return document
 
 
-def _read(path: Path, data: bytes) -> Document:
+def _read(path: Path, data: bytes, ocr: bool) -> Document:
     suffix = path.suffix.lower()
+    if suffix == ".pdf":
+        return pdf.read(path, data, ocr=ocr)
     if suffix == ".eml":  # its attachments are read by the other readers
         return mail.read(path, data, READERS)
     if reader := READERS.get(suffix):

@@ -27,6 +27,8 @@ BATCH_CHUNKS = 128
 BATCH_FILES = 500
 """Files that are written at once when they bring few new texts, as copies do."""
 MAX_FAULTS_SHOWN = 20
+READERS = "2"
+"""Raised when readers give more of a file than before: an index of older ones reads all again."""
 MAX_REASONS_SHOWN = 12
 
 OldFile = tuple[int, int, str, str]
@@ -128,6 +130,8 @@ class Indexer:
                 "embedding_model": self.config.embedding_model,
                 "chunk_tokens": str(self.config.chunk_tokens),
                 "chunk_overlap": str(self.config.chunk_overlap),
+                "readers": READERS,
+                "ocr": str(self.config.ocr),
             }
         )
         old_files = self.store.files()
@@ -141,7 +145,9 @@ class Indexer:
         if removed:
             self.store.write([], {}, removed)
         if changed:
-            reader = documents.DocumentReader(self.config.max_file_mb << 20, self.config.max_file_s)
+            reader = documents.DocumentReader(
+                self.config.max_file_mb << 20, self.config.max_file_s, ocr=self.config.ocr
+            )
             with reader, self.reporter.progress("indexing", len(changed)) as bar:
                 self._index_files(changed, reader, stats, bar)
         if removed or changed:
