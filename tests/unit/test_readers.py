@@ -22,20 +22,7 @@ def reader():
         yield open_reader
 
 
-def texts(name, data):
-    """All texts of a file, read in this process."""
-    content = data if isinstance(data, bytes) else data.encode()
-    return [block.text for block in read_document(Path(name), content).blocks]
-
-
-def first(name, data):
-    """Heading and text of the last block."""
-    content = data if isinstance(data, bytes) else data.encode()
-    block = read_document(Path(name), content).blocks[-1]
-    return block.heading, block.text
-
-
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_generated_files_cost_only_themselves(reader, tmp_path, seed):
     """What each file gives is text or a reason, and the next one is read."""
     dice = random.Random(seed)
@@ -66,6 +53,8 @@ def test_small_hostile_files(reader, tmp_path, name, ending):
     else:
         assert "root:" not in str(document)  # no file outside is read
         assert len(json.dumps(document.meta)) < 1_000_000
+        texts = [document.title, document.meta, [vars(block) for block in document.blocks]]
+        json.dumps(texts, ensure_ascii=False).encode()  # no half of a surrogate pair is left
 
 
 @pytest.mark.parametrize(
@@ -201,10 +190,10 @@ def read_and_cut(name, text):
 def test_four_times_the_line_takes_about_four_times_as_long(name, shape):
     """A quadratic reader takes sixteen times as long."""
     line = hostile_files.LINES[shape]
-    small, large = line(20_000), line(80_000)
+    small, large = line(8_000), line(32_000)
     start = time.process_time()
     read_and_cut(name, large)
-    if time.process_time() - start > 0.1:  # less than that is no harm in any case
+    if time.process_time() - start > 0.05:  # less than that is no harm in any case
         assert seconds(lambda: read_and_cut(name, large)) < 9 * seconds(
             lambda: read_and_cut(name, small)
         )
