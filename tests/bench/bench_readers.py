@@ -4,7 +4,7 @@ python tests/bench/bench_readers.py [--n 20000] [--seed 0]
 
 Writes generated files, reads each through the same child process as `rag index` and prints by
 ending how many were read, refused with a reason, or cost the child its life; the slowest; the
-largest memory of the child. 20,000 files take about 15 minutes.
+largest memory of the child. 20,000 files take about 40 minutes.
 """
 
 import argparse
