@@ -1,367 +1,211 @@
-"""Readers of documents: a file to blocks of text, each with its lines or page.
+"""Reading of files that others wrote: in a child process, with limits on time and memory.
 
-Markdown, source code, plain text, HTML, PDF, Word, notebooks, JSONL and CSV. A block is a unit that
-is better not cut: a section, a function, a page, a row.
-
-bs4, pypdf and docx are imported by the reader that needs them: together they take 0.5 s to load,
-and `onecard rag index` over unchanged files reads nothing and takes 0.8 s in all.
+A parser may loop, eat the memory or crash (a YAML file of 3 KB kills tree-sitter by SIGSEGV). In a
+child that costs one file. One child reads many files and is started again after a crash; it loads
+no heavy library, starts in 0.1 s and adds 0.1 ms to a file.
 """
 
-import csv
+import contextlib
+import importlib.util
 import json
-import logging
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from io import BytesIO
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import yaml
-
-from onecard.datasets import source_code
-from onecard.datasets.blocks import Block
-from onecard.datasets.encoding import decode
+import onecard
+from onecard.datasets.blocks import Block, Document
 from onecard.datasets.files import language
-from onecard.errors import DataError
+from onecard.errors import DataError, MissingExtra
 from onecard.units import size
 
+MAX_FILE_S = 5
+"""CPU time for a file of up to 1 MB; a larger one gets as much again for each MB."""
+WALL_FACTOR = 4
+"""Wall time for one second of CPU time: a busy machine or a slow disk is no fault of the file."""
+MAX_MEMORY = 384 << 20
+"""Bytes that a reader may take beyond those of the idle child, and MEMORY_PER_BYTE for each byte of
+the file: a tree of HTML takes about ten times its text."""
+MEMORY_PER_BYTE = 12
+OCR_TIMES = 20
+"""Time that scans get beyond text: about 3 s of CPU for a page of 0.1 to 0.5 MB."""
+OCR_MEMORY = 4 << 30
+"""Address space of the OCR engine; it takes 0.5 GB of it."""
+HEADER = struct.Struct("<Q")
+"""Length of a reply in bytes, before it."""
+MIN_REPLY = 64 << 20
+"""Bytes of a reply that are always taken; a large file may give four times its bytes."""
 
-@dataclass(frozen=True)
-class Document:
-    title: str
-    kind: str
-    """markdown, code, text, html, pdf, docx, notebook or rows."""
-    blocks: list[Block]
-    encoding: str = "utf-8"
-    links: list[str] = field(default_factory=list)
-    """Names of other notes in [[wikilinks]]."""
-    meta: dict[str, Any] = field(default_factory=dict)
-    """The YAML front matter."""
+
+class ReaderEnded(DataError):
+    """The child crashed or was stopped."""
+
+
+class DocumentReader:
+    """Reads files one after the other in a child process, which lives until `close`.
+
+    One thread at a time.
+    """
+
+    def __init__(
+        self, max_bytes: int = 50 << 20, max_seconds: float = MAX_FILE_S, *, ocr: bool = False
+    ) -> None:
+        """`ocr` reads the scanned pages of PDFs. Raises MissingExtra where its package is not."""
+        if ocr and importlib.util.find_spec("rapidocr_onnxruntime") is None:
+            raise MissingExtra(
+                "--ocr needs a package that is not installed",
+                why="rapidocr-onnxruntime reads the scans; its models lie in the package",
+                fix="pip install 'onecard[ocr]'",
+            )
+        self.max_bytes, self.max_seconds, self.ocr = max_bytes, max_seconds, ocr
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "DocumentReader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        fault: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                with contextlib.suppress(OSError):
+                    if pipe:
+                        pipe.close()
+
+    def read(self, path: Path) -> Document:
+        """Raises DataError with the fault of the file and how to correct it.
+
+        Code whose syntax tree ends the child is read once more, as text without its structure.
+        """
+        n_bytes = self._checked_size(path)
+        try:
+            return self._read(path, n_bytes, plain=False)
+        except ReaderEnded as fault:
+            if not language(path):
+                raise
+            document = self._read(path, n_bytes, plain=True)
+            note = f"read as text, without functions and classes: {fault.why}"
+            return replace(document, notes=[*document.notes, note])
+
+    def _read(self, path: Path, n_bytes: int, *, plain: bool) -> Document:
+        n_mb = max(1.0, n_bytes / (1 << 20))
+        scans = self.ocr and path.suffix.lower() == ".pdf"
+        request = {
+            "path": os.fspath(path),
+            "plain": plain,
+            "ocr": scans,
+            "seconds": self.max_seconds * n_mb * (OCR_TIMES if scans else 1),
+            "memory": MAX_MEMORY + MEMORY_PER_BYTE * n_bytes + (OCR_MEMORY if scans else 0),
+            "reply": max(MIN_REPLY, 4 * n_bytes),
+        }
+        if self._child is None:
+            self._child = _start()
+        reply = self._ask(self._child, request)
+        if reply is None:
+            code = self._child.wait()
+            self.close()
+            raise _crash(path, code, request)
+        if reply["last"]:
+            self.close()
+        if fault := reply.get("fault"):
+            what, why, fix = fault
+            raise DataError(what, why=why, fix=fix)
+        fields = reply["document"]
+        blocks = [
+            Block(text, line, last_line, tuple(heading), page)
+            for text, line, last_line, heading, page in fields.pop("blocks")
+        ]
+        return Document(blocks=blocks, **fields)
+
+    def _checked_size(self, path: Path) -> int:
+        try:
+            n_bytes = path.stat().st_size
+        except OSError as fault:
+            raise DataError(
+                f"{path} cannot be read",
+                why=fault.strerror or str(fault),
+                fix="check its permissions; a file that vanished is skipped",
+            ) from None
+        if n_bytes > self.max_bytes:
+            raise DataError(
+                f"{path} is too large",
+                why=f"{size(n_bytes)}, the limit is {size(self.max_bytes)}",
+                fix="raise --max_file_mb, or cut it into parts",
+            )
+        return n_bytes
+
+    def _ask(
+        self, child: "subprocess.Popen[bytes]", request: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The reply; None from a child that ended, at its limits or by itself."""
+        assert child.stdin and child.stdout
+        timer = threading.Timer(request["seconds"] * WALL_FACTOR, child.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.flush()
+            header = child.stdout.read(HEADER.size)
+            n_bytes = HEADER.unpack(header)[0] if len(header) == HEADER.size else -1
+            if not 0 < n_bytes <= request["reply"]:
+                child.kill()
+                return None
+            data = child.stdout.read(n_bytes)
+            reply: dict[str, Any] | None = json.loads(data) if len(data) == n_bytes else None
+            return reply
+        except BrokenPipeError:
+            return None
+        except BaseException:  # Ctrl-C: what the child still writes belongs to this file
+            self.close()
+            raise
+        finally:
+            timer.cancel()
 
 
 def read(path: Path, max_bytes: int = 50 << 20) -> Document:
-    """Raises DataError with the fault of the file and how to correct it."""
-    try:
-        if path.stat().st_size > max_bytes:
-            raise DataError(
-                f"{path} is too large",
-                why=f"{size(path.stat().st_size)}, the limit is {size(max_bytes)}",
-                fix="raise --max_file_mb, or cut it into parts",
-            )
-        data = path.read_bytes()
-    except OSError as fault:
-        raise DataError(
-            f"{path} cannot be read",
-            why=fault.strerror or str(fault),
-            fix="check its permissions; a file that vanished is skipped",
-        ) from None
-    if not data.strip():
-        raise DataError(f"{path} is empty", why=f"{len(data)} bytes", fix="nothing: it is skipped")
-    reader = READERS.get(path.suffix.lower())
-    if reader:
-        return reader(path, data)
-    text, encoding = decode(data, path)
-    if grammar := language(path):
-        return Document(path.name, "code", source_code.blocks(text, grammar), encoding)
-    return Document(path.stem, "text", _paragraphs(text), encoding)
+    """One file, in a child of its own. Raises DataError."""
+    with DocumentReader(max_bytes) as reader:
+        return reader.read(path)
 
 
-def _paragraphs(
-    text: str, heading: tuple[str, ...] = (), first_line: int = 1, page: int = 0
-) -> list[Block]:
-    """Runs of lines between blank lines."""
-    blocks: list[Block] = []
-    lines: list[str] = []
-    for i, line in enumerate([*text.split("\n"), ""]):
-        if line.strip():
-            lines.append(line.rstrip())
-        elif lines:
-            last = first_line + i - 1
-            first = last - len(lines) + 1
-            blocks.append(Block("\n".join(lines), first, last, heading, page))
-            lines = []
-    return blocks
+def _start() -> "subprocess.Popen[bytes]":
+    # -P: a folder of notes may hold a json.py; a session of its own: Ctrl-C is the parent's
+    search_path = [str(Path(onecard.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "onecard.datasets.reader_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))},
+    )
 
 
-HEADING = re.compile(r"^(#{1,6})[ \t]+(.+?)(?:[ \t]+#+)?(?:[ \t]*\{[^}]*\})?[ \t]*$")
-FENCE = re.compile(r"^[ \t]*(```+|~~~+)")
-WIKILINK = re.compile(r"!?\[\[([^\]|#^\n]+)(?:[#^][^\]|\n]*)?(?:\|([^\]\n]*))?\]\]")
-
-
-def _markdown(path: Path, data: bytes) -> Document:
-    """Paragraphs under their headings; fenced code stays whole; wikilinks become their text."""
-    text, encoding = decode(data, path)
-    meta, n_front_matter = _front_matter(text)
-    lines = text.split("\n")
-    links = [match[1].strip() for match in WIKILINK.finditer(text)]
-    blocks: list[Block] = []
-    headings: Headings = []
-    section: list[str] = []
-    start, fence = n_front_matter, ""
-
-    def end_section() -> None:
-        body = "\n".join(section)
-        if body.strip():
-            blocks.extend(_paragraphs_and_fences(body, _names(headings), start + 1))
-        section.clear()
-
-    for i in range(n_front_matter, len(lines)):
-        line = lines[i]
-        fence_mark = FENCE.match(line)
-        if fence_mark:
-            closes = fence and line.strip().startswith(fence)
-            fence = "" if closes else fence or fence_mark[1]
-        heading = None if fence else HEADING.match(line)
-        if heading:
-            end_section()
-            headings = _under(headings, len(heading[1]), _without_wikilinks(heading[2]))
-            start = i + 1
-        else:
-            section.append(line if fence else _without_wikilinks(line))
-    end_section()
-    title = str(meta.get("title") or next((b.heading[0] for b in blocks if b.heading), path.stem))
-    return Document(title, "markdown", blocks, encoding, links, meta)
-
-
-Headings = list[tuple[int, str]]
-"""(level, text) from the outermost heading to the innermost."""
-
-
-def _under(headings: Headings, level: int, text: str) -> Headings:
-    """The path of headings at a new heading of this level."""
-    return [(depth, name) for depth, name in headings if depth < level] + [(level, text)]
-
-
-def _names(headings: Headings) -> tuple[str, ...]:
-    return tuple(name for _, name in headings)
-
-
-def _without_wikilinks(line: str) -> str:
-    return WIKILINK.sub(lambda match: match[2] or match[1], line)
-
-
-def _paragraphs_and_fences(body: str, heading: tuple[str, ...], first_line: int) -> list[Block]:
-    """Paragraphs, and each fenced code block with its blank lines as one."""
-    blocks: list[Block] = []
-    lines, i = body.split("\n"), 0
-    plain_start = 0
-    while i < len(lines):
-        fence = FENCE.match(lines[i])
-        if not fence:
-            i += 1
-            continue
-        end = next(
-            (j for j in range(i + 1, len(lines)) if lines[j].strip().startswith(fence[1])),
-            len(lines) - 1,
+def _crash(path: Path, code: int, request: dict[str, Any]) -> "ReaderEnded":
+    if code in (-getattr(signal, "SIGXCPU", 0), -getattr(signal, "SIGKILL", 0)):
+        return ReaderEnded(
+            f"{path} takes too long",
+            why=f"its reader was stopped after {request['seconds']:.0f} s",
+            fix="raise --max_file_s, or cut it into parts",
         )
-        blocks += _paragraphs("\n".join(lines[plain_start:i]), heading, first_line + plain_start)
-        blocks.append(
-            Block("\n".join(lines[i : end + 1]), first_line + i, first_line + end, heading)
-        )
-        i = plain_start = end + 1
-    return blocks + _paragraphs("\n".join(lines[plain_start:]), heading, first_line + plain_start)
-
-
-def _front_matter(text: str) -> tuple[dict[str, Any], int]:
-    """The YAML between two lines of ---, and its number of lines; invalid YAML stays text."""
-    if not text.startswith("---\n"):
-        return {}, 0
-    end = text.find("\n---", 3)
-    if end < 0:
-        return {}, 0
-    try:
-        meta = yaml.safe_load(text[4:end])
-    except (yaml.YAMLError, ValueError):
-        return {}, 0
-    if not isinstance(meta, dict):
-        return {}, 0
-    return {str(k): v for k, v in meta.items()}, text[: end + 4].count("\n") + 1
-
-
-def _html(path: Path, data: bytes) -> Document:
-    """Headings and paragraphs of a page, without scripts, styles and navigation."""
-    from bs4 import BeautifulSoup  # 0.17 s
-
-    source, encoding = decode(data, path)
-    soup = BeautifulSoup(source, "html.parser")
-    for tag in soup(["script", "style", "nav", "noscript", "template"]):
-        tag.decompose()
-    title = soup.title.get_text(strip=True) if soup.title else path.stem
-    blocks: list[Block] = []
-    headings: Headings = []
-    for tag in soup.find_all(
-        ["h1", "h2", "h3", "h4", "h5", "h6", "p", "li", "pre", "td", "th", "blockquote", "dd", "dt"]
-    ):
-        if tag.find_parent(["p", "li", "pre", "td", "blockquote", "dd"]) is not None:
-            continue
-        text = tag.get_text("\n" if tag.name == "pre" else " ", strip=tag.name != "pre")
-        if not text.strip():
-            continue
-        line = tag.sourceline or 1
-        if tag.name[0] == "h" and tag.name[1:].isdigit():
-            headings = _under(headings, int(tag.name[1]), text)
-        else:
-            blocks.append(Block(text, line, line, _names(headings)))
-    if not blocks:
-        blocks = _paragraphs(soup.get_text("\n"))
-    return _some(Document(title, "html", blocks, encoding), path)
-
-
-def _pdf(path: Path, data: bytes) -> Document:
-    """Paragraphs by page; a page without a text layer has none (scans need OCR first)."""
-    import pypdf  # 0.26 s
-
-    # it warns of every small fault of a file; a broken one becomes an error of ours
-    logging.getLogger("pypdf").setLevel(logging.ERROR)
-    try:
-        reader = pypdf.PdfReader(BytesIO(data))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise DataError(
-                f"{path} needs a password",
-                why="its text is encrypted",
-                fix="save it without a password",
-            )
-        pages = [page.extract_text() or "" for page in reader.pages]
-        title = str((reader.metadata.title if reader.metadata else "") or path.stem)
-    except DataError:
-        raise
-    except Exception as fault:  # pypdf lets errors of many kinds through for broken files
-        raise DataError(
-            f"{path} is a broken PDF",
-            why=f"{type(fault).__name__}: {str(fault)[:150]}",
-            fix="print it to a new PDF",
-        ) from None
-    if pages and not any(page.strip() for page in pages):
-        raise DataError(
-            f"{path} has no text",
-            why=f"its {len(pages)} pages are pictures",
-            fix="add a text layer first: ocrmypdf IN OUT",
-        )
-    blocks = [b for n, page in enumerate(pages, 1) for b in _paragraphs(page, (), 1, n)]
-    return _some(Document(title, "pdf", blocks), path)
-
-
-def _docx(path: Path, data: bytes) -> Document:
-    """Paragraphs and tables under their headings; `line` is the number of the paragraph."""
-    import docx  # 0.09 s
-    from docx.table import Table
-
-    try:
-        file = docx.Document(BytesIO(data))
-        blocks: list[Block] = []
-        headings: Headings = []
-        for i, part in enumerate(file.iter_inner_content(), 1):
-            if isinstance(part, Table):
-                rows = [" | ".join(cell.text.strip() for cell in row.cells) for row in part.rows]
-                text = "\n".join(rows).strip()
-            else:
-                text = part.text.strip()
-                style = (part.style.name or "") if part.style else ""
-                if text and (style == "Title" or re.fullmatch(r"Heading \d", style)):
-                    headings = _under(headings, 0 if style == "Title" else int(style[-1]), text)
-                    continue
-            if text:
-                blocks.append(Block(text, i, i, _names(headings)))
-    except Exception as fault:  # a zip of XML can be broken in many ways
-        raise DataError(
-            f"{path} is a broken Word file",
-            why=f"{type(fault).__name__}: {str(fault)[:150]}",
-            fix="save it again as .docx",
-        ) from None
-    return _some(Document(path.stem, "docx", blocks), path)
-
-
-def _notebook(path: Path, data: bytes) -> Document:
-    """Text cells under their headings and code cells, without outputs; `line` is the cell."""
-    source, encoding = decode(data, path)
-    try:
-        cells = json.loads(source)["cells"]
-        blocks: list[Block] = []
-        headings: Headings = []
-        for number, cell in enumerate(cells, 1):
-            text = "".join(cell["source"])
-            if cell["cell_type"] == "markdown":
-                for line in text.split("\n"):
-                    if heading := HEADING.match(line):
-                        headings = _under(headings, len(heading[1]), heading[2])
-                text = "\n".join(line for line in text.split("\n") if not HEADING.match(line))
-            if text.strip():
-                blocks.append(Block(text, number, number, _names(headings)))
-    except (ValueError, KeyError, TypeError) as fault:
-        raise DataError(
-            f"{path} is a broken notebook", why=str(fault)[:150], fix="open and save it in Jupyter"
-        ) from None
-    return _some(Document(path.stem, "notebook", blocks, encoding), path)
-
-
-def _rows(path: Path, data: bytes) -> Document:
-    """Each row of JSONL, CSV or TSV as lines of `field: value`."""
-    text, encoding = decode(data, path)
-    lines = text.split("\n")
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        blocks = _jsonl_blocks(lines)
-    else:
-        blocks = _csv_blocks(lines, "\t" if suffix == ".tsv" else ",", path)
-    return _some(Document(path.stem, "rows", blocks, encoding), path)
-
-
-def _jsonl_blocks(lines: list[str]) -> list[Block]:
-    """A line that is not a JSON object stays as it is."""
-    blocks = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line) if line.strip() else None
-        except ValueError:
-            row = None
-        text = line
-        if isinstance(row, dict):
-            text = "\n".join(f"{key}: {value}" for key, value in row.items())
-        if text.strip():
-            blocks.append(Block(text, number, number))
-    return blocks
-
-
-def _csv_blocks(lines: list[str], delimiter: str, path: Path) -> list[Block]:
-    rows = csv.reader(lines, delimiter=delimiter)
-    blocks = []
-    header: list[str] = []
-    try:
-        for row in rows:
-            header = header or row
-            if row and row is not header:
-                cells = [f"{k}: {v}" for k, v in zip(header, row, strict=False) if v.strip()]
-                blocks.append(Block("\n".join(cells), rows.line_num, rows.line_num))
-    except csv.Error as fault:
-        raise DataError(
-            f"{path}:{rows.line_num} is not CSV",
-            why=str(fault),
-            fix="correct the quotes of that line, or save it again as CSV",
-        ) from None
-    return blocks
-
-
-def _some(document: Document, path: Path) -> Document:
-    if not document.blocks:
-        raise DataError(
-            f"{path} has no text",
-            why="nothing in it can be read as text",
-            fix="nothing: it is skipped",
-        )
-    return document
-
-
-READERS: dict[str, Callable[[Path, bytes], Document]] = {
-    ".md": _markdown,
-    ".markdown": _markdown,
-    ".mdx": _markdown,
-    ".html": _html,
-    ".htm": _html,
-    ".pdf": _pdf,
-    ".docx": _docx,
-    ".ipynb": _notebook,
-    ".jsonl": _rows,
-    ".csv": _rows,
-    ".tsv": _rows,
-}
+    names = {-number.value: number.name for number in signal.Signals}
+    return ReaderEnded(
+        f"{path} crashes its reader",
+        why=f"the process that read it ended by {names.get(code, f'exit status {code}')}",
+        fix="open it in its own program and save it again, or leave it out",
+    )

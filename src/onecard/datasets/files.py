@@ -1,13 +1,13 @@
 """Finding the documents and source files below folders, by name and size."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import pathspec
-
+from onecard.datasets.gitignore import Ignore, open_rules
 from onecard.errors import NotFound
 
 SKIPPED_FOLDERS = {"__pycache__", "node_modules", "site-packages", "dist", "build"}
@@ -28,6 +28,18 @@ DOCUMENT_SUFFIXES = {
     ".tsv",
     ".tex",
     ".adoc",
+    ".log",
+    ".xml",
+    ".xhtml",
+    ".epub",
+    ".eml",
+    ".rtf",
+    ".odt",
+    ".odp",
+    ".ods",
+    ".pptx",
+    ".xlsx",
+    ".ndjson",
 }
 GRAMMARS = {
     ".py": "python",
@@ -72,6 +84,17 @@ GRAMMARS = {
 GRAMMARS_BY_NAME = {"Makefile": "make", "Dockerfile": "dockerfile"}
 
 
+LOCK_FILE = re.compile(
+    r".*\.lock(\.json)?|.*[-.]lock\.(json|ya?ml)|npm-shrinkwrap\.json|go\.sum", re.IGNORECASE
+)
+MINIFIED = re.compile(r".*[.-](min|bundle)\.(js|mjs|css)", re.IGNORECASE)
+PLAIN_NAMES = re.compile(
+    r"(README|LICEN[CS]E|COPYING|NOTICE|CHANGE(S|LOG)|HISTORY|NEWS|AUTHORS|CONTRIBUT(ING|ORS)"
+    r"|INSTALL|TODO|NOTES)([-_.][A-Z]{2,10})?"
+)
+"""Text files without an ending."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """A file to read, with the size and time that show a change."""
@@ -83,81 +106,125 @@ class SourceFile:
     """Why it cannot be read; empty for a readable file."""
 
 
-def walk(roots: Sequence[Path]) -> Iterator[SourceFile]:
-    """Documents and source files below the roots in alphabetical order, each once.
+@dataclass
+class Walk:
+    """Settings of a walk, and what it left out."""
 
-    Hidden files and those in a .gitignore are left out. Links are followed, a circle of links once.
-    Raises NotFound for a missing root.
-    """
-    visited: set[str] = set()
-    for root in roots:
-        if not root.exists():
-            raise NotFound(
-                f"there is no folder {root}", why="nothing lies at that path", fix="check the path"
-            )
-        if root.is_file():
-            yield from _file(root, visited)
-        else:
-            yield from _folder(root, [], visited)
+    follow_links: bool = False
+    """Whether links to files and folders outside of the roots are followed."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason -> number of files and folders; a folder that is left out is not looked into."""
+    unreadable: list[Path] = field(default_factory=list)
+    """Folders that could not be listed, and links to nothing: what lay there may come back."""
+    _visited: set[str] = field(default_factory=set)
+    _roots: list[str] = field(default_factory=list)
 
+    def files(self, roots: Sequence[Path]) -> Iterator[SourceFile]:
+        """Documents and source files below the roots in alphabetical order, each once.
 
-def _folder(folder: Path, rules: list[tuple[Path, Any]], visited: set[str]) -> Iterator[SourceFile]:
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
-    ignore = folder / ".gitignore"
-    try:
-        if ignore.is_file():
-            rules = [
-                *rules,
-                (
-                    folder,
-                    pathspec.PathSpec.from_lines(
-                        "gitignore", ignore.read_text(errors="replace").splitlines()
-                    ),
-                ),
-            ]
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return  # it vanished, or we may not read it
-    for entry in entries:
-        path = Path(entry.path)
-        if entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS:
-            continue
+        Hidden files, lock files, minified code and what git ignores are left out. Raises NotFound
+        for a missing root.
+        """
+        self._roots = [os.path.realpath(root) for root in roots]
+        for root in roots:
+            if not root.exists():
+                raise NotFound(
+                    f"there is no folder {root}",
+                    why="nothing lies at that path",
+                    fix="check the path",
+                )
+            if root.is_file():
+                yield from self._file(root)
+            else:
+                yield from self._repository(root)
+
+    def _repository(self, folder: Path) -> Iterator[SourceFile]:
+        """A folder under the rules of its own repository."""
+        rules = open_rules(os.path.realpath(folder))
         try:
-            is_folder = entry.is_dir()
-        except OSError:
-            continue
-        if any(
-            spec.match_file(path.relative_to(base).as_posix() + ("/" if is_folder else ""))
-            for base, spec in rules
-        ):
-            continue
-        if is_folder:
-            if not (path / "pyvenv.cfg").exists():
-                yield from _folder(path, rules, visited)
-        elif language(path) or path.suffix.lower() in DOCUMENT_SUFFIXES:
-            yield from _file(path, visited)
+            yield from self._folder(folder, rules)
+        finally:
+            rules.close()
+
+    def _folder(self, folder: Path, rules: Ignore) -> Iterator[SourceFile]:
+        real = os.path.realpath(folder)
+        if real in self._visited:
+            return
+        self._visited.add(real)
+        rules.enter(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:  # it vanished, or we may not read it
+            self.unreadable.append(folder)
+            self.left_out["folders that cannot be read"] += 1
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                continue
+            if reason := self._reason(path, entry, is_folder, f"{real}{os.sep}{entry.name}", rules):
+                self.left_out[reason] += 1
+            elif not is_folder:
+                yield from self._file(path)
+            elif entry.is_symlink() or (path / ".git").exists():
+                yield from self._repository(path)
+            else:
+                yield from self._folder(path, rules)
+
+    def _reason(
+        self, path: Path, entry: "os.DirEntry[str]", is_folder: bool, real: str, rules: Ignore
+    ) -> str:
+        """Why an entry is left out; empty for one to read."""
+        if entry.name.startswith("."):
+            return "hidden"
+        if entry.name in SKIPPED_FOLDERS or (is_folder and (path / "pyvenv.cfg").exists()):
+            return "folders of packages and builds"
+        if not is_folder:
+            if not is_readable(path):
+                return f"{path.suffix.lower()} files" if path.suffix else "files without an ending"
+            if LOCK_FILE.fullmatch(entry.name):
+                return "lock files"
+            if MINIFIED.fullmatch(entry.name):
+                return "minified code"
+        if entry.is_symlink() and not self.follow_links and self._leads_out(path):
+            return "links that lead out of the folder (--follow_links follows them)"
+        if rules.ignores(real, is_folder=is_folder):
+            return "ignored by .gitignore"
+        return ""
+
+    def _leads_out(self, path: Path) -> bool:
+        target = os.path.realpath(path)
+        return not any(
+            target == root or target.startswith(root.rstrip(os.sep) + os.sep)
+            for root in self._roots
+        )
+
+    def _file(self, path: Path) -> Iterator[SourceFile]:
+        real = os.path.realpath(path)
+        if real in self._visited:
+            return
+        self._visited.add(real)
+        try:
+            facts = path.stat()
+        except OSError as fault:
+            if path.is_symlink():
+                self.unreadable.append(path)
+                yield SourceFile(path, 0, 0, f"it is a link to nothing ({fault.strerror})")
+            return  # else it vanished
+        if not path.is_file():
+            why = "it is not a regular file (a pipe, a socket or a device)"
+            yield SourceFile(path, 0, 0, why)
+        elif _undecodable(str(path)):
+            yield SourceFile(path, 0, 0, "its name is not UTF-8")
+        else:
+            yield SourceFile(path, facts.st_size, facts.st_mtime_ns)
 
 
-def _file(path: Path, visited: set[str]) -> Iterator[SourceFile]:
-    real = os.path.realpath(path)
-    if real in visited:
-        return
-    visited.add(real)
-    try:
-        facts = path.stat()
-    except OSError as fault:
-        if path.is_symlink():
-            yield SourceFile(path, 0, 0, f"it is a link to nothing ({fault.strerror})")
-        return  # else it vanished
-    if not path.is_file():
-        yield SourceFile(path, 0, 0, "it is not a regular file (a pipe, a socket or a device)")
-    elif _undecodable(str(path)):
-        yield SourceFile(path, 0, 0, "its name is not UTF-8")
-    else:
-        yield SourceFile(path, facts.st_size, facts.st_mtime_ns)
+def walk(roots: Sequence[Path], *, follow_links: bool = True) -> Iterator[SourceFile]:
+    """Documents and source files below the roots, each once. Raises NotFound for a missing root."""
+    return Walk(follow_links).files(roots)
 
 
 def _undecodable(name: str) -> bool:
@@ -166,6 +233,14 @@ def _undecodable(name: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def is_readable(path: Path) -> bool:
+    """Whether its name is that of a document or of source code."""
+    suffix = path.suffix.lower()
+    if not suffix and PLAIN_NAMES.fullmatch(path.name):
+        return True
+    return suffix in DOCUMENT_SUFFIXES or bool(language(path))
 
 
 def language(path: Path) -> str:

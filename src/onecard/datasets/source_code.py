@@ -1,5 +1,6 @@
 """Source code to blocks: functions, classes and what lies between, by syntax tree."""
 
+import time
 from functools import cache
 from typing import Any
 
@@ -62,6 +63,11 @@ DECLARATORS = {
 }
 LARGE_LINES = 60
 """A class with more lines is cut into its methods; a shorter one says more as a whole."""
+MAX_DEPTH = 50
+"""Definitions in one another, and `*` before a name: 5,000 stars are valid C."""
+MAX_PARSE_S = 2.0
+"""CPU time of a syntax tree: a file of faults takes minutes; it is then cut at blank lines."""
+READ_BYTES = 32 << 10
 MAX_CHARS = 2_000_000
 """A longer file is generated: it has no structure that is worth the parse."""
 
@@ -80,11 +86,21 @@ def blocks(text: str, grammar: str) -> list[Block]:
     lines = text.split("\n")
     if parser is None or len(text) > MAX_CHARS:
         return _between(lines, 0, len(lines), ())
-    tree = parser.parse(text.encode("utf-8", "replace"))
+    source = text.encode("utf-8", "replace")
+    stop = time.process_time() + MAX_PARSE_S
+    try:
+        tree = parser.parse(
+            lambda offset, _: source[offset : offset + READ_BYTES],
+            progress_callback=lambda *_: time.process_time() > stop,
+        )
+    except ValueError:  # it was stopped
+        return _between(lines, 0, len(lines), ())
     return _cut(tree.root_node, lines, 0, len(lines), ())
 
 
 def _cut(node: Any, lines: list[str], start: int, end: int, trail: tuple[str, ...]) -> list[Block]:
+    if len(trail) > MAX_DEPTH:
+        return _between(lines, start, end, trail)
     blocks: list[Block] = []
     at = start
     for child in node.children:
@@ -114,8 +130,10 @@ def _with_comments(lines: list[str], first: int, floor: int) -> int:
     return first
 
 
-def _name(node: Any) -> str:
-    """The name of a definition; empty for one without."""
+def _name(node: Any, depth: int = 0) -> str:
+    """The name of a definition; empty for one without, or deep inside others."""
+    if depth > MAX_DEPTH:
+        return ""
     name_node = node.child_by_field_name("name")
     if name_node is None and node.type == "impl_item":
         name_node = node.child_by_field_name("type")
@@ -123,11 +141,11 @@ def _name(node: Any) -> str:
         return str(name_node.text.decode("utf-8", "replace"))[:80]
     # a decorator or `export` around the definition; a declarator in C; `const name = ...`
     for child in node.children:
-        if child.type in DEFINITIONS | DECLARATORS and (name := _name(child)):
+        if child.type in DEFINITIONS | DECLARATORS and (name := _name(child, depth + 1)):
             return name
     declarator = node.child_by_field_name("declarator")
     if declarator is not None:
-        return _name(declarator)
+        return _name(declarator, depth + 1)
     if node.type == "identifier":
         return str(node.text.decode("utf-8", "replace"))[:80]
     return ""

@@ -55,11 +55,12 @@ def draft(config: DraftConfig, run: Run) -> Result:
         )
     path = Path(config.output_dir or ".").expanduser() / FILE
     synthetic.refuse_overwrite(path, "pairs", fix="--output_dir elsewhere")
-    passages = [
-        Passage(str(file.path), text)
-        for file in walk([Path(config.notes)])
-        for text in _passages(file.path)
-    ]
+    with documents.DocumentReader() as reader:
+        passages = [
+            Passage(str(file.path), text)
+            for file in walk([Path(config.notes)])
+            for text in _passages(file.path, reader)
+        ]
     if not passages:
         raise DataError(
             f"{config.notes} holds nothing to draft from",
@@ -109,10 +110,10 @@ def _draft_pair(client: Client, passage: Passage) -> dict[str, Any] | None:
     }
 
 
-def _passages(path: Path) -> list[str]:
+def _passages(path: Path, reader: documents.DocumentReader) -> list[str]:
     """Paragraphs of one document joined to passages; none for a file that cannot be read."""
     try:
-        blocks = documents.read(path).blocks
+        blocks = reader.read(path).blocks
     except OneCardError:
         return []
     passages, text = [], ""

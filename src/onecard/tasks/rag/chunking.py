@@ -12,6 +12,8 @@ SMALL_TOKENS = 40
 HEADING_MARK = "## "
 SLACK = 1.25
 """A block of up to this many times the limit is not cut: a cut would leave a stump."""
+# one mark and the spaces after it: a run of dots or spaces is read once
+SENTENCE_END = re.compile(r"[.!?]\s+|[。！？；]+")
 
 
 @dataclass(frozen=True)
@@ -120,14 +122,16 @@ def _sentences(line: str, limit: int) -> list[str]:
     """A short line stays whole, else it is cut after sentences, and a long sentence by length."""
     if estimate_tokens(line) <= limit // 2:
         return [line]
-    pieces = re.findall(r".+?(?:[.!?]+\s+|[。！？；]+|$)", line)
+    cuts = [0, *(match.end() for match in SENTENCE_END.finditer(line)), len(line)]
+    pieces = [line[a:b] for a, b in itertools.pairwise(cuts) if a < b]
     return [part for piece in pieces for part in _by_length(piece, limit * 2)]
 
 
 def _by_length(piece: str, step: int) -> Iterator[str]:
     """Parts of at most `step` characters, cut after a space where there is one."""
-    while len(piece) > step:
-        at = piece.rfind(" ", step // 2, step) + 1 or step
-        yield piece[:at]
-        piece = piece[at:]
-    yield piece
+    start = 0
+    while len(piece) - start > step:
+        end = piece.rfind(" ", start + step // 2, start + step) + 1 or start + step
+        yield piece[start:end]
+        start = end
+    yield piece[start:]

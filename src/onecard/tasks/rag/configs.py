@@ -70,6 +70,8 @@ class IndexConfig(IndexPathConfig, EmbedderConfig):
 
     folders: tuple[PathText, ...] = ()
     """Folders and files to index."""
+    follow_links: bool = False
+    """Follow links that lead out of the folders; without it they are counted and left out."""
     watch: bool = False
     """Stay and index again whenever a file changes."""
     chunk_tokens: int = Field(default=320, ge=32, le=2000)
@@ -78,6 +80,10 @@ class IndexConfig(IndexPathConfig, EmbedderConfig):
     """Tokens that two parts of one long section share."""
     max_file_mb: int = Field(default=50, ge=1, le=4096)
     """Larger files are left out, and named."""
+    ocr: bool = False
+    """Read the scanned pages of PDFs too (needs the extra ocr; about 3 s for a page)."""
+    max_file_s: int = Field(default=5, ge=1, le=3600)
+    """CPU time to read a file, and as much again for each MB; what takes longer is left out."""
     n_threads: int = Field(default=0, ge=0, le=512)
     """CPU threads; 0 takes as many as there are free physical cores, measured at the start."""
 

@@ -43,8 +43,8 @@ def index(config: IndexConfig, run: Run) -> Result:
         raise DataError(
             "nothing could be indexed",
             why=_why_nothing(stats, roots),
-            fix="give a folder with documents or code (md, txt, html, pdf, docx, ipynb, jsonl, "
-            "csv, source files)",
+            fix="give a folder with documents or code (md, txt, html, pdf, docx, pptx, xlsx, odt, "
+            "rtf, epub, eml, ipynb, jsonl, csv, source files)",
         )
     store.set_last_used(folder)
     run.data("files", rows=counts["files"], sha256=target.digest())
@@ -69,6 +69,8 @@ def index(config: IndexConfig, run: Run) -> Result:
         "embed_s": stats.embed_s,
         "total_s": stats.total_s,
         "empty": stats.empty,
+        "notes": stats.notes,
+        "left_out": dict(stats.left_out),
         "faults": [
             {"what": fault.what, "why": fault.why, "fix": fault.fix} for fault in stats.faults
         ],
@@ -85,8 +87,11 @@ def _why_nothing(stats: IndexStats, roots: Sequence[Path]) -> str:
 
 def _watch(indexer: Indexer, roots: Sequence[Path], reporter: Reporter) -> None:
     """Index after each change, once no more follow for 1.6 s, until Ctrl-C."""
+    there = [root for root in roots if root.exists()]  # a drive may not be mounted
+    if not there:
+        return
     reporter.line("watching for changes; Ctrl-C ends")
-    for _ in watchfiles.watch(*roots, raise_interrupt=False):
+    for _ in watchfiles.watch(*there, raise_interrupt=False):
         stats = indexer.update(roots)
         if stats.read or stats.removed:
             reporter.line(

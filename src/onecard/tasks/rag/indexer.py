@@ -3,26 +3,22 @@
 A kill at any time loses at most one batch and leaves complete files only.
 """
 
-import hashlib
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from onecard.datasets import documents
-from onecard.datasets.blocks import Block
-from onecard.datasets.documents import Document
-from onecard.datasets.files import SourceFile, walk
-from onecard.errors import DataError
+from onecard.datasets.files import SourceFile, Walk
+from onecard.errors import DataError, NotFound, SettingsError
 from onecard.hub import download
 from onecard.inference.embeddings import Embedder, open_embedder
 from onecard.reporting import Progress, Reporter
-from onecard.tasks.rag import chunking, store
-from onecard.tasks.rag.analyzer import terms
+from onecard.tasks.rag import chunking, note_fields, store
 from onecard.tasks.rag.configs import IndexConfig
 from onecard.units import duration
 
@@ -31,8 +27,10 @@ BATCH_CHUNKS = 128
 BATCH_FILES = 500
 """Files that are written at once when they bring few new texts, as copies do."""
 MAX_FAULTS_SHOWN = 20
-MAX_FIELD_CHARS, MAX_ALIASES = 200, 10
-"""Of a front matter's fields and aliases."""
+READERS = "3"
+"""Raised when readers or the analyzer give more of a file than before: an index of older ones reads
+all again."""
+MAX_REASONS_SHOWN = 12
 
 OldFile = tuple[int, int, str, str]
 """(bytes, mtime_ns, sha256, fault) of a file that is in the index."""
@@ -52,12 +50,18 @@ class IndexStats:
     empty: int = 0
     faults: list[DataError] = field(default_factory=list)
     """Files that could not be read."""
+    notes: list[str] = field(default_factory=list)
+    """Parts of files that could not be read, and folders that were kept or left."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason -> number of files and folders that were not looked at."""
 
     def add_fault(self, fault_text: str) -> None:
         """Count a fault as it is stored: what, why and fix in three lines."""
         what, why, fix = [*fault_text.split("\n"), "", ""][:3]
         if what.endswith("is empty"):
             self.empty += 1
+        elif what.endswith("is minified code"):
+            self.left_out["minified code"] += 1
         else:
             self.faults.append(DataError(what, why=why, fix=fix))
 
@@ -79,6 +83,14 @@ class IndexStats:
             )
         if self.empty:
             lines.append(f"{self.empty} empty files skipped")
+        if self.left_out:
+            counts_by_reason = [f"{n:,} {reason}" for reason, n in self.left_out.most_common()]
+            more = len(counts_by_reason) - MAX_REASONS_SHOWN
+            rest = f", and {more} more kinds" if more > 0 else ""
+            lines.append(f"left out: {', '.join(counts_by_reason[:MAX_REASONS_SHOWN])}{rest}")
+        lines += self.notes[:MAX_FAULTS_SHOWN]
+        if len(self.notes) > MAX_FAULTS_SHOWN:
+            lines.append(f"... and {len(self.notes) - MAX_FAULTS_SHOWN} more notes")
         for fault in self.faults[:MAX_FAULTS_SHOWN]:
             fix = f" (fix: {fault.fix})" if fault.fix else ""
             lines.append(f"skipped: {fault.what}: {fault.why}{fix}")
@@ -119,27 +131,70 @@ class Indexer:
                 "embedding_model": self.config.embedding_model,
                 "chunk_tokens": str(self.config.chunk_tokens),
                 "chunk_overlap": str(self.config.chunk_overlap),
+                "readers": READERS,
+                "ocr": str(self.config.ocr),
             }
         )
         old_files = self.store.files()
+        self._check_roots(roots, old_files, stats)
         self.store.set_meta("roots", "\n".join(str(root) for root in roots))
-        files = self._readable_files(roots, stats)
+        files, kept_folders = self._readable_files(roots, old_files, stats)
         changed = self._changed_files(files, old_files, stats)
         removed = set(old_files) - {str(file.path) for file in files}
+        removed -= set(_below(kept_folders, removed))
         stats.removed = len(removed)
         if removed:
             self.store.write([], {}, removed)
         if changed:
-            with self.reporter.progress("indexing", len(changed)) as bar:
-                self._index_files(changed, stats, bar)
+            reader = documents.DocumentReader(
+                self.config.max_file_mb << 20, self.config.max_file_s, ocr=self.config.ocr
+            )
+            with reader, self.reporter.progress("indexing", len(changed)) as bar:
+                self._index_files(changed, reader, stats, bar)
         if removed or changed:
             self.store.delete_unused_vectors()
         stats.total_s = time.monotonic() - start
         return stats
 
-    def _readable_files(self, roots: Sequence[Path], stats: IndexStats) -> list[SourceFile]:
+    def _check_roots(
+        self, roots: Sequence[Path], old_files: Iterable[str], stats: IndexStats
+    ) -> None:
+        """Files of former folders that are not named now leave the index, which is said.
+
+        Raises SettingsError where that would be all of them, NotFound for a folder that is missing
+        now and was not there before.
+        """
+        for root in roots:
+            if not root.exists() and not _below([root], old_files):
+                raise NotFound(
+                    f"there is no folder {root}",
+                    why="nothing lies at that path",
+                    fix="check the path",
+                )
+        outside = set(old_files) - set(_below(roots, old_files))
+        if not outside:
+            return
+        former = ", ".join(map(str, self.store.roots()))
+        named = " ".join(map(str, roots))
+        if outside == set(old_files):
+            raise SettingsError(
+                f"this index holds {len(outside):,} files of {former}",
+                why="none of them lies in the folders that you name: all would leave the index",
+                fix=f"name the former folders too, or --index another folder; to begin "
+                f"anew, remove {self.store.folder}",
+            )
+        stats.notes.append(
+            f"{len(outside):,} files leave the index: they do not lie in {named} (it had {former})"
+        )
+
+    def _readable_files(
+        self, roots: Sequence[Path], old_files: Iterable[str], stats: IndexStats
+    ) -> tuple[list[SourceFile], list[Path]]:
+        """Files to index, and folders whose files stay as they are: a drive may not be mounted."""
         files = []
-        for file in walk(roots):
+        there = [root for root in roots if root.exists()]
+        search = Walk(self.config.follow_links)
+        for file in search.files(there):
             if file.fault:
                 stats.faults.append(
                     DataError(
@@ -150,7 +205,16 @@ class Indexer:
                 )
             else:
                 files.append(file)
-        return files
+        stats.left_out += search.left_out
+        empty = [root for root in there if root.is_dir() and not any(root.iterdir())]
+        kept = [root for root in roots if root not in there] + empty + search.unreadable
+        for folder in kept:
+            if n_files := len(_below([folder], old_files)):
+                stats.notes.append(
+                    f"kept: {n_files:,} files of {folder}, which is missing or empty now (is its "
+                    f"drive mounted?); to forget them, remove {self.store.folder}"
+                )
+        return files, kept
 
     def _changed_files(
         self, files: Sequence[SourceFile], old_files: dict[str, OldFile], stats: IndexStats
@@ -170,13 +234,14 @@ class Indexer:
     def _index_files(
         self,
         changed: Sequence[tuple[SourceFile, OldFile | None]],
+        reader: documents.DocumentReader,
         stats: IndexStats,
         bar: Progress,
     ) -> None:
         batch: list[store.FileRows] = []
         new_texts: dict[bytes, str] = {}
         for file, old in changed:
-            rows = self._read(file, stats)
+            rows = self._read(file, reader, stats)
             if rows is None:
                 bar.step()
                 continue
@@ -230,12 +295,13 @@ class Indexer:
         stats.embed_s += time.monotonic() - start
         return vectors
 
-    def _read(self, file: SourceFile, stats: IndexStats) -> store.FileRows | None:
+    def _read(
+        self, file: SourceFile, reader: documents.DocumentReader, stats: IndexStats
+    ) -> store.FileRows | None:
         """A file's rows, with a fault alone if it cannot be read; None for a file that vanished."""
         name = str(file.path)
         try:
-            document = documents.read(file.path, self.config.max_file_mb << 20)
-            digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
+            document = reader.read(file.path)
         except DataError as fault:
             if not file.path.exists():
                 return None
@@ -244,10 +310,9 @@ class Indexer:
             return store.FileRows(
                 name, file.bytes, file.mtime_ns, "", file.path.name, "fault", "", [], {}, [], text
             )
-        except OSError:
-            return None
+        stats.notes += [f"{name}: {note}" for note in document.notes]
         passages = chunking.chunk_blocks(
-            [*_front_matter(document.meta), *document.blocks],
+            [*note_fields.front_matter(document.meta), *document.blocks],
             self.config.chunk_tokens,
             self.config.chunk_overlap,
         )
@@ -255,8 +320,8 @@ class Indexer:
             name,
             file.bytes,
             file.mtime_ns,
-            digest,
-            _title(document, file.path),
+            document.sha256,
+            note_fields.title(document, file.path),
             document.kind,
             document.encoding,
             document.links,
@@ -265,30 +330,8 @@ class Indexer:
         )
 
 
-def _title(document: Document, path: Path) -> str:
-    """What a file is called: its title, its name where that says something else ("Tasks" in
-    2025-03-04.md), and its aliases."""
-    if document.kind == "code":  # `pkg/module.py` says more than `module.py`
-        return "/".join(path.parts[-2:])
-    known = set(terms(document.title))
-    names = [path.stem, *_aliases(document.meta)]
-    # a bare number (145.txt) says nothing
-    new = [name for name in names if not set(terms(name)) <= known and not name.isdigit()]
-    return f"{document.title} ({', '.join(new)})" if new else document.title
-
-
-def _aliases(meta: Mapping[str, Any]) -> list[str]:
-    value = meta.get("aliases") or meta.get("alias") or []
-    values = value if isinstance(value, list) else [value]
-    return [str(alias)[:MAX_FIELD_CHARS] for alias in values][:MAX_ALIASES]
-
-
-def _front_matter(meta: Mapping[str, Any]) -> list[Block]:
-    """The fields of a note's front matter as its first block: `due: 2026-02-14` is a fact that can
-    be asked for."""
-    lines = []
-    for key, value in meta.items():
-        values = value if isinstance(value, list) else [value]
-        if all(isinstance(part, str | int | float | date) for part in values) and values:
-            lines.append(f"{key}: {', '.join(map(str, values))}"[:MAX_FIELD_CHARS])
-    return [Block("\n".join(lines), 1, len(lines) + 1)] if lines else []
+def _below(folders: Iterable[Path], names: Iterable[str]) -> list[str]:
+    """Those of the files that are one of `folders`, or lie below one."""
+    exact = {str(folder) for folder in folders}
+    beginnings = tuple(folder.rstrip(os.sep) + os.sep for folder in exact)
+    return [name for name in names if name in exact or name.startswith(beginnings)]

@@ -121,7 +121,7 @@ class Store:
         )
 
     def build_settings(self) -> dict[str, str]:
-        """embedding_model, chunk_tokens and chunk_overlap of the last indexing."""
+        """Of the last indexing: embedding_model, chunk_tokens and what else changes passages."""
         settings: dict[str, str] = json.loads(self.meta("made_with", "{}"))
         return settings
 

@@ -35,7 +35,10 @@ WHOLE_FILE_BYTES = 20_000_000
 """Files up to this size are read whole, and may be in another encoding than UTF-8."""
 MAX_TOKENS = 65_535
 """Of a vocabulary: token numbers are stored in 16 bits."""
-FORMATS = (".pdf", ".docx", ".html", ".htm", ".ipynb")
+FORMATS = (
+    *(".pdf", ".docx", ".pptx", ".xlsx", ".odt", ".odp", ".ods", ".rtf", ".epub"),
+    *(".html", ".htm", ".xhtml", ".ipynb", ".eml"),
+)
 """Of documents that are no plain text."""
 
 
