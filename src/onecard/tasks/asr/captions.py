@@ -235,7 +235,11 @@ def _fits(words: Sequence[Word], prefix: str) -> bool:
 
 def _cost(words: Sequence[Word], is_last: bool) -> float:
     text = words[-1].text.rstrip()
-    cut = 0.0 if is_last or text.endswith(MARKS) else 1.0 if text.endswith(COMMAS) else 3.0
+    cut = 3.0
+    if is_last or text.endswith(MARKS):
+        cut = 0.0
+    elif text.endswith(COMMAS):
+        cut = 1.0
     columns = sum(width(word.text) for word in words)
     short = 2.0 if columns < LINE_COLUMNS / 2 else 0.0
     seconds = max(words[-1].end - words[0].start, LEAST_S)

@@ -22,6 +22,8 @@ VAD_PAD_S = 0.4
 """What Silero's voice activity detection adds on each side of speech."""
 COVER_S = 0.3
 """Words this near to a region are of it."""
+MIN_WORDLESS_S = 0.25
+"""A shorter region may be a click."""
 MIN_UNHEARD_S = 0.5
 """A shorter region without words may be a cough."""
 JOIN_S = 2.0
@@ -119,18 +121,28 @@ def _window(sound: np.ndarray, group: Sequence[Region]) -> Window:
     return Window(tuple(group), np.concatenate(pieces))
 
 
-def unheard(regions: Sequence[Region], segments: Sequence[Segment], length: int) -> list[Span]:
-    """{start, end} in seconds of speech for which there are no words.
-
-    `length`: of the sound, in samples.
-    """
-    found: list[Span] = []
-    for a, b in without_padding(regions, length):
+def wordless(regions: Sequence[Region], segments: Sequence[Segment], length: int) -> list[Region]:
+    """Regions of some length in which no word stands. `length`: of the sound, in samples."""
+    missed = []
+    for region, (a, b) in zip(regions, spans(regions, length), strict=True):
         start, end = a / RATE_HZ, b / RATE_HZ
         covered = any(
-            segment.start < end + COVER_S and segment.end > start - COVER_S for segment in segments
+            word.start < end + COVER_S and word.end > start - COVER_S
+            for segment in segments
+            for word in segment.words
         )
-        if covered or end - start < MIN_UNHEARD_S:
+        if not covered and end - start >= MIN_WORDLESS_S:
+            missed.append(region)
+    return missed
+
+
+def unheard(regions: Sequence[Region], segments: Sequence[Segment], length: int) -> list[Span]:
+    """{start, end} in seconds of speech for which there are no words."""
+    found: list[Span] = []
+    missed = wordless(regions, segments, length)
+    for region, (a, b) in zip(regions, spans(regions, length), strict=True):
+        start, end = a / RATE_HZ, b / RATE_HZ
+        if region not in missed or end - start < MIN_UNHEARD_S:
             continue
         if found and start - found[-1]["end"] < JOIN_S:
             found[-1]["end"] = end
@@ -144,7 +156,12 @@ def without_padding(regions: Sequence[Region], length: int) -> list[tuple[int, i
 
     `length`: of the sound that the regions are in.
     """
-    pad, spans = int(VAD_PAD_S * RATE_HZ), []
+    return [(a, b) for a, b in spans(regions, length) if b > a]
+
+
+def spans(regions: Sequence[Region], length: int) -> list[tuple[int, int]]:
+    """without_padding, one for each region."""
+    pad, found = int(VAD_PAD_S * RATE_HZ), []
     for i, region in enumerate(regions):
         start, end = region["start"], region["end"]
         gap_before = start - regions[i - 1]["end"] if i else start + pad
@@ -152,8 +169,5 @@ def without_padding(regions: Sequence[Region], length: int) -> list[tuple[int, i
         if i + 1 < len(regions):
             gap_after = regions[i + 1]["start"] - end
         a, b = start + (pad if gap_before > 0 else 0), end - (pad if gap_after > 0 else 0)
-        if b - a > RATE_HZ // 10:
-            spans.append((a, b))
-        elif end > start:
-            spans.append((start, end))
-    return spans
+        found.append((a, b) if b - a > RATE_HZ // 10 else (start, end))
+    return found

@@ -16,7 +16,15 @@ from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_token
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
-from onecard.tasks.asr import guards, hallucination_filter, languages, model_files, segments, speech
+from onecard.tasks.asr import (
+    guards,
+    hallucination_filter,
+    languages,
+    loops,
+    model_files,
+    segments,
+    speech,
+)
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import DecodeConfig
 from onecard.tasks.asr.speech import WINDOW_S, Region, Window
@@ -29,6 +37,9 @@ MIN_AVG_LOGPROB = -1.0
 """Thresholds of that paper for a failed window."""
 SURE_LANGUAGE = 0.8
 """Probability from which a window is reported as another language."""
+SURE_WORDS = 0.5
+"""Mean probability from which words are added to a region that had none."""
+BESIDE_S = 4.0
 PROMPT_TOKENS = 200
 """For hotwords, and for the initial prompt, of the 224 that Whisper reads before a window."""
 
@@ -145,6 +156,7 @@ class Transcriber:
                     {**gone, "start": window.time(gone["start"]), "end": window.time(gone["end"])}
                     for gone in rows.removed
                 ]
+            self._hear_missed(sound, run, hypothesis)
         hypothesis.segments.sort(key=lambda segment: segment.start)
         hypothesis.dropped.sort(key=lambda row: row["start"])
         hypothesis.unheard = speech.unheard(regions, hypothesis.segments, len(sound))
@@ -167,6 +179,24 @@ class Transcriber:
                 rows = replace(rows, segments=self._retry(window.sound, language, tokenizer))
             results.append(listener.checked(rows) if self.config.hallucination_filter else rows)
         return results
+
+    def _hear_missed(self, sound: np.ndarray, run: languages.Run, hypothesis: Hypothesis) -> None:
+        """Regions that came out without words, each by itself: in a window of many turns Whisper
+        leaves out short replies. Only what it is sure of is added."""
+        missed = [
+            row
+            for row in speech.wordless(run.regions, hypothesis.segments, len(sound))
+            if not _removed_at(row, hypothesis)
+        ]
+        tokenizer = self._tokenizer(run.language)
+        windows = speech.pack(sound, missed, max_s=0)
+        options = self._options(tokenizer, prompted=False)
+        heard = self._forward([window.sound for window in windows], tokenizer, options)
+        for window, rows in zip(windows, heard, strict=True):
+            for row in rows.segments:
+                placed = _in_recording(replace(row, language=run.language), window)
+                if _is_sure(row) and not _is_beside(placed, hypothesis.segments):
+                    self._filter(placed, run.regions, hypothesis)
 
     def _forward(
         self, sounds: Sequence[np.ndarray], tokenizer: Tokenizer, options: TranscriptionOptions
@@ -380,6 +410,36 @@ class _Pipeline(BatchedInferencePipeline):
             rows = self.model.model.detect_language(encoded)
             self.languages = [(row[0][0][2:-2], float(row[0][1])) for row in rows]
         return encoded, output
+
+
+def _is_sure(segment: Segment) -> bool:
+    """Sure enough to believe a region that had no words before."""
+    if not segment.words or hallucination_filter.CLOSING_PHRASES.match(segment.text):
+        return False
+    mean = float(np.mean([word.probability for word in segment.words]))
+    return (
+        mean >= SURE_WORDS
+        and segment.avg_logprob >= MIN_AVG_LOGPROB
+        and segment.compression_ratio <= MAX_COMPRESSION_RATIO
+        and segment.no_speech_prob < hallucination_filter.NO_SPEECH_PROB
+    )
+
+
+def _is_beside(segment: Segment, others: Sequence[Segment]) -> bool:
+    """Whether the same words stand near it: heard, and placed on the other side."""
+    text = loops.letters(segment.text)
+    near = "".join(
+        loops.letters(word.text)
+        for other in others
+        for word in other.words
+        if word.start < segment.end + BESIDE_S and word.end > segment.start - BESIDE_S
+    )
+    return not text or text in near
+
+
+def _removed_at(region: Region, hypothesis: Hypothesis) -> bool:
+    start, end = region["start"] / RATE_HZ, region["end"] / RATE_HZ
+    return any(row["start"] < end and row["end"] > start for row in hypothesis.dropped)
 
 
 def _failed(segment: Segment) -> bool:
