@@ -11,7 +11,7 @@ import voices
 pytest.importorskip("faster_whisper", reason="installed by make test")
 
 from onecard.reporting import Reporter
-from onecard.tasks.asr import formats, recording
+from onecard.tasks.asr import formats, recording, speech
 from onecard.tasks.asr.configs import DecodeConfig, RecordingConfig
 from onecard.tasks.asr.transcriber import Transcriber
 
@@ -101,6 +101,20 @@ def hear(transcriber, sound, regions=None, **settings):
     transcriber.config = DecodeConfig(**{"compute_type": "float32", **settings})
     language = "" if settings.get("multilingual") else "en"
     return transcriber.transcribe(sound.astype(np.float32), language, regions)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.1, 0.01, 0.001])
+def test_speech_is_found_at_any_level(gain):
+    sound, _ = dialogue(DIALOGUES["vet"], 1.5)
+    expected = sum(row["end"] - row["start"] for row in speech.regions(sound, 0.5))
+    found = sum(row["end"] - row["start"] for row in speech.regions(sound * np.float32(gain), 0.5))
+    assert found > 0.9 * expected
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.01, 0.0001])
+def test_noise_at_any_level_is_no_speech(gain):
+    noise = np.random.default_rng(0).normal(0, 0.1 * gain, 20 * RATE).astype(np.float32)
+    assert sum(row["end"] - row["start"] for row in speech.regions(noise, 0.5)) < RATE
 
 
 # Loops and echoes

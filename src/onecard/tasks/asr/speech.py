@@ -18,6 +18,13 @@ MIN_SILENCE_MS = 160
 """Silence that ends a region of speech; faster-whisper's batched pipeline has the same."""
 SEAM_S = 0.05
 """A word that reaches less than this over a seam ends before it."""
+FRAME = RATE_HZ // 10
+SPEECH_DBFS = -23.0
+"""Broadcasters' loudness of speech."""
+FLOOR_DBFS = -40.0
+MAX_GAIN_DB = 60.0
+NO_SIGNAL = 1e-6
+"""Root mean square of digital silence, which says nothing about the noise."""
 VAD_PAD_S = 0.4
 """What Silero's voice activity detection adds on each side of speech."""
 COVER_S = 0.3
@@ -37,7 +44,7 @@ Span = dict[str, float]
 def regions(sound: np.ndarray, threshold: float) -> list[Region]:
     """Where somebody speaks."""
     found: list[Region] = get_speech_timestamps(
-        sound,
+        levelled(sound),
         VadOptions(
             threshold=threshold,
             max_speech_duration_s=WINDOW_S,
@@ -45,6 +52,28 @@ def regions(sound: np.ndarray, threshold: float) -> list[Region]:
         ),
     )
     return found
+
+
+def levelled(sound: np.ndarray) -> np.ndarray:
+    """Quiet sound raised to where Silero knows speech, its noise no further than FLOOR_DBFS.
+
+    Silero hears nothing in speech at -80 dB, and misses more the further the microphone is.
+    """
+    frames = sound[: len(sound) // FRAME * FRAME].reshape(-1, FRAME)
+    levels = np.sqrt((frames.astype(np.float64) ** 2).mean(axis=1))
+    levels = levels[levels > NO_SIGNAL]
+    if not len(levels):
+        return sound
+    loud, floor = np.percentile(levels, [95, 10])
+    gain = min(_amplitude(SPEECH_DBFS) / loud, _amplitude(FLOOR_DBFS) / floor)
+    if gain <= 1:
+        return sound
+    raised = np.clip(sound * np.float32(min(gain, _amplitude(MAX_GAIN_DB))), -1, 1)
+    return np.asarray(raised, dtype=np.float32)
+
+
+def _amplitude(decibels: float) -> float:
+    return float(10 ** (decibels / 20))
 
 
 def speech_s(start: float, end: float, regions: Sequence[Region]) -> float:
