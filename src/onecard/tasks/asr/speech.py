@@ -21,6 +21,9 @@ SEAM_S = 0.05
 FRAME = RATE_HZ // 10
 SPEECH_DBFS = -23.0
 """Broadcasters' loudness of speech."""
+QUIET_DBFS = -40.0
+"""Sound that is louder than this somewhere is left as it is: raising it changes no more than where
+regions begin."""
 FLOOR_DBFS = -40.0
 MAX_GAIN_DB = 60.0
 NO_SIGNAL = 1e-6
@@ -66,7 +69,7 @@ def levelled(sound: np.ndarray) -> np.ndarray:
         return sound
     loud, floor = np.percentile(levels, [95, 10])
     gain = min(_amplitude(SPEECH_DBFS) / loud, _amplitude(FLOOR_DBFS) / floor)
-    if gain <= 1:
+    if loud > _amplitude(QUIET_DBFS) or gain <= 1:
         return sound
     raised = np.clip(sound * np.float32(min(gain, _amplitude(MAX_GAIN_DB))), -1, 1)
     return np.asarray(raised, dtype=np.float32)
