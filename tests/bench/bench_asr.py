@@ -40,7 +40,7 @@ from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
 from onecard.tasks.asr import (
     audio,
-    dataset,
+    corpora,
     evaluate,
     metrics,
     model_files,
@@ -48,7 +48,7 @@ from onecard.tasks.asr import (
     recording,
 )
 from onecard.tasks.asr.configs import DecodeConfig, DiarizeConfig, RecordingConfig
-from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.diarization import EmbeddingDiarizer
 from onecard.tasks.asr.diarization_error import COLLAR_S, diarization_error, read_rttm
 from onecard.tasks.asr.transcriber import Transcriber
@@ -67,10 +67,10 @@ def lj():
 
 def wer(args):
     transcriber, out = Transcriber(DecodeConfig(), Reporter()), {}
-    sets = {"LibriVox (5)": dataset.read(str(DATA / "librivox5")), "LJ Speech (8)": lj()}
+    sets = {"LibriVox (5)": corpora.read(str(DATA / "librivox5")), "LJ Speech (8)": lj()}
     for language in ("en", "de", "es", "fr", "pt"):
         sets[f"fleurs {language} (10)"] = [
-            clip for clip in dataset.read(str(DATA / "fleurs")) if f"fleurs-{language}-" in clip.id
+            clip for clip in corpora.read(str(DATA / "fleurs")) if f"fleurs-{language}-" in clip.id
         ]
     for name, clips in sets.items():
         items = evaluate.transcribe_all(transcriber, clips, RecordingConfig(), Reporter())
@@ -97,7 +97,7 @@ def wer(args):
 
 def speech(seconds, silent):
     """Real read speech, joined; with `silent`, as much silence between the clips as speech."""
-    clips = [audio.load(clip.path) for clip in [*dataset.read(str(DATA / "librivox5")), *lj()]]
+    clips = [audio.load(clip.path) for clip in [*corpora.read(str(DATA / "librivox5")), *lj()]]
     pieces, n, i = [], 0, 0
     random = np.random.default_rng(0)
     while n < seconds * audio.RATE_HZ:
@@ -210,7 +210,7 @@ def fsdd(args):
         (Path(temp) / "general.jsonl").write_text(
             "".join(
                 json.dumps({"audio": str(clip.path), "text": clip.text}) + "\n"
-                for clip in [*dataset.read(str(DATA / "librivox5")), *lj()]
+                for clip in [*corpora.read(str(DATA / "librivox5")), *lj()]
             )
         )
         started = time.perf_counter()

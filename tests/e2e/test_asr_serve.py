@@ -1,6 +1,7 @@
 """Speech over HTTP as OpenAI's API has it, and live from standard input."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -109,3 +110,61 @@ def test_live_speech_is_transcribed_after_each_pause(home, talk):
     output = process.stdout.decode()
     assert output.lower().count("station") >= 2
     assert len(re.findall(r"^\[00:00:\d\d\]", output, re.MULTILINE)) >= 2
+
+
+# OpenAI's fields
+
+
+def events_of(text):
+    return [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line.strip()]
+
+
+def test_a_stream_gives_events(send):
+    reply = send(stream="true")
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    events = events_of(reply.text)
+    deltas = [event["delta"] for event in events if event["type"] == "transcript.text.delta"]
+    assert len(deltas) >= 2
+    assert events[-1]["type"] == "transcript.text.done"
+    assert "".join(deltas).strip() == events[-1]["text"]
+    assert "station" in events[-1]["text"].lower()
+
+
+def test_openais_client_streams(address, talk):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+    with talk.open("rb") as file:
+        stream = client.audio.transcriptions.create(model="whisper-1", file=file, stream=True)
+        kinds = [event.type for event in stream]
+    assert kinds[-1] == "transcript.text.done"
+    assert "transcript.text.delta" in kinds
+
+
+def test_a_stream_of_what_is_no_sound_ends_with_an_error(address):
+    reply = httpx.post(
+        f"{address}/v1/audio/transcriptions",
+        files={"file": ("x.wav", b"no sound at all")},
+        data={"stream": "true"},
+        timeout=60,
+    )
+    assert events_of(reply.text)[-1]["type"] == "error"
+
+
+def test_verbose_json_has_openais_fields(address, talk):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+    with talk.open("rb") as file:
+        reply = client.audio.transcriptions.create(
+            model="whisper-1",
+            file=file,
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+        )
+    assert reply.language == "english"
+    needed = set(type(reply.segments[0]).model_fields)
+    assert needed <= reply.segments[0].model_dump().keys()
+    assert reply.segments[0].tokens == []
+    assert all(word.end >= word.start for word in reply.words)
+
+
+@pytest.mark.parametrize("language", ["English", "en", "en-GB", "eng", "ENGLISH "])
+def test_a_language_may_be_named(send, language):
+    assert send(language=language, response_format="verbose_json").json()["language"] == "english"

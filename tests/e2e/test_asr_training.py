@@ -21,7 +21,7 @@ from onecard.errors import SettingsError
 from onecard.reporting import Reporter
 from onecard.tasks.asr import audio, convert, metrics, scoring
 from onecard.tasks.asr.configs import DecodeConfig, TrainConfig
-from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.transcriber import Transcriber
 from onecard.training import checkpoints
 

@@ -2,7 +2,7 @@
 
 from onecard.tasks.base import Command, PlanPreset, Task
 
-DECODE = ("faster-whisper", "soxr", "scipy")
+DECODE = ("faster-whisper", "soxr", "scipy", "budoux", "wcwidth", "langcodes")
 TRAIN = (*DECODE, "torch", "transformers", "peft")
 
 TASK = Task(
@@ -73,6 +73,10 @@ TASK = Task(
         "peft",
         "pyannote.metrics",
         "python-multipart",
+        "budoux",
+        "wcwidth",
+        "langcodes",
+        "opencc",
         "onnxruntime",
         "xllamacpp",
     ),

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from onecard.config import Config
 from onecard.runs.config import TrackingConfig
 from onecard.serving.config import ServeConfig as HttpConfig
+from onecard.tasks.asr import language_names
 from onecard.training.config import BatchConfig, CheckpointConfig, LoraConfig, ScheduleConfig
 
 
@@ -17,7 +18,13 @@ class WhisperConfig(Config):
     """Whisper by size (tiny, base, small, medium, large-v3, large-v3-turbo), a repository of the
     hub or a folder in CTranslate2's form, or run:ID of a training; base is embedded."""
     language: str = "auto"
-    """The language spoken, as en or de; auto detects it from the first speech."""
+    """The language spoken, as en, de or German; auto detects it from the first speech."""
+
+    @field_validator("language")
+    @classmethod
+    def _coded(cls, name: str) -> str:
+        return language_names.code_of(name)
+
     n_threads: int = Field(default=0, ge=0, le=1024)
     """CPU threads; 0 takes all cores."""
 
@@ -27,6 +34,8 @@ class DecodeConfig(WhisperConfig):
 
     task: Literal["transcribe", "translate"] = "transcribe"
     """Transcribe, or translate into English."""
+    multilingual: bool = False
+    """Detect the language of each stretch of speech, where one recording has several."""
     compute_type: Literal["auto", "int8", "float16", "int8_float16", "bfloat16", "float32"] = "auto"
     """Type of weights and products: auto is float16 on a GPU, int8 on a CPU."""
     batch_size: int = Field(default=8, ge=1, le=256)
@@ -46,7 +55,7 @@ class DecodeConfig(WhisperConfig):
     vad_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Silero VAD speech threshold."""
     hallucination_filter: bool = True
-    """Remove text over silence, noise and music, and loops."""
+    """Remove text over silence, noise and music, loops, and echoes of the initial prompt."""
 
 
 class DiarizeConfig(Config):
@@ -74,6 +83,12 @@ class PunctuationConfig(Config):
 
 class RecordingConfig(DecodeConfig, DiarizeConfig):
     """What the transcript of one recording depends on."""
+
+    track: int = Field(default=0, ge=0, le=1000)
+    """Audio track of a film, from 1; 0 takes the one in `language`, else the default one."""
+    channels: Literal["mix", "split"] = "mix"
+    """mix hears all channels as one; split takes each for one speaker, as telephone recordings
+    have them."""
 
 
 class TranscriptConfig(RecordingConfig, PunctuationConfig):

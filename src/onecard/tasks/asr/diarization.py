@@ -16,13 +16,11 @@ from onecard.errors import MissingExtra, NotFound
 from onecard.tasks.asr import speaker_embedding
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import DiarizeConfig
-from onecard.tasks.asr.transcriber import Region
+from onecard.tasks.asr.speech import Region, without_padding
 from onecard.tasks.asr.transcript import Turn
 
 MIN_SPEAKER_S = 0.9
 """A shorter span makes no speaker of its own; it goes to the most similar one."""
-VAD_PAD_S = 0.4
-"""What Silero's voice activity detection adds on each side of speech; removed here."""
 SPLIT_S = 4.0
 """From twice this length on, a span may hold two people who follow each other without a pause."""
 HALF_SPAN_DISTANCE = 0.08
@@ -46,10 +44,10 @@ class Diarizer(Protocol):
     def turns(self) -> list[Turn]: ...
 
 
-def open_diarizer(config: DiarizeConfig, path: Path) -> Diarizer:
-    """For the recording at `path`. Raises MissingExtra, NotFound."""
+def open_diarizer(config: DiarizeConfig) -> Diarizer:
+    """Raises MissingExtra, NotFound."""
     if config.diarizer == "pyannote":
-        return PyannoteDiarizer(config, path)
+        return PyannoteDiarizer(config)
     return EmbeddingDiarizer(config)
 
 
@@ -112,26 +110,6 @@ class EmbeddingDiarizer:
             )
             turns.append(Turn(round(start, 3), round(end, 3), names[label], overlap))
         return join_turns(sorted(turns, key=lambda turn: turn.start))
-
-
-def without_padding(regions: Sequence[Region], length: int) -> list[tuple[int, int]]:
-    """(start, end) in samples of speech without what voice activity detection added around it.
-
-    `length`: of the sound that the regions are in.
-    """
-    pad, spans = int(VAD_PAD_S * RATE_HZ), []
-    for i, region in enumerate(regions):
-        start, end = region["start"], region["end"]
-        gap_before = start - regions[i - 1]["end"] if i else start + pad
-        gap_after = length - end + pad
-        if i + 1 < len(regions):
-            gap_after = regions[i + 1]["start"] - end
-        a, b = start + (pad if gap_before > 0 else 0), end - (pad if gap_after > 0 else 0)
-        if b - a > RATE_HZ // 10:
-            spans.append((a, b))
-        elif end > start:
-            spans.append((start, end))
-    return spans
 
 
 # Clustering
@@ -248,7 +226,7 @@ def mean_embedding(embeddings: Sequence[np.ndarray], lengths: Sequence[float]) -
 class PyannoteDiarizer:
     """pyannote's own pipeline over the whole file, for those who accepted its licence."""
 
-    def __init__(self, config: DiarizeConfig, path: Path) -> None:
+    def __init__(self, config: DiarizeConfig) -> None:
         # an optional package that this task does not install
         try:
             from pyannote.audio import Pipeline
@@ -272,14 +250,19 @@ class PyannoteDiarizer:
             )
         if torch.cuda.is_available():
             pipeline.to(torch.device("cuda"))
-        self.pipeline, self.path, self.n_speakers = pipeline, path, config.num_speakers
+        self.pipeline, self.n_speakers = pipeline, config.num_speakers
+        self.sounds: list[np.ndarray] = []
 
     def add(self, sound: np.ndarray, regions: Sequence[Region], start_s: float) -> None:
-        """Nothing to do: the pipeline reads the file itself."""
+        """Kept for the pipeline, which hears the whole: it must not open a stranger's file."""
+        self.sounds.append(sound)
 
     def turns(self) -> list[Turn]:
+        if not self.sounds:
+            return []
         options = {"num_speakers": self.n_speakers} if self.n_speakers else {}
-        output = self.pipeline(str(self.path), **options)
+        waveform = torch.from_numpy(np.concatenate(self.sounds))[None]
+        output = self.pipeline({"waveform": waveform, "sample_rate": RATE_HZ}, **options)
         annotation = getattr(output, "speaker_diarization", output)
         names: dict[str, str] = {}
         return [

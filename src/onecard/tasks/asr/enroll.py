@@ -8,7 +8,7 @@ from onecard import fsio, paths
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.asr import audio, diarization, speaker_embedding
+from onecard.tasks.asr import audio, diarization, speaker_embedding, speech
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import DecodeConfig, EnrollConfig
 from onecard.tasks.asr.transcriber import Transcriber, open_transcriber
@@ -60,7 +60,7 @@ def _embed(name: str, files: Sequence[Path], transcriber: Transcriber) -> tuple[
     embeddings, lengths = [], []
     for file in files:
         sound = audio.load(file)
-        for a, b in diarization.without_padding(transcriber.regions(sound), len(sound)):
+        for a, b in speech.without_padding(transcriber.regions(sound), len(sound)):
             embeddings.append(encoder.embed(sound[a:b]))
             lengths.append((b - a) / RATE_HZ)
     seconds = float(sum(lengths))

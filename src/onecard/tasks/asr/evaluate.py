@@ -13,10 +13,10 @@ from onecard.evaluation import stats
 from onecard.evaluation.metrics.kinds import kind_of
 from onecard.reporting import Reporter, Result, table
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.asr import dataset, metrics, punctuation_restorer, speaker_embedding
+from onecard.tasks.asr import corpora, metrics, punctuation_restorer, speaker_embedding
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import EvaluateConfig, RecordingConfig
-from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.diarization_error import diarization_error, read_rttm
 from onecard.tasks.asr.metrics import Errors
 from onecard.tasks.asr.names import with_names_file
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
             fix="onecard asr evaluate FOLDER, with talk.txt (or talk.rttm) beside talk.wav",
         )
     # 1. recordings and references
-    clips = dataset.read(config.references)
+    clips = corpora.read(config.references)
     digests = sorted(fingerprint(clip.path)[:8] for clip in clips if clip.path.exists())
     run.data("questions", rows=len(clips), sha256="".join(digests)[:64])
     diarize = config.diarize or any(clip.rttm for clip in clips)
@@ -162,7 +162,7 @@ def _restoration_metrics(
                 before.split(), after.split(), config.names
             )
     values = {
-        "edited_wer": metrics.error_rates(errors)["wer"],
+        **{f"edited_{name}": rate for name, rate in metrics.error_rates(errors).items()},
         "editor_unlisted_changes": stats.Interval(n_unlisted, n_unlisted, n_unlisted, len(items)),
     }
     n_names_all = np.array([n for _, _, n in missed])
@@ -179,7 +179,7 @@ def _restoration_metrics(
 def _item_row(item: Transcribed, errors: Errors) -> dict[str, Any]:
     return {
         "id": item.clip.id,
-        "scores": {"wer": errors.wer},
+        "scores": {"wer" if errors.words else "cer": errors.rate},
         "heard": item.transcript.text,
         "reference": item.clip.text,
     }
@@ -189,22 +189,22 @@ def _item_data(item: Transcribed, errors: Errors) -> dict[str, Any]:
     return {
         "heard": item.transcript.text,
         "language": item.transcript.language,
-        "errors": errors.word_errors,
-        "words": errors.words,
+        "errors": errors.counts[0],
+        "words" if errors.words else "characters": errors.counts[1],
     }
 
 
 def _worst(items: Sequence[Transcribed], errors: dict[str, Errors]) -> list[str]:
-    """A table of the five items with the most word errors; nothing where there are none."""
-    order = sorted(items, key=lambda item: -errors[item.clip.id].word_errors)[:5]
+    """A table of the five items with the most errors; nothing where there are none."""
+    order = sorted(items, key=lambda item: -errors[item.clip.id].counts[0])[:5]
     cells = [
         [
             Path(item.clip.id).name,
-            f"{errors[item.clip.id].word_errors}/{errors[item.clip.id].words}",
+            "{}/{}".format(*errors[item.clip.id].counts),
             item.transcript.text[:60],
             item.clip.text[:60],
         ]
         for item in order
-        if errors[item.clip.id].word_errors
+        if errors[item.clip.id].counts[0]
     ]
     return [table(cells, ["worst", "errors", "recognised", "reference"])] if cells else []

@@ -21,7 +21,8 @@ from onecard.reporting import Reporter
 from onecard.tasks.asr import dataset
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import TrainConfig
-from onecard.tasks.asr.dataset import MAX_CLIP_S, Clip
+from onecard.tasks.asr.corpora import Clip
+from onecard.tasks.asr.dataset import MAX_CLIP_S
 from onecard.training import output_dir
 
 IGNORED = -100

@@ -2,14 +2,13 @@
 a segment's text, times and probabilities."""
 
 import re
-from collections import Counter
 
 from onecard.tasks.asr.transcript import Segment
 
 CLOSING_PHRASES = re.compile(
     r"^\W*(thank(s| you)( so much| very much)?( for (watching|listening))?( everyone| all)?|please "
     r"(like and )?subscribe.*|subscribe|(see|i'll see) you (in the )?next "
-    r"(time|video)|bye(-?bye)?|you|the end|"
+    r"(time|video)|bye(-?bye)?|you(\W+you)*|the end|"
     r"\[?(music|applause|laughter|silence|blank_audio)\]?|♪+|"
     r"(subtitles|captions|transcri\w+|untertitel\w*|sous-titr\w+|legendas) "
     r".*(by|von|par|por|der|des|im auftrag).*|amara\.?org|www\.\S+|"
@@ -42,8 +41,6 @@ def reason_to_drop(segment: Segment, speech_s: float, mean_probability: float) -
         return "no letters"
     if speech_s <= 0.05:
         return "no speech at that time"
-    if is_repetitive(text):
-        return "a phrase repeated over and over"
     no_speech = segment.no_speech_prob > NO_SPEECH_PROB
     improbable = mean_probability < MIN_WORD_PROBABILITY
     if CLOSING_PHRASES.match(text) and (
@@ -57,24 +54,3 @@ def reason_to_drop(segment: Segment, speech_s: float, mean_probability: float) -
     if segment.avg_logprob < -1.5 and mean_probability < 0.35:
         return "low probability"
     return ""
-
-
-def is_repetitive(text: str) -> bool:
-    """Whether a phrase stands four times and more in a row (a word seven times), or makes up most
-    of a long text.
-
-    >>> is_repetitive("no no no no no no no no"), is_repetitive("I said no, no, no to that.")
-    (True, False)
-    """
-    words = re.findall(r"\w+", text.lower())
-    for size in (1, 2, 3, 4, 5, 6):
-        limit = 7 if size == 1 else 4
-        repeats = 1
-        for i in range(size, len(words) - size + 1, size):
-            repeats = repeats + 1 if words[i : i + size] == words[i - size : i] else 1
-            if repeats >= limit:
-                return True
-    if len(words) >= 30:
-        triples = Counter(zip(words, words[1:], words[2:], strict=False))
-        return triples.most_common(1)[0][1] * 3 > 0.5 * len(words)
-    return False

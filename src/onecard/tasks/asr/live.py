@@ -15,7 +15,7 @@ from onecard import fsio
 from onecard.errors import DataError, MissingExtra, SettingsError
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.asr import transcript
+from onecard.tasks.asr import formats
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import TranscribeConfig
 from onecard.tasks.asr.transcriber import open_transcriber, shift
@@ -107,10 +107,10 @@ class _Session:
         for segment in hypothesis.segments:
             segment = shift(segment, start_s)
             result.segments.append(segment)
-            time = transcript.timestamp(segment.start)[:8]
+            time = formats.timestamp(segment.start)[:8]
             self.run.reporter.stream(f"[{time}] {segment.text.strip()}\n")
         for form in self.config.formats:
-            text = transcript.render(result, form, "live")
+            text = formats.render(result, form, "live")
             fsio.write_text(self.out / f"live.{form}", text)
         self.start_s += len(self.buffer) / RATE_HZ
         self.buffer = np.zeros(0, dtype=np.float32)

@@ -11,6 +11,7 @@ from onecard.evaluation import stats
 from onecard.evaluation.metrics.kinds import kind_of
 from onecard.evaluation.metrics.speech import (
     character_errors,
+    has_words,
     normalize_transcript,
     word_errors,
 )
@@ -26,22 +27,55 @@ class Errors:
     chars: int
 
     @property
+    def counts(self) -> tuple[int, int]:
+        """(errors, words), or (errors, characters) where it has no words."""
+        if self.words:
+            return self.word_errors, self.words
+        return self.char_errors, self.chars
+
+    @property
+    def rate(self) -> float:
+        """The item's measure: of words, or of characters."""
+        wrong, whole = self.counts
+        return wrong / max(whole, 1)
+
+    @property
     def wer(self) -> float:
         return self.word_errors / max(self.words, 1)
 
 
 def count_errors(hypothesis: str, reference: str, language: str = "en") -> Errors:
-    normalizer = partial(normalize_transcript, language=language)
-    return Errors(
-        *word_errors(hypothesis, reference, normalizer),
-        *character_errors(hypothesis, reference, normalizer),
-    )
+    """No words are counted in languages that are written without spaces between them.
+
+    The reference tells which those are, as well as `language`: what was detected may be wrong.
+    """
+    written = language_of_script(reference) or language
+    normalizer = partial(normalize_transcript, language=written)
+    characters = character_errors(hypothesis, reference, normalizer)
+    if not has_words(written):
+        return Errors(0, 0, *characters)
+    return Errors(*word_errors(hypothesis, reference, normalizer), *characters)
+
+
+def language_of_script(text: str) -> str:
+    """ja or zh for a text that is mostly in their characters, else nothing.
+
+    >>> [language_of_script(text) for text in ("今日は雨です。", "今天下雨", "rain")]
+    ['ja', 'zh', '']
+    """
+    letters = re.findall(r"[^\W\d_]", text)
+    kana = sum("\u3040" <= letter <= "\u30ff" for letter in letters)
+    han = sum("\u3400" <= letter <= "\u9fff" for letter in letters)
+    if 2 * (kana + han) <= len(letters):
+        return ""
+    return "ja" if kana else "zh"
 
 
 def error_rates(
     errors: Sequence[Errors], prefix: str = "", groups: Sequence[str] | None = None
 ) -> dict[str, stats.Interval]:
-    """WER and CER over all items, with intervals over items or groups of them."""
+    """WER and CER over all items, with intervals over items or groups of them. No WER where no
+    item has words."""
     counts = {
         "wer": [(e.word_errors, e.words) for e in errors],
         "cer": [(e.char_errors, e.chars) for e in errors],
@@ -54,6 +88,7 @@ def error_rates(
             groups=groups,
         )
         for name, pairs in counts.items()
+        if sum(whole for _, whole in pairs) or name == "cer"
     }
 
 

@@ -2,16 +2,17 @@
 memory of ten minutes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from onecard.tasks.asr import audio, transcript
-from onecard.tasks.asr.audio import RATE_HZ, AudioInfo
+from onecard.tasks.asr import audio, formats, segments, transcript
+from onecard.tasks.asr.audio import RATE_HZ, AudioInfo, Selection
 from onecard.tasks.asr.configs import DiarizeConfig, RecordingConfig
-from onecard.tasks.asr.transcriber import Region, Transcriber, shift
+from onecard.tasks.asr.container import Source
+from onecard.tasks.asr.speech import Region
+from onecard.tasks.asr.transcriber import Transcriber, shift
 from onecard.tasks.asr.transcript import Transcript
 
 CHUNK_S = 480
@@ -19,49 +20,113 @@ CHUNK_S = 480
 MAX_PAUSE_S = 30
 """How far back from the end of a chunk a pause is searched."""
 
+MAX_CHANNELS = 8
+"""That --channels split hears one after the other."""
+MIN_UNHEARD_S = 1.5
+"""Speech without words that is worth a warning, in all."""
+
 Row = dict[str, Any]
-"""What was recognised in a chunk, as JSON: segments, dropped, language, sure."""
+"""What was recognised in a chunk, as JSON: segments, dropped, language, sure, unheard, foreign."""
+OnChunk = Callable[[Row, float], None]
 
 
 def transcribe_recording(
     transcriber: Transcriber,
-    path: Path,
+    source: Source,
     config: RecordingConfig,
     finished: Sequence[Row] = (),
-    on_chunk: Callable[[Row, float], None] | None = None,
+    on_chunk: OnChunk | None = None,
 ) -> Transcript:
     """Words and speakers of a file.
 
     `finished`: rows of its first chunks, which are not transcribed again. `on_chunk(row, seconds)`
-    is called for each, finished ones included. Raises DataError.
+    is called for each, finished ones included. Raises DataError, SettingsError.
     """
-    info = AudioInfo()
-    result = Transcript(language="" if config.language == "auto" else config.language)
-    diarizer = _open_diarizer(config, path) if config.diarize else None
-    for number, (start_s, sound, regions) in enumerate(chunks(transcriber, path, info)):
-        if number < len(finished):
-            row = finished[number]
-        else:
-            row = _transcribe_chunk(transcriber, sound, regions, start_s, result.language)
-        result.segments += [transcript.segment_from_dict(s) for s in row["segments"]]
-        result.dropped += row["dropped"]
-        if row["language"] and not result.language_probability:
-            result.language, result.language_probability = row["language"], row["sure"]
+    language = "" if config.language == "auto" else config.language
+    selection = Selection(config.track, language)
+    job = _Job(transcriber, source, config, iter(finished), on_chunk)
+    result = Transcript(language=language)
+    if config.channels == "split" and (n := audio.n_channels(source, selection)) > 1:
+        for channel in range(min(n, MAX_CHANNELS)):
+            job.hear(result, replace(selection, channel=channel))
+        result.segments.sort(key=lambda segment: segment.start)
+        result.dropped.sort(key=lambda row: row["start"])
+        result.turns = transcript.turns_of(result.segments)
+    else:
+        job.hear(result, selection)
+    result.warnings += _warnings(result)
+    if not config.word_timestamps:
+        result.segments = segments.without_words(result.segments)
+    return result
+
+
+@dataclass
+class _Job:
+    """One recording, of which a channel at a time is heard."""
+
+    transcriber: Transcriber
+    source: Source
+    config: RecordingConfig
+    finished: Iterator[Row]
+    on_chunk: OnChunk | None
+
+    def hear(self, result: Transcript, selection: Selection) -> None:
+        """Add what is said to `result`."""
+        info, heard = AudioInfo(), []
+        split = selection.channel is not None
+        diarizer = _open_diarizer(self.config) if self.config.diarize and not split else None
+        for start_s, sound, regions in chunks(self.transcriber, self.source, info, selection):
+            row = next(self.finished, None)
+            if row is None:
+                row = _transcribe_chunk(self.transcriber, sound, regions, start_s, result.language)
+            heard += [transcript.segment_from_dict(s) for s in row["segments"]]
+            result.dropped += row["dropped"]
+            result.unheard += row.get("unheard", [])
+            result.foreign += row.get("foreign", [])
+            if row["language"] and not result.language_probability:
+                result.language, result.language_probability = row["language"], row["sure"]
+            if diarizer is not None:
+                diarizer.add(sound, regions, start_s)
+            if self.on_chunk:
+                self.on_chunk(row, len(sound) / RATE_HZ)
+        result.seconds = max(result.seconds, info.seconds)
         if diarizer is not None:
-            diarizer.add(sound, regions, start_s)
-        if on_chunk:
-            on_chunk(row, len(sound) / RATE_HZ)
-    result.seconds, result.warnings = info.seconds, info.warnings()
+            result.turns = diarizer.turns()
+            heard = transcript.assign_speakers(heard, result.turns)
+        if split:
+            name = f"channel {(selection.channel or 0) + 1}"
+            heard = [transcript.spoken_by(segment, name) for segment in heard]
+        result.segments += heard
+        result.warnings += [text for text in info.warnings() if text not in result.warnings]
+
+
+def _warnings(result: Transcript) -> list[str]:
+    warnings = []
     if not result.segments:
-        result.warnings.append(
+        warnings.append(
             "all that the model wrote was removed: nobody said it"
             if result.dropped
             else "nobody speaks"
         )
-    if diarizer is not None:
-        result.turns = diarizer.turns()
-        result.segments = transcript.assign_speakers(result.segments, result.turns)
-    return result
+    seconds = sum(row["end"] - row["start"] for row in result.unheard)
+    if seconds >= MIN_UNHEARD_S:
+        warnings.append(f"{seconds:.1f} s of speech without words: {_places(result.unheard)}")
+    for language in dict.fromkeys(row["language"] for row in result.foreign):
+        places = [row for row in result.foreign if row["language"] == language]
+        warnings.append(
+            f"{_places(places)} sounds like '{language}' and was written as "
+            f"'{result.language}': --multilingual decides for each stretch of speech"
+        )
+    return warnings
+
+
+def _places(rows: Sequence[dict[str, Any]]) -> str:
+    """Times of the first few."""
+    names = [
+        f"{formats.timestamp(row['start'])[:8]} to {formats.timestamp(row['end'])[:8]}"
+        for row in rows[:3]
+    ]
+    return ", ".join(names) + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
 
 def _transcribe_chunk(
@@ -73,31 +138,36 @@ def _transcribe_chunk(
 ) -> Row:
     """With times in the recording."""
     hypothesis = transcriber.transcribe(sound, language, regions)
+
+    def later(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**row, "start": row["start"] + start_s, "end": row["end"] + start_s} for row in rows
+        ]
+
     return {
         "segments": [asdict(shift(segment, start_s)) for segment in hypothesis.segments],
-        "dropped": [
-            {**row, "start": row["start"] + start_s, "end": row["end"] + start_s}
-            for row in hypothesis.dropped
-        ],
+        "dropped": later(hypothesis.dropped),
+        "unheard": later(hypothesis.unheard),
+        "foreign": later(hypothesis.foreign),
         "language": hypothesis.language,
         "sure": hypothesis.language_probability,
     }
 
 
-def _open_diarizer(config: DiarizeConfig, path: Path) -> Any:
+def _open_diarizer(config: DiarizeConfig) -> Any:
     # imports torch, which plain transcription does without: 3 s, 250 MB, and an optional package
     from onecard.tasks.asr import diarization
 
-    return diarization.open_diarizer(config, path)
+    return diarization.open_diarizer(config)
 
 
 def chunks(
-    transcriber: Transcriber, path: Path, info: AudioInfo
+    transcriber: Transcriber, source: Source, info: AudioInfo, selection: Selection | None = None
 ) -> Iterator[tuple[float, np.ndarray, list[Region]]]:
     """(start in seconds, sound, regions of speech in it), cut at pauses; all but CHUNK_S of a file
     stays on the disk."""
     buffer, start = np.zeros(0, dtype=np.float32), 0
-    for block in audio.blocks(path, info):
+    for block in audio.blocks(source, info, selection=selection):
         buffer = np.concatenate([buffer, block])
         if len(buffer) < CHUNK_S * RATE_HZ:
             continue

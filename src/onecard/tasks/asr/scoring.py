@@ -10,7 +10,7 @@ from onecard.errors import DataError
 from onecard.evaluation import stats
 from onecard.reporting import Reporter
 from onecard.tasks.asr import dataset, features, metrics
-from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.metrics import Errors
 from onecard.tasks.asr.transcriber import Transcriber
 
@@ -189,8 +189,9 @@ class Proof:
         Raises DataError where the export changed the model.
         """
         values = {name: row["value"] for name, row in self.metrics().items()}
-        gain = self._compare_wer(self.base, self.tuned)
-        export = self._compare_wer(self.merged, self.tuned)
+        measure = self.measure
+        gain = self._compare_errors(self.base, self.tuned)
+        export = self._compare_errors(self.merged, self.tuned)
         limit = max(PARITY_NATS, PARITY_SHARE * values["merged_loss"])
         # clips of one speaker count apart here: the same weights are compared, not people
         loss = stats.compare_metric("loss", self.merged_losses, self.tuned_losses, margin=limit)
@@ -202,9 +203,9 @@ class Proof:
                 "--compute_type float32",
             )
         return [
-            f"held-out clips, word error rate {values['base_wer']:.1%} to "
-            f"{values['tuned_wer']:.1%}: {gain.render()}",
-            f"CTranslate2 against transformers, word error rate: {export.render()}",
+            f"held-out clips, {measure.upper()} {values[f'base_{measure}']:.1%} to "
+            f"{values[f'tuned_{measure}']:.1%}: {gain.render()}",
+            f"CTranslate2 against transformers, {measure.upper()}: {export.render()}",
             f"CTranslate2 against transformers, loss (nats a token): {loss.render()}",
             self._general_verdict(values),
         ]
@@ -212,17 +213,27 @@ class Proof:
     def _general_verdict(self, values: Mapping[str, float]) -> str:
         if not self.base_general:
             return "everyday speech was not scored: --general_dataset tells whether it got worse"
-        before, after = values["base_general_wer"], values["tuned_general_wer"]
+        measure = _measure(self.base_general)
+        before, after = (values[f"{name}_general_{measure}"] for name in ("base", "tuned"))
         verdict = "not worse by more than a point"
         if after - before > MAX_GENERAL_RISE:
             verdict = (
                 "the gain is paid for there; fewer epochs, a smaller --learning_rate or everyday "
                 "clips in the dataset may cost less"
             )
-        return f"everyday speech, word error rate {before:.1%} to {after:.1%}: {verdict}"
+        return f"everyday speech, {measure.upper()} {before:.1%} to {after:.1%}: {verdict}"
 
-    def _compare_wer(self, before: Scores, after: Scores) -> stats.Comparison:
+    @property
+    def measure(self) -> str:
+        """Of words, or of characters in languages that have none."""
+        return _measure(self.base)
+
+    def _compare_errors(self, before: Scores, after: Scores) -> stats.Comparison:
         old, new = (
-            {key: row.errors.wer for key, row in scores.items()} for scores in (before, after)
+            {key: row.errors.rate for key, row in scores.items()} for scores in (before, after)
         )
-        return stats.compare_metric("wer", old, new, groups=self.groups)
+        return stats.compare_metric(self.measure, old, new, groups=self.groups)
+
+
+def _measure(scores: Scores) -> str:
+    return "wer" if any(row.errors.words for row in scores.values()) else "cer"

@@ -7,8 +7,8 @@ pytest.importorskip("faster_whisper", reason="installed by make test")
 
 from onecard.errors import DataError, NotFound
 from onecard.reporting import Reporter
-from onecard.tasks.asr import dataset, features
-from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr import corpora, dataset, features
+from onecard.tasks.asr.corpora import Clip
 
 # Reading
 
@@ -49,30 +49,109 @@ def text_files(folder):
     return folder
 
 
+def ljspeech(folder):
+    sounds(folder / "wavs")
+    (folder / "metadata.csv").write_text('a|hello "there|hello there\nb|good bye\n')
+    return folder
+
+
+def common_voice(folder):
+    sounds(folder / "clips", ".mp3")
+    (folder / "validated.tsv").write_text(
+        "client_id\tpath\tsentence\tup_votes\nx1\ta.mp3\thello there\t2\nx2\tb.mp3\tgood bye\t2\n"
+    )
+    return folder
+
+
+def common_voice_table(folder):
+    return common_voice(folder) / "validated.tsv"
+
+
+def librispeech(folder):
+    below = folder / "dev-clean" / "84" / "121"
+    sounds(below, ".flac", ("84-121-0000", "84-121-0001"))
+    (below / "84-121.trans.txt").write_text("84-121-0000 hello there\n84-121-0001 good bye\n")
+    return folder
+
+
+def audiofolder_root(folder):
+    sounds(folder / "train")
+    (folder / "test").mkdir()
+    (folder / "test" / "metadata.csv").write_text("file_name,transcription\nc.wav,not this\n")
+    (folder / "train" / "metadata.csv").write_text(
+        "file_name,transcription\na.wav,hello there\nb.wav,good bye\n"
+    )
+    return folder
+
+
+def kaldi_recipe(folder):
+    """Paths from the recipe's root, one of them through a decoder."""
+    sounds(folder / "corpus", ".flac")
+    (folder / "data" / "train").mkdir(parents=True)
+    (folder / "data" / "train" / "wav.scp").write_text(
+        "u1 corpus/a.flac\nu2 flac -c -d -s corpus/b.flac |\n"
+    )
+    (folder / "data" / "train" / "text").write_text("u1 hello there\nu2 good bye\n")
+    return folder
+
+
+def sounds(folder, suffix=".wav", names=("a", "b")):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / f"{name}{suffix}").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [ljspeech, common_voice, common_voice_table, librispeech, audiofolder_root, kaldi_recipe],
+)
+def test_corpora_are_read_as_they_come(tmp_path, write):
+    clips = corpora.read(str(write(tmp_path)))
+    assert [clip.text for clip in clips] == ["hello there", "good bye"]
+    assert all(clip.path.is_file() for clip in clips), clips
+
+
+def test_librispeech_names_its_speakers(tmp_path):
+    assert {clip.speaker for clip in corpora.read(str(librispeech(tmp_path)))} == {"84"}
+
+
+def test_a_quotation_mark_in_common_voice_swallows_no_row(tmp_path):
+    table = common_voice(tmp_path) / "validated.tsv"
+    table.write_text(table.read_text().replace("hello there", '"hello there'))
+    assert len(corpora.read(str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("command", ["rm -rf x.wav y.wav |", "cat a.wav | sox - b.wav |", "make |"])
+def test_kaldis_other_commands_are_refused(tmp_path, command):
+    (kaldi_folder(tmp_path) / "wav.scp").write_text(f"u1 {command}\n")
+    with pytest.raises(DataError, match="is a command"):
+        corpora.read(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "write", [csv_table, jsonl_table, hugging_face_folder, kaldi_folder, text_files]
 )
 def test_clips_are_read_from_every_form(tmp_path, write):
-    clips = dataset.read(str(write(tmp_path)))
+    clips = corpora.read(str(write(tmp_path)))
     assert [clip.text for clip in clips] == ["hello there", "good bye"]
     assert [clip.path.name for clip in clips] == ["a.wav", "b.wav"]
 
 
 def test_kaldi_has_speakers(tmp_path):
-    clips = dataset.read(str(kaldi_folder(tmp_path)))
+    clips = corpora.read(str(kaldi_folder(tmp_path)))
     assert [clip.speaker for clip in clips] == ["anna", "bob"]
     assert str(clips[1].path) == "/abs/b.wav"
 
 
 def test_paths_are_relative_to_the_table(tmp_path):
-    assert dataset.read(str(hugging_face_folder(tmp_path)))[0].path == tmp_path / "x" / "a.wav"
+    assert corpora.read(str(hugging_face_folder(tmp_path)))[0].path == tmp_path / "x" / "a.wav"
 
 
 def test_kaldis_segments_cut_a_longer_recording(tmp_path):
     (tmp_path / "wav.scp").write_text("rec1 long.wav\n")
     (tmp_path / "segments").write_text("u1 rec1 1.5 3.0\nu2 rec1 3.0 4.25\n")
     (tmp_path / "text").write_text("u1 hello there\nu2 good bye\n")
-    clips = dataset.read(str(tmp_path))
+    clips = corpora.read(str(tmp_path))
     assert [(clip.text, clip.start_s, clip.end_s) for clip in clips] == [
         ("hello there", 1.5, 3.0),
         ("good bye", 3.0, 4.25),
@@ -84,14 +163,14 @@ def test_a_segment_of_an_unknown_recording_is_refused(tmp_path):
     (tmp_path / "segments").write_text("u1 other 1.5 3.0\n")
     (tmp_path / "text").write_text("u1 hello there\n")
     with pytest.raises(DataError, match="u1 is not a valid segment"):
-        dataset.read(str(tmp_path))
+        corpora.read(str(tmp_path))
 
 
 def test_a_command_in_wav_scp_is_refused(tmp_path):
     (tmp_path / "wav.scp").write_text("u1 rm -rf / |\n")
     (tmp_path / "text").write_text("u1 hello\n")
     with pytest.raises(DataError, match="is a command"):
-        dataset.read(str(tmp_path))
+        corpora.read(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -104,12 +183,12 @@ def test_a_command_in_wav_scp_is_refused(tmp_path):
 def test_a_bad_table_is_refused(tmp_path, table, message):
     (tmp_path / "clips.csv").write_text(table)
     with pytest.raises(DataError, match=message):
-        dataset.read(str(tmp_path / "clips.csv"))
+        corpora.read(str(tmp_path / "clips.csv"))
 
 
 def test_a_missing_table_is_refused(tmp_path):
     with pytest.raises(NotFound):
-        dataset.read(str(tmp_path / "none.csv"))
+        corpora.read(str(tmp_path / "none.csv"))
 
 
 def test_a_dataset_without_a_valid_clip_is_refused(tmp_path):

@@ -14,10 +14,11 @@ from peft import PeftModel
 from onecard.errors import SettingsError
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run
-from onecard.tasks.asr import convert, dataset, features, scoring, trainer
+from onecard.tasks.asr import convert, corpora, dataset, features, scoring, trainer
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import DecodeConfig, TrainConfig
-from onecard.tasks.asr.dataset import Clip, ValidationReport
+from onecard.tasks.asr.corpora import Clip
+from onecard.tasks.asr.dataset import ValidationReport
 from onecard.tasks.asr.transcriber import Transcriber, open_transcriber
 from onecard.training import output_dir
 
@@ -149,9 +150,9 @@ def prepare(config: TrainConfig, reporter: Reporter) -> TrainingData:
     """Read, validate and split. Raises NotFound, DataError."""
 
     def valid_clips(name: str) -> list[Clip]:
-        return dataset.validate(dataset.read(name), reporter).clips[: config.eval_items]
+        return dataset.validate(corpora.read(name), reporter).clips[: config.eval_items]
 
-    report = dataset.validate(dataset.read(config.dataset), reporter)
+    report = dataset.validate(corpora.read(config.dataset), reporter)
     if config.eval_dataset:
         train, evaluation = report.clips, valid_clips(config.eval_dataset)
     else:
@@ -191,7 +192,7 @@ def reject_mismatches(
     mismatched = {
         clip_id: row.text
         for clip_id, row in scores.items()
-        if row.errors.word_errors > limit * row.errors.words
+        if row.errors.counts[0] > limit * row.errors.counts[1]
         and row.errors.char_errors > MAX_MISMATCH_CER * row.errors.chars
     }
     data.report.rejected += [
@@ -234,9 +235,13 @@ def _merge(net: Any, processor: Any, folder: Path) -> Any:
 
 
 def _item_row(clip: Clip, base: scoring.Scores, tuned: scoring.Scores) -> dict[str, Any]:
+    measure = "wer" if tuned[clip.id].errors.words else "cer"
     return {
         "id": clip.id,
-        "scores": {"wer": tuned[clip.id].errors.wer, "base_wer": base[clip.id].errors.wer},
+        "scores": {
+            measure: tuned[clip.id].errors.rate,
+            f"base_{measure}": base[clip.id].errors.rate,
+        },
         "reference": clip.text,
         "base": base[clip.id].text,
         "tuned": tuned[clip.id].text,

@@ -20,7 +20,7 @@ from onecard.errors import DataError
 from onecard.runs.record import Run
 from onecard.tasks.asr import dataset, features
 from onecard.tasks.asr.configs import TrainConfig
-from onecard.tasks.asr.dataset import Clip
+from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.features import Batch
 from onecard.training import checkpoints, output_dir
 from onecard.training.interrupt import graceful_interrupt

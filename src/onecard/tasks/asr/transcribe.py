@@ -13,7 +13,7 @@ from onecard import fsio, paths
 from onecard.errors import DataError, SettingsError, not_found
 from onecard.reporting import Progress, Result, table
 from onecard.runs.record import Run
-from onecard.tasks.asr import audio, live, transcript
+from onecard.tasks.asr import audio, formats, live
 from onecard.tasks.asr.configs import TranscribeConfig
 from onecard.tasks.asr.names import with_names_file
 from onecard.tasks.asr.recording import Row, transcribe_recording
@@ -40,6 +40,9 @@ RECOGNITION_FIELDS = {
     "restore_punctuation",
     "punctuation_model",
     "word_timestamps",
+    "multilingual",
+    "track",
+    "channels",
 }
 """What a transcript depends on."""
 Restorer = Callable[[Sequence[Segment]], list[Segment]]
@@ -52,8 +55,8 @@ def transcribe(config: TranscribeConfig, run: Run) -> Result:
     Raises OneCardErrors.
     """
     config = with_names_file(config)
-    if unknown := [form for form in config.formats if form not in transcript.FORMATS]:
-        raise not_found("format", unknown[0], transcript.FORMATS)
+    if unknown := [form for form in config.formats if form not in formats.FORMATS]:
+        raise not_found("format", unknown[0], formats.FORMATS)
     if config.live:
         return live.listen(config, run)
     _require_input(config)
@@ -96,6 +99,13 @@ def _require_input(config: TranscribeConfig) -> None:
             "there is no sound",
             why="no file or folder was named",
             fix="onecard asr transcribe talk.mp3",
+        )
+    if config.multilingual and config.language != "auto":
+        raise SettingsError(
+            f"--multilingual and --language {config.language} contradict each other",
+            why="the first detects the language of each stretch of speech, the second says that "
+            "all is in one",
+            fix="leave one of them out",
         )
     if config.resume and not config.output_dir:
         raise SettingsError(
@@ -147,7 +157,7 @@ class Job:
     def write(self, result: Transcript, config: TranscribeConfig) -> dict[str, Any]:
         """All formats; a row for the result of the command."""
         for form in config.formats:
-            fsio.write_text(self.output(form), transcript.render(result, form, self.file.stem))
+            fsio.write_text(self.output(form), formats.render(result, form, self.file.stem))
         fsio.write_text(self.done_mark, self.fingerprint)
         self.partial.unlink(missing_ok=True)
         return {

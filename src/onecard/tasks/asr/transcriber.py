@@ -1,4 +1,4 @@
-"""Whisper under CTranslate2: voice activity, windows of 30 s, words, hallucination filter.
+"""Whisper under CTranslate2: windows of 30 s to words, guarded against what nobody said.
 
 Takes samples, knows no files of sound.
 """
@@ -12,35 +12,36 @@ import numpy as np
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_tokens, pad_or_trim
-from faster_whisper.vad import (
-    SpeechTimestampsMap,
-    VadOptions,
-    collect_chunks,
-    get_speech_timestamps,
-)
 
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
-from onecard.tasks.asr import hallucination_filter, model_files
+from onecard.tasks.asr import (
+    guards,
+    hallucination_filter,
+    languages,
+    loops,
+    model_files,
+    segments,
+    speech,
+)
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import DecodeConfig
+from onecard.tasks.asr.speech import WINDOW_S, Region, Window
 from onecard.tasks.asr.transcript import Segment, Word
 
-WINDOW_S = 30
-"""Of Whisper's encoder."""
-MIN_SILENCE_MS = 160
-"""Silence that ends a region of speech; faster-whisper's batched pipeline has the same."""
 FALLBACK_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Tried when a window repeats itself or is improbable (Radford et al. 2022, section 4.5)."""
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 """Thresholds of that paper for a failed window."""
+SURE_LANGUAGE = 0.8
+"""Probability from which a window is reported as another language."""
+SURE_WORDS = 0.5
+"""Mean probability from which words are added to a region that had none."""
+BESIDE_S = 4.0
 PROMPT_TOKENS = 200
 """For hotwords, and for the initial prompt, of the 224 that Whisper reads before a window."""
-
-Region = dict[str, int]
-"""{"start", "end"} of speech, in samples."""
 
 
 @dataclass
@@ -49,9 +50,13 @@ class Hypothesis:
 
     segments: list[Segment] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
-    """Removed by the hallucination filter: {start, end, text, why}."""
+    """Removed as said by nobody: {start, end, text, why}."""
     language: str = ""
     language_probability: float = 0.0
+    unheard: list[dict[str, float]] = field(default_factory=list)
+    """Speech without words."""
+    foreign: list[dict[str, Any]] = field(default_factory=list)
+    """What sounds like another language than the one it was written in: {start, end, language}."""
 
 
 @contextmanager
@@ -105,7 +110,7 @@ class Transcriber:
                 why=str(fault).splitlines()[0][:200],
                 fix=fix,
             ) from None
-        self.pipeline = BatchedInferencePipeline(self.model)
+        self.pipeline = _Pipeline(self.model)
         languages = self.model.supported_languages
         if config.language != "auto" and config.language not in languages:
             raise SettingsError(
@@ -116,15 +121,7 @@ class Transcriber:
 
     def regions(self, sound: np.ndarray) -> list[Region]:
         """Where somebody speaks, by Silero's voice activity detection."""
-        timestamps: list[Region] = get_speech_timestamps(
-            sound,
-            VadOptions(
-                threshold=self.config.vad_threshold,
-                max_speech_duration_s=WINDOW_S,
-                min_silence_duration_ms=MIN_SILENCE_MS,
-            ),
-        )
-        return timestamps
+        return speech.regions(sound, self.config.vad_threshold)
 
     def transcribe(
         self, sound: np.ndarray, language: str, regions: Sequence[Region] | None = None
@@ -134,29 +131,97 @@ class Transcriber:
         regions = list(regions) if regions is not None else self.regions(sound)
         if not regions:
             return Hypothesis(language=language)
-        chunks, chunk_info = collect_chunks(sound, regions, max_duration=WINDOW_S)
-        features = [self._features(chunk) for chunk in chunks]
         probability = 1.0
-        if not language:
-            language, probability = self._detect_language(features)
+        own_language = self.config.multilingual and self.config.language == "auto"
+        if own_language and self.model.model.is_multilingual:
+            runs = languages.runs(regions, [self._language_odds(sound, row) for row in regions])
+            language, probability = languages.most_spoken(runs)
+        else:
+            if not language:
+                windows = speech.pack(sound, regions)
+                language, probability = self._detect_language(
+                    [self._features(window.sound) for window in windows]
+                )
+            runs = [languages.Run(language, tuple(regions), probability)]
         hypothesis = Hypothesis(language=language, language_probability=probability)
-        tokenizer = self._tokenizer(language)
-        options = self._options(tokenizer)
-        speech_map = SpeechTimestampsMap(regions, RATE_HZ)
-        windows = np.stack([pad_or_trim(feature) for feature in features])
-        batch_size = self.config.batch_size
-        for i in range(0, len(windows), batch_size):
-            part = slice(i, i + batch_size)
-            with _memory_errors():
-                outputs = self.pipeline.forward(windows[part], tokenizer, chunk_info[part], options)
-            for j, rows in enumerate(outputs, i):
-                segments = [_segment(row) for row in rows]
-                if any(_failed(row) for row in rows):
-                    offset = chunk_info[j]["offset"]
-                    segments = self._retry(chunks[j], offset, language, tokenizer)
-                for segment in segments:
-                    self._filter(_in_recording(segment, speech_map), regions, hypothesis)
+        for run in runs:
+            windows = speech.pack(sound, run.regions)
+            for window, rows in zip(windows, self._decode(windows, run.language), strict=True):
+                hypothesis.foreign += self._foreign(window, rows, run.language)
+                for row in rows.segments:
+                    placed = _in_recording(replace(row, language=run.language), window)
+                    for segment in segments.split(placed):
+                        self._filter(segment, regions, hypothesis)
+                hypothesis.dropped += [
+                    {**gone, "start": window.time(gone["start"]), "end": window.time(gone["end"])}
+                    for gone in rows.removed
+                ]
+            self._hear_missed(sound, run, hypothesis)
+        hypothesis.segments.sort(key=lambda segment: segment.start)
+        hypothesis.dropped.sort(key=lambda row: row["start"])
+        hypothesis.unheard = speech.unheard(regions, hypothesis.segments, len(sound))
         return hypothesis
+
+    def _decode(self, windows: Sequence[Window], language: str) -> list[guards.Heard]:
+        """Words of each, in the window's time, without loops and echoes."""
+        tokenizer = self._tokenizer(language)
+        options, plain = self._options(tokenizer), self._options(tokenizer, prompted=False)
+        heard = self._forward([window.sound for window in windows], tokenizer, options)
+        results = []
+        for window, rows in zip(windows, heard, strict=True):
+            listener = guards.Listener(
+                window.sound,
+                lambda sounds: [row.segments for row in self._forward(sounds, tokenizer, plain)],
+                self.config.initial_prompt,
+            )
+            failed = any(map(_failed, rows.segments))
+            if failed and not (self.config.hallucination_filter and listener.repeats(rows)):
+                rows = replace(rows, segments=self._retry(window.sound, language, tokenizer))
+            results.append(listener.checked(rows) if self.config.hallucination_filter else rows)
+        return results
+
+    def _hear_missed(self, sound: np.ndarray, run: languages.Run, hypothesis: Hypothesis) -> None:
+        """Regions that came out without words, each by itself: in a window of many turns Whisper
+        leaves out short replies. Only what it is sure of is added."""
+        missed = [
+            row
+            for row in speech.wordless(run.regions, hypothesis.segments, len(sound))
+            if not _removed_at(row, hypothesis)
+        ]
+        tokenizer = self._tokenizer(run.language)
+        windows = speech.pack(sound, missed, max_s=0)
+        options = self._options(tokenizer, prompted=False)
+        heard = self._forward([window.sound for window in windows], tokenizer, options)
+        for window, rows in zip(windows, heard, strict=True):
+            for row in rows.segments:
+                placed = _in_recording(replace(row, language=run.language), window)
+                if _is_sure(row) and not _is_beside(placed, hypothesis.segments):
+                    self._filter(placed, run.regions, hypothesis)
+
+    def _forward(
+        self, sounds: Sequence[np.ndarray], tokenizer: Tokenizer, options: TranscriptionOptions
+    ) -> list[guards.Heard]:
+        """One window each, in batches."""
+        heard = []
+        for i in range(0, len(sounds), self.config.batch_size):
+            part = sounds[i : i + self.config.batch_size]
+            features = np.stack([pad_or_trim(self._features(sound)) for sound in part])
+            info = [
+                {"offset": 0.0, "duration": len(sound) / RATE_HZ, "segments": []} for sound in part
+            ]
+            self.pipeline.last_speech_timestamp = 0.0
+            with _memory_errors():
+                outputs = self.pipeline.forward(features, tokenizer, info, options)
+            for rows, (language, probability) in zip(outputs, self.pipeline.languages, strict=True):
+                heard.append(guards.Heard([_segment(row) for row in rows], language, probability))
+        return heard
+
+    def _foreign(self, window: Window, heard: guards.Heard, language: str) -> list[dict[str, Any]]:
+        """What to tell of a window that sounds like another language."""
+        if heard.language in ("", language) or heard.language_probability < SURE_LANGUAGE:
+            return []
+        start, end = window.time(0.0), window.time(window.seconds)
+        return [{"start": start, "end": end, "language": heard.language}]
 
     def _filter(self, segment: Segment, regions: Sequence[Region], hypothesis: Hypothesis) -> None:
         """Append the segment to what was recognised, or to what was dropped."""
@@ -164,7 +229,8 @@ class Transcriber:
         if self.config.hallucination_filter:
             probabilities = [word.probability for word in segment.words]
             mean = float(np.mean(probabilities)) if probabilities else 1.0
-            reason = hallucination_filter.reason_to_drop(segment, _speech_s(segment, regions), mean)
+            speech_s = speech.speech_s(segment.start, segment.end, regions)
+            reason = hallucination_filter.reason_to_drop(segment, speech_s, mean)
         if not reason:
             hypothesis.segments.append(segment)
             return
@@ -232,6 +298,14 @@ class Transcriber:
             language=language,
         )
 
+    def _language_odds(self, sound: np.ndarray, region: Region) -> dict[str, float]:
+        """language -> probability, of one region of speech."""
+        features = self._features(sound[region["start"] : region["end"]])
+        with _memory_errors():
+            encoded = self.model.encode(pad_or_trim(features))
+            rows = self.model.model.detect_language(encoded)[0]
+        return {token[2:-2]: probability for token, probability in rows}
+
     def _detect_language(self, features: list[np.ndarray]) -> tuple[str, float]:
         if not self.model.model.is_multilingual:
             return "en", 1.0
@@ -256,9 +330,10 @@ class Transcriber:
             self._warned = True
         return str(tokenizer.decode(tokens[:n_free]))
 
-    def _options(self, tokenizer: Tokenizer) -> TranscriptionOptions:
-        hotwords = self._hotwords(tokenizer)
-        prompt = tokenizer.encode(self.config.initial_prompt)[-PROMPT_TOKENS:]
+    def _options(self, tokenizer: Tokenizer, prompted: bool = True) -> TranscriptionOptions:
+        """`prompted`: with the initial prompt and the hotwords."""
+        hotwords = self._hotwords(tokenizer) if prompted else ""
+        prompt = tokenizer.encode(self.config.initial_prompt)[-PROMPT_TOKENS:] if prompted else []
         return TranscriptionOptions(
             beam_size=self.config.beam_size,
             best_of=5,
@@ -278,7 +353,7 @@ class Transcriber:
             suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
             without_timestamps=True,
             max_initial_timestamp=0.0,
-            word_timestamps=self.config.word_timestamps,
+            word_timestamps=True,
             prepend_punctuations="\"'“¿([{-",
             append_punctuations="\"'.。,，!！?？:：”)]}、",
             multilingual=False,
@@ -288,46 +363,88 @@ class Transcriber:
             hotwords=hotwords or None,
         )
 
-    def _retry(
-        self, chunk: np.ndarray, offset: float, language: str, tokenizer: Tokenizer
-    ) -> list[Segment]:
+    def _retry(self, sound: np.ndarray, language: str, tokenizer: Tokenizer) -> list[Segment]:
         """A failed window again, at higher temperatures until it passes the thresholds."""
         rows, _ = self.model.transcribe(
-            chunk,
+            sound,
             language=language,
             task=self.config.task,
             beam_size=self.config.beam_size,
             temperature=[0.0, *FALLBACK_TEMPERATURES],
             condition_on_previous_text=False,
-            word_timestamps=self.config.word_timestamps,
+            word_timestamps=True,
             vad_filter=False,
             initial_prompt=self.config.initial_prompt or None,
             hotwords=self._hotwords(tokenizer) or None,
             no_speech_threshold=None,
         )
-        segments = []
-        for row in rows:
-            words = tuple(
-                Word(word.start + offset, word.end + offset, word.word, word.probability)
-                for word in row.words or ()
+        return [
+            Segment(
+                row.start,
+                row.end,
+                row.text,
+                tuple(
+                    Word(word.start, word.end, word.word, word.probability)
+                    for word in row.words or ()
+                ),
+                row.avg_logprob,
+                row.no_speech_prob,
+                row.compression_ratio,
             )
-            segments.append(
-                Segment(
-                    row.start + offset,
-                    row.end + offset,
-                    row.text,
-                    words,
-                    row.avg_logprob,
-                    row.no_speech_prob,
-                    row.compression_ratio,
-                )
-            )
-        return segments
+            for row in rows
+        ]
 
 
-def _failed(row: dict[str, Any]) -> bool:
-    return bool(
-        row["compression_ratio"] > MAX_COMPRESSION_RATIO or row["avg_logprob"] < MIN_AVG_LOGPROB
+class _Pipeline(BatchedInferencePipeline):
+    """faster-whisper's, and which language each window of the last batch sounds like: one step of
+    the decoder beside the hundreds that write the words."""
+
+    languages: list[tuple[str, float]]
+
+    def generate_segment_batched(
+        self, features: np.ndarray, tokenizer: Tokenizer, options: TranscriptionOptions
+    ) -> Any:
+        encoded, output = super().generate_segment_batched(features, tokenizer, options)
+        self.languages = [("", 0.0)] * len(output)
+        if self.model.model.is_multilingual:
+            rows = self.model.model.detect_language(encoded)
+            self.languages = [(row[0][0][2:-2], float(row[0][1])) for row in rows]
+        return encoded, output
+
+
+def _is_sure(segment: Segment) -> bool:
+    """Sure enough to believe a region that had no words before."""
+    if not segment.words or hallucination_filter.CLOSING_PHRASES.match(segment.text):
+        return False
+    mean = float(np.mean([word.probability for word in segment.words]))
+    return (
+        mean >= SURE_WORDS
+        and segment.avg_logprob >= MIN_AVG_LOGPROB
+        and segment.compression_ratio <= MAX_COMPRESSION_RATIO
+        and segment.no_speech_prob < hallucination_filter.NO_SPEECH_PROB
+    )
+
+
+def _is_beside(segment: Segment, others: Sequence[Segment]) -> bool:
+    """Whether the same words stand near it: heard, and placed on the other side."""
+    text = loops.letters(segment.text)
+    near = "".join(
+        loops.letters(word.text)
+        for other in others
+        for word in other.words
+        if word.start < segment.end + BESIDE_S and word.end > segment.start - BESIDE_S
+    )
+    return not text or text in near
+
+
+def _removed_at(region: Region, hypothesis: Hypothesis) -> bool:
+    start, end = region["start"] / RATE_HZ, region["end"] / RATE_HZ
+    return any(row["start"] < end and row["end"] > start for row in hypothesis.dropped)
+
+
+def _failed(segment: Segment) -> bool:
+    return (
+        segment.compression_ratio > MAX_COMPRESSION_RATIO or segment.avg_logprob < MIN_AVG_LOGPROB
     )
 
 
@@ -347,25 +464,14 @@ def _segment(row: dict[str, Any]) -> Segment:
     )
 
 
-def _in_recording(segment: Segment, speech_map: SpeechTimestampsMap) -> Segment:
-    """Times in the concatenated speech to times in the recording."""
+def _in_recording(segment: Segment, window: Window) -> Segment:
+    """Times of the window to times of the recording."""
     if not segment.words:
-        return replace(
-            segment,
-            start=speech_map.get_original_time(segment.start),
-            end=speech_map.get_original_time(segment.end, is_end=True),
-        )
+        return replace(segment, start=window.time(segment.start), end=window.time(segment.end))
     words = []
     for word in segment.words:
-        # both ends of a word in one region of speech
-        index = speech_map.get_chunk_index((word.start + word.end) / 2)
-        words.append(
-            replace(
-                word,
-                start=speech_map.get_original_time(word.start, index),
-                end=speech_map.get_original_time(word.end, index),
-            )
-        )
+        start, end = window.place(word)
+        words.append(replace(word, start=start, end=end))
     return replace(segment, start=words[0].start, end=words[-1].end, words=tuple(words))
 
 
@@ -377,13 +483,3 @@ def shift(segment: Segment, seconds: float) -> Segment:
     )
     start, end = round(segment.start + seconds, 3), round(segment.end + seconds, 3)
     return replace(segment, start=start, end=end, words=words)
-
-
-def _speech_s(segment: Segment, regions: Sequence[Region]) -> float:
-    """Seconds of the segment's time in which somebody speaks."""
-    return sum(
-        max(
-            0.0, min(segment.end, row["end"] / RATE_HZ) - max(segment.start, row["start"] / RATE_HZ)
-        )
-        for row in regions
-    )
