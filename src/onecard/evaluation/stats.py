@@ -81,7 +81,7 @@ def ratio_interval(
         return Interval(math.nan, math.nan, math.nan, len(parts))
     value = float(tops.sum() / bottoms.sum())
     linear = value + (tops - value * bottoms) / bottoms.mean()
-    if np.all(np.asarray(wholes) == 1) and _is_binary(parts):
+    if np.all(np.asarray(wholes) == 1) and _is_binary(parts) and not -math.inf < bounds[0] < 0:
         low, high = _share_limits(value, linear, len(parts))
     else:
         low, high = _mean_limits(linear, bounds)
