@@ -143,7 +143,7 @@ def test_the_export_has_the_loss_of_the_merged_model(tuned):
 
 def test_everyday_speech_is_scored(tuned):
     assert {"merged_wer", "base_general_wer", "tuned_general_wer"} <= tuned["metrics"].keys()
-    assert tuned["verdicts"][-1].startswith("everyday speech, word error rate")
+    assert tuned["verdicts"][-1].startswith("everyday speech, WER")
 
 
 def test_bad_clips_are_rejected(tuned):
