@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" OMP_WAIT_POLICY=PASSIVE
-index="${ONECARD_HOME:-$HOME/.cache/onecard}/indexes/demo"
+# one index a checkout: an index keeps to its folders
+index="${ONECARD_HOME:-$HOME/.cache/onecard}/indexes/demo-$(pwd | cksum | cut -d" " -f1)"
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*" >&2; "$@"; }
 
 say onecard models pull smollm2-135m
