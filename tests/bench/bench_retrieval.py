@@ -92,9 +92,9 @@ def run(name, docs, questions, keep):
         vectors = embedder.queries([question for question, _ in questions])
         modes = {
             "words": {"mode": "lexical"},
-            "meaning": {"mode": "dense", "pseudo_relevance_feedback": False},
-            "both, no feedback": {"pseudo_relevance_feedback": False},
+            "meaning": {"mode": "dense"},
             "both": {},
+            "both, feedback": {"pseudo_relevance_feedback": True},
         }
         for mode, change in modes.items():
             varied = settings.model_copy(update=change)
