@@ -15,6 +15,7 @@ import pytest
 
 from onecard import api
 from onecard.errors import DataError, EngineError
+from onecard.inference import llamacpp
 from onecard.inference.backends import language_model
 from onecard.inference.config import LlmConfig
 from onecard.memory import devices
@@ -79,7 +80,7 @@ def answers(base_url):
         return False
 
 
-def test_a_dead_engine_is_started_again_and_its_second_death_is_an_error():
+def test_a_dead_engine_is_started_again_each_time():
     settings = LlmConfig(n_ctx=512, max_tokens=8)
     question = [{"role": "user", "content": "hi"}]
     with language_model(settings, api.plan("chat", settings, card="cpu"), Reporter()) as opened:
@@ -88,11 +89,28 @@ def test_a_dead_engine_is_started_again_and_its_second_death_is_an_error():
         os.kill(first_pid, signal.SIGKILL)
         wait_until(lambda: engine.pid != first_pid and answers(engine.base_url))
         assert opened.chat(question).text == before != ""
+        for _ in range(2):
+            pid = engine.pid
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: engine.pid != pid and answers(engine.base_url))
+            assert opened.chat(question).text == before
+
+
+def test_an_engine_that_cannot_start_again_is_an_error_while_it_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(llamacpp, "RESTART_S", 2)
+    settings = LlmConfig(n_ctx=512, max_tokens=8)
+    question = [{"role": "user", "content": "hi"}]
+    with language_model(settings, api.plan("chat", settings, card="cpu"), Reporter()) as opened:
+        engine, whole = opened.engine, opened.engine.path
+        engine.path = tmp_path / "gone.gguf"
         os.kill(engine.pid, signal.SIGKILL)
         wait_until(lambda: not engine.alive)
         with pytest.raises(EngineError, match="ended") as fault:
             opened.chat(question)
-        assert "second time" in fault.value.why
+        assert "the next start is in" in fault.value.why
+        engine.path = whole
+        wait_until(lambda: engine.alive)
+        assert opened.chat(question).text
 
 
 def test_ask_with_context_from_a_pipe(onecard):

@@ -102,7 +102,7 @@ def test_after_five_clients_that_left_the_next_does_not_wait(chat, stream):
 
 def test_notes_answer_after_clients_that_left(onecard, notes, tmp_path, serving):
     assert onecard("rag", "index", notes, "--index", tmp_path / "ix").code == 0
-    url = serving("rag", "serve", "--index", tmp_path / "ix", "--style", "generate")
+    url = serving("rag", "serve", "--index", tmp_path / "ix", "--style", "write")
     question = {
         "messages": [{"role": "user", "content": "How many connections are kept open?"}],
     }

@@ -57,7 +57,7 @@ def check(schema: Any, what: str) -> list[str]:
         raise DataError(f"{what} is no JSON schema", why="it is no object", fix="send an object")
     if len(json.dumps(schema)) > MAX_CHARS:
         raise _too_large(what, f"it has more than {MAX_CHARS:,} characters")
-    n_nodes, n_alternatives, told = 0, 0, []
+    n_nodes, n_alternatives, unenforced = 0, 0, []
     for node, path in _walk(schema):
         n_nodes += 1
         if len(path) > MAX_DEPTH:
@@ -73,10 +73,10 @@ def check(schema: Any, what: str) -> list[str]:
             raise _too_large(what, f"it has more than {MAX_ALTERNATIVES} values and alternatives")
         _check_bounds(node, what)
         _check_refs(schema, node, what)
-        told += [f"{key} at {'.'.join(path) or 'the top'}" for key in _unenforced(node, path)]
+        unenforced += [f"{key} at {'.'.join(path) or 'the top'}" for key in _unenforced(node, path)]
     if isinstance(schema, dict):
         _check_expansion(schema, what)
-    return told
+    return unenforced
 
 
 def check_grammar(grammar: Any) -> None:
@@ -163,10 +163,10 @@ def _check_refs(schema: Any, node: dict[str, Any], what: str) -> None:
 def _check_expansion(schema: dict[str, Any], what: str) -> None:
     """A chain of $refs that leads to nothing but $refs never ends."""
     for node, _ in _walk(schema):
-        seen = 0
+        n_steps = 0
         while isinstance(node, dict) and isinstance(node.get("$ref"), str):
-            node, seen = target(schema, node["$ref"]), seen + 1
-            if seen > MAX_DEPTH:
+            node, n_steps = target(schema, node["$ref"]), n_steps + 1
+            if n_steps > MAX_DEPTH:
                 raise _too_large(what, "its $refs lead in a circle")
 
 

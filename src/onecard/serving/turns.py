@@ -64,10 +64,10 @@ class Turns:
         self._serve_next()
 
     def _make_room(self, client: str) -> None:
-        longest = max(self._waiting, key=lambda name: len(self._waiting[name]))
         mine = len(self._waiting.get(client, ()))
+        longest = max(self._waiting, key=lambda name: len(self._waiting[name]), default=client)
         full = Full(max(1, round(self.mean_s * self.n_waiting / self.n)))
-        if len(self._waiting[longest]) <= mine + 1:
+        if longest == client or len(self._waiting[longest]) <= mine + 1:
             raise full
         last = self._waiting[longest].pop()
         if not last.done():

@@ -104,16 +104,16 @@ class _Routes:
             return await self._tool_call(forced, body, unenforced)
         reply = await self._post_to_engine(request.url.path, await request.body())
         media_type = reply.content_type
-        told = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
+        headers = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
         if media_type != "text/event-stream":
             async with reply:
                 content = await reply.read()
-                return Response(content, _status_of(reply), told, media_type=media_type)
+                return Response(content, _status_of(reply), headers, media_type=media_type)
         return StreamingResponse(
             _chunks(reply),
             reply.status,
             media_type=media_type,
-            headers={"Cache-Control": "no-cache", **told},
+            headers={"Cache-Control": "no-cache", **headers},
         )
 
     async def _post_to_engine(self, path: str, content: bytes) -> aiohttp.ClientResponse:
@@ -157,11 +157,11 @@ class _Routes:
         if reply.status != 200:
             return Response(content, _status_of(reply), media_type="application/json")
         call = tool_calls.tool_call_reply(json.loads(content), unenforced)
-        told = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
+        headers = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
         if body.get("stream"):
             events = tool_calls.tool_call_events(call, openai_schemas.wants_usage(body))
-            return Response(events, headers=told, media_type="text/event-stream")
-        return JSONResponse(call, headers=told)
+            return Response(events, headers=headers, media_type="text/event-stream")
+        return JSONResponse(call, headers=headers)
 
     def _model_names(self) -> list[str]:
         names = (self.client.model, self.config.embedding_model, self.config.rerank_model)

@@ -101,10 +101,10 @@ def unenforced(request: Mapping[str, Any]) -> list[str]:
 
     Raises DataError for a schema that would hold up the engine.
     """
-    told: list[str] = []
+    warnings: list[str] = []
     for name, function in _functions(request.get("tools") or []).items():
         parameters = function.get("parameters") or {}
-        told += schema_limits.check(parameters, f"the schema of the tool {name[:60]}")
+        warnings += schema_limits.check(parameters, f"the schema of the tool {name[:60]}")
     format = request.get("response_format")
     if format is not None and not isinstance(format, dict):
         raise DataError(
@@ -120,10 +120,10 @@ def unenforced(request: Mapping[str, Any]) -> list[str]:
     ]
     for schema in schemas:
         if schema is not None:
-            told += schema_limits.check(schema, "the schema")
+            warnings += schema_limits.check(schema, "the schema")
     if request.get("grammar"):
         schema_limits.check_grammar(request["grammar"])
-    return told
+    return warnings
 
 
 def _with_instruction(
@@ -190,9 +190,9 @@ def tool_call_reply(reply: Mapping[str, Any], unenforced: Sequence[str] = ()) ->
             {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
         ],
     }
-    told = {"warnings": [f"not enforced: {row}" for row in unenforced]} if unenforced else {}
+    warnings = {"warnings": [f"not enforced: {row}" for row in unenforced]} if unenforced else {}
     choices = [{**choice, "message": message, "finish_reason": "tool_calls"}]
-    return {**reply, "choices": choices, **told}
+    return {**reply, "choices": choices, **warnings}
 
 
 def tool_call_events(reply: Mapping[str, Any], with_usage: bool = False) -> str:
@@ -204,6 +204,6 @@ def tool_call_events(reply: Mapping[str, Any], with_usage: bool = False) -> str:
         "content": None,
         "tool_calls": [{"index": i, **call} for i, call in enumerate(calls)],
     }
-    told = {"warnings": reply["warnings"]} if "warnings" in reply else {}
+    warnings = {"warnings": reply["warnings"]} if "warnings" in reply else {}
     usage = reply.get("usage") if with_usage else None
-    return completion_events(envelope, delta, "tool_calls", told, usage)
+    return completion_events(envelope, delta, "tool_calls", warnings, usage)

@@ -111,8 +111,10 @@ class _Routes:
         citations = {"citations": answer["citations"]}
         if body.get("stream"):
             # the answer is complete before it is sent: its citations are verified first
-            told = usage if openai_schemas.wants_usage(body) else None
-            events = openai_schemas.completion_events(envelope, message, "stop", citations, told)
+            last_usage = usage if openai_schemas.wants_usage(body) else None
+            events = openai_schemas.completion_events(
+                envelope, message, "stop", citations, last_usage
+            )
             return Response(events, media_type="text/event-stream")
         return JSONResponse(
             {
@@ -129,12 +131,12 @@ class _Routes:
         turns = _turns(messages[:-1])
         question = condense_question(messages[-1]["content"], turns, self.session.client)
         answer, _, _ = self.session.ask(question)
-        told = answer.as_dict()
+        row = answer.as_dict()
         n_prompt = sum(self._n_tokens(message["content"]) for message in messages)
         return {
-            **told,
+            **row,
             "question": question,
-            "n_tokens": (n_prompt, self._n_tokens(told["answer"])),
+            "n_tokens": (n_prompt, self._n_tokens(row["answer"])),
         }
 
     def _n_tokens(self, text: str) -> int:
