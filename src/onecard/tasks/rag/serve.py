@@ -29,6 +29,9 @@ PAGE_POLICY = (
 )
 """Content-Security-Policy of the page: it loads nothing and talks to this server only."""
 
+MAX_QUESTION_CHARS, MAX_CHAT_CHARS = 20_000, 400_000
+"""Ten pages of question, and a long conversation: a search for more would hold up the others."""
+
 
 def serve(config: ServeConfig, run: Run) -> Result:
     """Answer until Ctrl-C.
@@ -88,12 +91,15 @@ class _Routes:
         query, k = body.get("query"), body.get("top_k", self.session.config.top_k)
         if (
             not isinstance(query, str)
-            or not query.strip()
+            or not 0 < len(query.strip()) <= MAX_QUESTION_CHARS
             or not isinstance(k, int)
             or isinstance(k, bool)
             or not 1 <= k <= 100
         ):
-            return guards.error(400, "query must be a text and top_k 1 to 100")
+            text = (
+                f"query must be a text of at most {MAX_QUESTION_CHARS} characters, top_k 1 to 100"
+            )
+            return guards.error(400, text)
         await turn(request, self.turns)
         hits = await in_thread(self.session.retriever.search, query, k)
         return JSONResponse({"passages": [hit_as_dict(hit) for hit in hits]})
@@ -103,6 +109,10 @@ class _Routes:
         messages = openai_schemas.text_messages(body)
         if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
             return guards.error(400, "messages must end with a question of the user")
+        if sum(len(message["content"]) for message in messages) > MAX_CHAT_CHARS:
+            return guards.error(400, f"the messages have more than {MAX_CHAT_CHARS} characters")
+        if len(messages[-1]["content"]) > MAX_QUESTION_CHARS:
+            return guards.error(400, f"the question has more than {MAX_QUESTION_CHARS} characters")
         await turn(request, self.turns)
         answer = await in_thread(self._answer, messages)
         usage = openai_schemas.usage(*answer.pop("n_tokens"))
