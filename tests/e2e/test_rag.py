@@ -266,12 +266,14 @@ def test_refusals(onecard, tmp_path, words, code, message):
 
 
 def test_a_question_of_100k_characters(onecard, index):
-    done = onecard("rag", "ask", "retry delay " * 9000, "--index", index, "--json")
+    done = onecard(
+        "rag", "ask", "retry delay " * 9000, "--index", index, "--style", "write", "--json"
+    )
     assert done.code == 5
     assert "too long" in done.err
     assert "fix:" in done.err
     done = onecard("rag", "search", "retry delay " * 9000, "--index", index, "--json")
-    assert done.data["passages"][0]["path"].endswith("timeouts.md")
+    assert any(row["path"].endswith("timeouts.md") for row in done.data["passages"])
 
 
 def test_a_full_disk_leaves_the_index_whole(onecard, notes, tmp_path):

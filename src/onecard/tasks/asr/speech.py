@@ -21,7 +21,7 @@ SEAM_S = 0.05
 FRAME = RATE_HZ // 10
 SPEECH_DBFS = -23.0
 """Broadcasters' loudness of speech."""
-QUIET_DBFS = -40.0
+QUIET_DBFS = -60.0
 """Sound that is louder than this somewhere is left as it is: raising it changes no more than where
 regions begin."""
 FLOOR_DBFS = -40.0

@@ -53,8 +53,8 @@ def _search_variants(config: EvaluateConfig) -> dict[str, EvaluateConfig]:
         mode: config.model_copy(update={"mode": mode, "rerank_model": ""})
         for mode in ("lexical", "dense", "hybrid")
     }
-    variants["hybrid, no feedback"] = config.model_copy(
-        update={"mode": "hybrid", "feedback": False, "rerank_model": ""}
+    variants["hybrid, feedback"] = config.model_copy(
+        update={"mode": "hybrid", "pseudo_relevance_feedback": True, "rerank_model": ""}
     )
     if config.rerank_model:
         variants["reranked"] = config.model_copy(update={"mode": "hybrid"})

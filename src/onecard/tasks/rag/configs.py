@@ -56,7 +56,7 @@ class AnswerConfig(Config):
     style: Literal["auto", "write", "quote"] = "auto"
     """The model's own words with citations (write), or quotations only (quote); auto tests once
     whether the model answers from passages without inventing."""
-    abstain_below: float = Field(default=0.5, ge=0, le=1)
+    abstain_below: float = Field(default=0.4, ge=0, le=1)
     """Say that the notes do not hold the answer when groundedness (0 to 1) is below this."""
     tools: tuple[str, ...] = ()
     """Tools that the model may call: search_notes, read_file, calculator, date. Each is asked for
