@@ -1,8 +1,10 @@
 """Each server against sixty shapes of requests that no well-behaved client sends."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -157,3 +159,14 @@ def test_sigterm_ends_a_busy_server(session_home, stream):
     assert time.monotonic() - start < 30
     for client in clients:
         client.join(timeout=10)
+
+
+def test_a_head_that_never_ends_is_cut_off(chat):
+    with socket.create_connection(("127.0.0.1", port_of(chat)), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 64 << 20:
+                sent += connection.send(b"a" * 65536)
+    assert sent < 32 << 20
+    assert httpx.get(f"{chat}/health").status_code == 200

@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from onecard.reporting import Reporter
 from onecard.serving import guards
 from onecard.serving.config import ServeConfig
+from onecard.serving.protocol import BoundedProtocol
 from onecard.serving.shell import Shell
 
 SHUTDOWN_S = 5
@@ -71,6 +72,7 @@ class Server:
         guarded = guards.Guard(shell, self.host, self.token, open_paths, self.allow_origin)
         options = uvicorn.Config(
             guarded,
+            http=BoundedProtocol,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_S,

@@ -40,6 +40,9 @@ NOT_ENFORCED = "X-Schema-Not-Enforced"
 STREAM_INTERVAL_S = 0.02
 """Shortest time between two chunks of a stream: each costs both ends a wake-up that slows the
 engine's threads, and nobody reads faster."""
+CHARS_PER_TOKEN = 100
+"""Far above any text's mean: a request with more is refused before the engine's loop cuts it into
+tokens, which holds up the others for a second a megabyte."""
 MAX_TEXTS = 2048
 """Texts in one request for embeddings, as in OpenAI's API."""
 
@@ -97,12 +100,19 @@ class _Routes:
         """
         body = await guards.body(request)
         _check_request(body, request.url.path)
+        content = await request.body()
+        if self.client.engine and len(content) > CHARS_PER_TOKEN * self.config.n_ctx:
+            raise DataError(
+                "the request is longer than the context",
+                why=f"{len(content):,} bytes do not fit in {self.config.n_ctx} tokens",
+                fix="a shorter request, or a server with a larger --n_ctx",
+            )
         unenforced = tool_calls.unenforced(body)
         forced = tool_calls.forced_request(body) if request.url.path == CHAT else None
         await turn(request, self.turns)
         if forced:
             return await self._tool_call(forced, body, unenforced)
-        reply = await self._post_to_engine(request.url.path, await request.body())
+        reply = await self._post_to_engine(request.url.path, content)
         media_type = reply.content_type
         headers = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
         if media_type != "text/event-stream":
