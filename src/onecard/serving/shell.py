@@ -62,11 +62,15 @@ class _Work:
         """Stop what still works for it; then the turn goes to the next."""
         self.cancellation.cancel()
         task.cancel()
-        deadline = time.monotonic() + STOP_S
+        last_cancel = time.monotonic()
+        deadline = last_cancel + STOP_S
         while not task.done() or not all(thread.done() for thread in self.threads):
             if time.monotonic() > deadline:
                 log.warning("work of a request that ended does not stop")
                 break
+            if time.monotonic() - last_cancel > 1:
+                task.cancel()  # a library on the way may have swallowed the first one
+                last_cancel = time.monotonic()
             await asyncio.sleep(0.02)
         if task.done() and not task.cancelled():
             task.exception()  # seen here: asyncio warns of exceptions that nobody looks at
