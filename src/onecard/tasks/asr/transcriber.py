@@ -367,6 +367,7 @@ class Transcriber:
 
     def _retry(self, sound: np.ndarray, language: str, tokenizer: Tokenizer) -> list[Segment]:
         """A failed window again, at higher temperatures until it passes the thresholds."""
+        cancellation.check()
         rows, _ = self.model.transcribe(
             sound,
             language=language,
