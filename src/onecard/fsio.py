@@ -1,6 +1,12 @@
-"""Files written whole or not at all. Knows no file's content."""
+"""Files written whole or not at all. Knows no file's content.
+
+A draft is named after its process (.NAME.draft-PID-START-...), so that those of a process that was
+killed are known and removed.
+"""
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +26,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        remove_dead_drafts(path.parent, path.name)
+        handle, name = tempfile.mkstemp(prefix=_draft_prefix(path.name), dir=path.parent)
     except OSError as fault:
         raise _unwritable(path, fault) from fault
     os.close(handle)
@@ -38,9 +45,74 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+    """Write a text whole or not at all.
+
+    A file name that is not UTF-8 has half surrogates in Python; they are written as \\udce9, which
+    in JSON is the same name again.
+    """
     with atomic_write(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` that takes its place when the block ends well, and is removed when
+    not. Raises DataError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_dead_drafts(path.parent, path.name)
+        draft = Path(tempfile.mkdtemp(prefix=_draft_prefix(path.name), dir=path.parent))
+    except OSError as fault:
+        raise _unwritable(path, fault) from fault
+    try:
+        yield draft
+        draft.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
+    except OSError as fault:
+        raise _unwritable(path, fault) from fault
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_dead_drafts(folder: Path, name: str = "") -> None:
+    """Remove what processes that are gone left half-written; of one name, or of all."""
+    for entry in folder.glob(".*.draft-*"):
+        parts = DRAFT.fullmatch(entry.name)
+        if not parts or (name and parts["name"] != name[:NAME_CHARS]):
+            continue
+        if parts["start"] == process_start(int(parts["pid"])):
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+DRAFT = re.compile(r"\.(?P<name>.*)\.draft-(?P<pid>\d+)-(?P<start>\w*)-\w+", re.DOTALL)
+NAME_CHARS = 40
+"""Of the final name in a draft's, which has a length limit of its own."""
+
+
+def _draft_prefix(name: str) -> str:
+    pid = os.getpid()
+    return f".{name[:NAME_CHARS]}.draft-{pid}-{process_start(pid)}-"
+
+
+def process_start(pid: int) -> str:
+    """When a process began, in the kernel's ticks since boot; empty for one that is gone, or that
+    has ended and only waits for its parent to see it.
+
+    With the process id it names a process until the next boot: ids are given again.
+    """
+    try:
+        # proc(5)'s stat; the second field, a name in brackets, may hold spaces
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        state, start = fields[0], fields[19]
+    except (OSError, IndexError):
+        return ""
+    return "" if state in "ZX" else start
 
 
 def _unwritable(path: Path, fault: OSError) -> DataError:

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 
+import hostile_requests
 import httpx
 import numpy as np
 import openai
@@ -168,3 +170,31 @@ def test_verbose_json_has_openais_fields(address, talk):
 @pytest.mark.parametrize("language", ["English", "en", "en-GB", "eng", "ENGLISH "])
 def test_a_language_may_be_named(send, language):
     assert send(language=language, response_format="verbose_json").json()["language"] == "english"
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+def test_clients_that_left_keep_nobody_waiting(address, send, stream, tmp_path):
+    speech = np.concatenate([voices.spoken(TEXT) * 0.7] * 30)
+    sound = voices.write(tmp_path / "long.wav", speech).read_bytes()
+    start = time.monotonic()
+    send()
+    alone = time.monotonic() - start
+    for _ in range(5):
+        with pytest.raises(httpx.TimeoutException):
+            httpx.post(
+                f"{address}/v1/audio/transcriptions",
+                files={"file": ("long.wav", sound)},
+                data={"stream": stream},
+                timeout=httpx.Timeout(0.5, connect=5),
+            )
+    start = time.monotonic()
+    assert send().status_code == 200
+    # one batch of windows cannot be interrupted
+    assert time.monotonic() - start < 10 * alone
+
+
+def test_no_shape_of_request_is_answered_with_5xx(address, send):
+    path, port = "/v1/audio/transcriptions", int(address.rpartition(":")[2])
+    for shape in hostile_requests.shapes(path):
+        assert hostile_requests.send(port, shape) < 500, shape.name
+    assert send().status_code == 200

@@ -1,5 +1,6 @@
 """chat with the real embedded model: terminal, one question, server, bench, evaluate."""
 
+import enum
 import json
 import os
 import re
@@ -8,13 +9,16 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Annotated
 
 import httpx
 import openai
+import pydantic
 import pytest
 
 from onecard import api
 from onecard.errors import DataError, EngineError
+from onecard.inference import llamacpp
 from onecard.inference.backends import language_model
 from onecard.inference.config import LlmConfig
 from onecard.memory import devices
@@ -79,7 +83,7 @@ def answers(base_url):
         return False
 
 
-def test_a_dead_engine_is_started_again_and_its_second_death_is_an_error():
+def test_a_dead_engine_is_started_again_each_time():
     settings = LlmConfig(n_ctx=512, max_tokens=8)
     question = [{"role": "user", "content": "hi"}]
     with language_model(settings, api.plan("chat", settings, card="cpu"), Reporter()) as opened:
@@ -88,11 +92,28 @@ def test_a_dead_engine_is_started_again_and_its_second_death_is_an_error():
         os.kill(first_pid, signal.SIGKILL)
         wait_until(lambda: engine.pid != first_pid and answers(engine.base_url))
         assert opened.chat(question).text == before != ""
+        for _ in range(2):
+            pid = engine.pid
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: engine.pid != pid and answers(engine.base_url))
+            assert opened.chat(question).text == before
+
+
+def test_an_engine_that_cannot_start_again_is_an_error_while_it_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(llamacpp, "RESTART_S", 2)
+    settings = LlmConfig(n_ctx=512, max_tokens=8)
+    question = [{"role": "user", "content": "hi"}]
+    with language_model(settings, api.plan("chat", settings, card="cpu"), Reporter()) as opened:
+        engine, whole = opened.engine, opened.engine.path
+        engine.path = tmp_path / "gone.gguf"
         os.kill(engine.pid, signal.SIGKILL)
         wait_until(lambda: not engine.alive)
         with pytest.raises(EngineError, match="ended") as fault:
             opened.chat(question)
-        assert "second time" in fault.value.why
+        assert "the next start is in" in fault.value.why
+        engine.path = whole
+        wait_until(lambda: engine.alive)
+        assert opened.chat(question).text
 
 
 def test_ask_with_context_from_a_pipe(onecard):
@@ -209,6 +230,71 @@ def test_serve_reranks(server):
     ranked = httpx.post(f"{server}/rerank", json=body, timeout=60).json()["results"]
     assert [row["index"] for row in ranked] == [1, 0]
     assert ranked[0]["relevance_score"] > ranked[1]["relevance_score"]
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v2/rerank"])
+def test_rerank_has_the_paths_and_nulls_of_other_servers(server, path):
+    body = {"query": "pets", "documents": ["tax law", "a cat at home"], "top_n": None}
+    url = server.removesuffix("/v1") + path
+    assert [r["index"] for r in httpx.post(url, json=body, timeout=60).json()["results"]] == [1, 0]
+
+
+def test_n_may_be_null(server):
+    body = {"messages": HELLO, "max_tokens": 2, "n": None}
+    assert httpx.post(f"{server}/chat/completions", json=body, timeout=60).status_code == 200
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Wall(pydantic.BaseModel):
+    colour: Colour
+
+
+class House(pydantic.BaseModel):
+    front: Wall
+    code: Annotated[str, pydantic.Field(pattern=r"^\d{3}$", max_length=9)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_tool_of_a_pydantic_model(server, openai_client, stream):
+    """Its schema has $defs, and a pattern that the grammar cannot enforce: that is told."""
+    schema = House.model_json_schema()
+    assert "$defs" in schema
+    body = {
+        "messages": [{"role": "user", "content": "Paint the house red. Its code is 123."}],
+        "tools": [{"type": "function", "function": {"name": "paint", "parameters": schema}}],
+        "tool_choice": {"type": "function", "function": {"name": "paint"}},
+        "temperature": 0,
+        "stream": stream,
+        "stream_options": {"include_usage": True},
+    }
+    reply = httpx.post(f"{server}/chat/completions", json=body, timeout=120)
+    assert reply.status_code == 200, reply.text
+    assert reply.headers["X-Schema-Not-Enforced"] == "pattern at properties.code"
+    if stream:
+        rows = [json.loads(line[6:]) for line in reply.text.split("\n") if line[:7] == "data: {"]
+        call = rows[0]["choices"][0]["delta"]["tool_calls"][0]
+        assert rows[1]["warnings"] == ["not enforced: pattern at properties.code"]
+        assert rows[2]["usage"]["completion_tokens"] > 0
+    else:
+        call = reply.json()["choices"][0]["message"]["tool_calls"][0]
+        assert reply.json()["warnings"] == ["not enforced: pattern at properties.code"]
+    arguments = json.loads(call["function"]["arguments"])
+    assert Wall.model_validate(arguments["front"]).colour in Colour
+    assert isinstance(arguments["code"], str)
+
+
+def test_the_conversation_keeps_half_of_the_context_however_long_the_answer_may_be(onecard):
+    done = onecard(
+        "chat",
+        *("--max_tokens", "512", "--n_ctx", "512"),
+        stdin="/system Be brief.\nMy name is Ada. Say hi.\nSay hi again.\n/exit\n",
+    )
+    assert done.code == 0
+    assert "left out" not in done.err
 
 
 def test_serve_forces_a_schema(openai_client):

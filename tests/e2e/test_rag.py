@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import openai
 import pytest
 from pypdf import PdfWriter
 
@@ -349,8 +350,40 @@ def test_serve_has_a_page_and_an_api(index, serving):
     found = httpx.post(f"{url}/v1/search", json={"query": "retry"}, timeout=300).json()
     assert found["passages"][0]["path"].endswith("timeouts.md")
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "notes"
+    assert httpx.get(f"{url}/v1/models/notes").json()["id"] == "notes"
+    assert httpx.get(f"{url}/v1/models/other").status_code == 404
     assert httpx.post(f"{url}/v1/chat/completions", json={"messages": []}).status_code == 400
     assert httpx.get(url, headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_serve_takes_messages_as_clients_write_them(index, serving):
+    """Parts, null content and usage, through the client that most programs use."""
+    url = serving("rag", "serve", "--index", index)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="x", timeout=300)
+    question = [{"type": "text", "text": "What is the longest"}, {"type": "text", "text": "delay?"}]
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Tell me of retries."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "nothing"},
+        {"role": "user", "content": question},
+    ]
+    done = client.chat.completions.create(model="notes", messages=messages)
+    assert done.choices[0].message.content
+    assert done.usage.prompt_tokens > 5
+    assert done.usage.completion_tokens > 1
+    assert done.usage.total_tokens == done.usage.prompt_tokens + done.usage.completion_tokens
+    events = list(
+        client.chat.completions.create(
+            model="notes",
+            messages=messages,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    assert events[-1].choices == []
+    assert events[-1].usage == done.usage
+    assert client.models.retrieve("notes").id == "notes"
 
 
 def test_watch_takes_in_a_new_file(notes, tmp_path, home):

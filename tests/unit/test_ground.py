@@ -233,6 +233,8 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 0
     token: SecretStr = field(default_factory=lambda: SecretStr(""))
+    allow_origin: tuple = ()
+    timeout_s: int = 0
 
 
 SECRET = "a-secret-of-enough-letters"

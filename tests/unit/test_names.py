@@ -1,13 +1,21 @@
 """One grammar of model names, and the choice of `--model auto`."""
 
+import json
+import os
+import subprocess
+import sys
+
+import processes
 import pytest
 
+from onecard import fsio
 from onecard.errors import NotFound, SettingsError
-from onecard.hub import auto, names
+from onecard.hub import auto, names, store
 from onecard.inference.config import LlmConfig
 from onecard.inference.planning import model_of, resolve_auto, share
 from onecard.memory import devices
 from onecard.memory.architectures import lm
+from onecard.reporting import Reporter
 
 LLAMA = (
     "llama3.1:8b",
@@ -177,3 +185,52 @@ def test_a_named_model_is_left_as_it_is():
 def test_a_server_holds_its_own_model():
     config = LlmConfig(base_url="http://127.0.0.1:9/v1")
     assert model_of(config, devices.find("24gb")) is None
+
+
+def test_a_half_imported_model_is_not_here(empty_home, tmp_path):
+    source = tmp_path / "mine"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    for i in (1, 2):
+        with (source / f"model-{i}.safetensors").open("wb") as file:
+            file.truncate(200 << 20)  # sparse: long enough to be killed in the middle
+    child = subprocess.Popen(
+        [sys.executable, "-m", "onecard", "models", "import", source, "--name", "mine"],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "ONECARD_HOME": str(empty_home)},
+    )
+    folder = empty_home / "models" / "mine"
+    processes.kill_when(lambda: list(folder.glob(".model-*")), child)
+    assert (folder / "config.json").exists()
+    assert "mine" not in [row["name"] for row in store.listing().data["models"]]
+    assert not list(folder.glob(".*.draft-*"))
+    with pytest.raises(NotFound):
+        names.find("mine")
+    store.import_model(str(source), "mine", Reporter())
+    assert "mine" in [row["name"] for row in store.listing().data["models"]]
+    assert names.find("mine").here
+
+
+def test_drafts_of_the_living_stay(tmp_path):
+    with fsio.atomic_write(tmp_path / "a.txt") as draft:
+        dead = tmp_path / ".a.txt.draft-4194305-77-abc"
+        dead.touch()
+        foreign = tmp_path / ".b.draft-of-mine"
+        foreign.touch()
+        fsio.remove_dead_drafts(tmp_path)
+        assert draft.exists()
+        assert not dead.exists()
+        assert foreign.exists()
+    with pytest.raises(RuntimeError), fsio.atomic_folder(tmp_path / "model") as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert not (tmp_path / "model").exists()
+    with fsio.atomic_folder(tmp_path / "model") as folder:
+        (folder / "whole").touch()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["whole"]
+
+
+def test_names_that_are_not_utf8_are_written(tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    fsio.write_text(tmp_path / "x.json", json.dumps({"file": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"file": name}

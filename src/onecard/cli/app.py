@@ -6,6 +6,7 @@ lists names and one-line summaries, and loads a command when it is asked for.
 """
 
 import importlib
+import io
 import json
 import logging
 import os
@@ -140,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # pydantic looks through all installed packages for plugins: 16 ms of every start
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     _set_logging(words)
     try:
         App().main(words, prog_name="onecard", standalone_mode=False)
@@ -161,6 +163,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error, words)
     except Exception as fault:
         return _tell(_unexpected(fault), words)
+
+
+def _open_streams() -> None:
+    """A closed stdin or stdout (`<&-`, a service without them) is None in Python: an empty one
+    takes its place. Lines that are not UTF-8 are no error: their wrong bytes stay as they were."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+        elif name == "stdin" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _unexpected(fault: Exception) -> OneCardError:

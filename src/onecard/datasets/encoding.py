@@ -2,7 +2,9 @@
 
 import codecs
 import re
+import sys
 from pathlib import Path
+from typing import TextIO
 
 from onecard.errors import DataError
 
@@ -50,6 +52,18 @@ def decode(data: bytes, path: Path) -> tuple[str, str]:
         )
     text, name = _decode(data)
     return text.replace("\0", ""), name
+
+
+def piped_text(stream: TextIO | None = None) -> str:
+    """What was piped in, decoded as a file is; empty at a terminal and where stdin is closed.
+
+    Raises DataError for binary data.
+    """
+    stream = stream or sys.stdin
+    if stream is None or stream.isatty():
+        return ""
+    buffer = getattr(stream, "buffer", None)
+    return decode(buffer.read(), Path("standard input"))[0] if buffer else stream.read()
 
 
 def _decode(data: bytes) -> tuple[str, str]:

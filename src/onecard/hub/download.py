@@ -50,6 +50,16 @@ def locked(folder: Path, reporter: Reporter) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """A model of several files: the folder counts as empty until the block has ended well, also
+    when the process is killed in between."""
+    mark = folder / names.INCOMPLETE
+    mark.touch()
+    yield
+    mark.unlink(missing_ok=True)
+
+
 def pull(model: Model, reporter: Reporter) -> Path:
     """The model's file, downloaded when it is not here.
 
@@ -214,12 +224,11 @@ def _pull_hub_any(model: Model, reporter: Reporter) -> Path:
                     fix="--quant with one of these",
                 )
             return download(model.repo, ggufs[wanted], folder, reporter)
-        for name in files:
-            if (
-                name.endswith((".safetensors", ".json", ".txt", ".model", ".jinja"))
-                and "/" not in name
-            ):
-                download(model.repo, name, folder, reporter)
+        suffixes = (".safetensors", ".json", ".txt", ".model", ".jinja")
+        with filling(folder):
+            for name in files:
+                if name.endswith(suffixes) and "/" not in name:
+                    download(model.repo, name, folder, reporter)
     return folder
 
 

@@ -223,8 +223,18 @@ def imported_names() -> list[str]:
         for p in folders
         if p not in in_catalog
         and p.is_dir()
+        and is_whole(p)
         and any(not f.name.startswith(".") for f in p.iterdir())
     )
+
+
+INCOMPLETE = ".incomplete"
+"""A file in a folder of the model store while its files come one by one."""
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of the model store was filled to its end."""
+    return not (folder / INCOMPLETE).exists()
 
 
 def quant_of(file_name: str) -> str:
@@ -270,7 +280,7 @@ def _hub(name: str, quant: str) -> Model:
     files = _gguf_files(folder, quant)
     if files:
         return Model(name, "hub", files[0], quant or quant_of(files[0].name), repo=repo)
-    path = folder if (folder / "config.json").exists() else None
+    path = folder if (folder / "config.json").exists() and is_whole(folder) else None
     return Model(name, "hub", path, quant, repo=repo)
 
 
@@ -285,7 +295,8 @@ def _imported(name: str, quant: str) -> Model | None:
     files = _gguf_files(folder, quant)
     if files:
         return Model(name, "file", files[0], quant_of(files[0].name))
-    return Model(name, "file", folder) if (folder / "config.json").exists() else None
+    whole = (folder / "config.json").exists() and is_whole(folder)
+    return Model(name, "file", folder) if whole else None
 
 
 def _ollama(name: str) -> Model:

@@ -14,7 +14,10 @@ from onecard.units import size
 
 
 def listing() -> Result:
-    """Every model of the catalog and every one that lies here."""
+    """Every model of the catalog and every one that lies here; what killed processes left
+    half-written is removed."""
+    for folder in paths.models().glob("*/"):
+        fsio.remove_dead_drafts(folder)
     rows: list[dict[str, Any]] = []
     for name, facts in names.catalog().items():
         files = _files(names.model_dir(name))
@@ -22,7 +25,7 @@ def listing() -> Result:
             {
                 "name": name,
                 "task": facts["task"],
-                "here": bool(files),
+                "here": bool(files) and names.find(name).here,
                 "bytes": sum(p.stat().st_size for p in files),
                 "license": facts["license"],
                 "summary": facts["summary"],
@@ -148,10 +151,11 @@ def import_model(file: str, name: str, reporter: Reporter) -> Result:
             with fsio.atomic_write(target / source.name) as draft:
                 shutil.copyfile(source, draft)
         elif (source / "config.json").exists() and list(source.glob("*.safetensors")):
-            for path in sorted(source.iterdir()):
-                if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja"):
-                    with fsio.atomic_write(target / path.name) as draft:
-                        shutil.copyfile(path, draft)
+            with download.filling(target):
+                for path in sorted(source.iterdir()):
+                    if path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja"):
+                        with fsio.atomic_write(target / path.name) as draft:
+                            shutil.copyfile(path, draft)
         else:
             raise DataError(
                 f"{file} holds no model",

@@ -4,7 +4,8 @@ Errors of the client become EngineError or DataError. The openai client uses htt
 errors come through in the middle of a stream.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import httpx
 import httpx2
 import openai
 
+from onecard import cancellation
 from onecard.errors import DataError, EngineError, OneCardError
 from onecard.inference.config import LlmConfig
 
@@ -41,8 +43,13 @@ class Engine(Protocol):
     @property
     def pid(self) -> int: ...
 
+    @property
+    def alive(self) -> bool: ...
+
+    def restart_if_hung(self) -> None: ...
+
     def failure(self) -> EngineError | None:
-        """Why a request failed, when the process is dead for good."""
+        """Why a request failed, when the process is dead and does not come back soon."""
 
 
 class Client:
@@ -77,10 +84,9 @@ class Client:
 
         Raises EngineError, and DataError when the prompt is too long.
         """
+        options = self._options(schema, tools, max_tokens)
         with self.translated_errors():
-            completion: Any = self.openai.chat.completions.create(
-                messages=_plain(messages), **self._options(schema, tools, max_tokens)
-            )
+            completion: Any = self._completion(_plain(messages), options)
         message = completion.choices[0].message
         calls = [
             ToolCall(c.id, c.function.name, c.function.arguments) for c in message.tool_calls or []
@@ -93,6 +99,23 @@ class Client:
             usage.completion_tokens if usage else 0,
         )
 
+    def _completion(self, messages: Any, options: dict[str, Any]) -> Any:
+        """Within a server's request it can be cancelled: that closes the connection, and the engine
+        stops. A blocking read cannot be ended from another thread; a coroutine can."""
+        if not cancellation.CURRENT.get():
+            return self.openai.chat.completions.create(messages=messages, **options)
+        cancellation.check()
+        return _wait_cancellable(self._complete_async(messages, options))
+
+    async def _complete_async(self, messages: Any, options: dict[str, Any]) -> Any:
+        async with openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self.api_key or "none",
+            max_retries=2,
+            timeout=openai.Timeout(600, connect=5),
+        ) as client:
+            return await client.chat.completions.create(messages=messages, **options)
+
     def stream(self, messages: Sequence[Message], *, max_tokens: int = 0) -> Iterator[str]:
         """The answer in pieces as they come; closing the iterator stops the engine too.
 
@@ -104,6 +127,7 @@ class Client:
             )
             with events:
                 for event in events:
+                    cancellation.check()
                     if event.choices and (piece := event.choices[0].delta.content):
                         yield piece
 
@@ -194,6 +218,26 @@ class Client:
             why=message,
             fix=fix.get(fault.status_code, "see the server's log"),
         )
+
+
+def _wait_cancellable(work: Coroutine[Any, Any, Any]) -> Any:
+    """The coroutine's result, from a loop of this thread. Raises Cancelled."""
+
+    async def watched() -> Any:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(work)
+
+        def cancel() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+
+        with cancellation.on_cancel(cancel):
+            try:
+                return await task
+            except asyncio.CancelledError:
+                raise cancellation.Cancelled from None
+
+    return asyncio.run(watched())
 
 
 def _plain(messages: Sequence[Message]) -> Any:

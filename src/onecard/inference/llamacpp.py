@@ -1,7 +1,8 @@
 """The embedded llama.cpp server as a child process behind a URL.
 
-The child is watched. When it dies, it is started once more on the same port; the second time, the
-error shows the last lines of its log.
+The child is watched. When it dies, it is started again on the same port: at once after a first
+death, later with a growing pause (FIRST_PAUSE_S to LONGEST_PAUSE_S), so that a file that always
+kills it does not hold the machine busy.
 """
 
 import importlib.metadata
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,12 @@ No spin at all (OMP_WAIT_POLICY=PASSIVE) gives 65 idle.
 """
 RESTART_S = 10
 """Longest wait for the restart: under a second for a small model, more for a large one."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Pause before the second restart, and the longest; it doubles from one to the other."""
+HUNG_S = 20
+"""The engine's loop answers between two batches, which take seconds at most."""
+WELL_S = 120
+"""An engine that lived so long is well: its next death counts as its first."""
 
 
 @dataclass
@@ -69,7 +77,8 @@ class LlamaCpp:
         self.threads = threads.choose(self.n_threads)
         self.devices: list[str] = []
         self._deaths = 0
-        self._closing = False
+        self._ready = threading.Event()
+        self._closing = threading.Event()
         self._child: subprocess.Popen[str] | None = None
         self._start()
 
@@ -120,39 +129,71 @@ class LlamaCpp:
         if not line:
             raise self._exit_error("it ended while it loaded the model")
         self.devices = list(json.loads(line)["devices"])
+        self._started = time.monotonic()
+        self._ready.set()
         threading.Thread(target=self._watch, args=(self._child,), daemon=True).start()
 
     def _watch(self, child: "subprocess.Popen[str]") -> None:
         if child.stdout:
             child.stdout.read()
         child.wait()
-        if self._closing:
-            return
-        self._deaths += 1
-        if self._deaths == 1:
+        self._ready.clear()
+        if time.monotonic() - self._started > WELL_S:
+            self._deaths = 0
+        while not self._closing.is_set():
+            self._deaths += 1
+            pause = self._pause_s()
             self.reporter.warn(
-                f"the engine died ({_exit_status(child.returncode)}) and is started again; "
-                f"its log is {self.log}"
+                f"the engine died ({_exit_status(child.returncode)}) and is started again"
+                f"{f' in {pause:.0f} s' if pause else ''}; its log is {self.log}"
             )
+            if self._closing.wait(pause):
+                return
             try:
                 self._start()
-            except EngineError:
-                self._deaths = 2
+                return  # the new child has a watch of its own
+            except (EngineError, OSError):
+                continue
+
+    def _pause_s(self) -> float:
+        """Before the next start."""
+        if self._deaths < 2:
+            return 0.0
+        return float(min(FIRST_PAUSE_S * 2.0 ** min(self._deaths - 2, 10), LONGEST_PAUSE_S))
 
     @property
     def alive(self) -> bool:
-        return self._child is not None and self._child.poll() is None
+        """Whether it answers: it has loaded its model and has not ended."""
+        return self._ready.is_set() and self._child is not None and self._child.poll() is None
+
+    def restart_if_hung(self) -> None:
+        """End a child whose loop stands still; the watch starts it again."""
+        if not self.alive or not self._child:
+            return
+        child = self._child
+        request = urllib.request.Request(
+            self.base_url.removesuffix("/v1") + "/metrics",  # answered by the loop itself
+            headers={"Authorization": f"Bearer {self.api_key}"},
+        )
+        try:
+            urllib.request.urlopen(request, timeout=HUNG_S).close()
+        except OSError:
+            self.reporter.warn(f"the engine did nothing for {HUNG_S} s and is ended")
+            child.kill()
 
     @property
     def pid(self) -> int:
         return self._child.pid if self._child else 0
 
     def failure(self) -> EngineError | None:
-        """The error to raise after a failed request; None while the child lives or restarts."""
-        deadline = time.monotonic() + RESTART_S
-        while not self.alive and self._deaths < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return None if self.alive else self._exit_error("it died a second time")
+        """The error to raise after a failed request; None while the child lives, which is awaited
+        when it restarts."""
+        self._ready.wait(RESTART_S)
+        if self.alive:
+            return None
+        return self._exit_error(
+            f"it died {self._deaths} times; the next start is in at most {self._pause_s():.0f} s"
+        )
 
     def _exit_error(self, why: str) -> EngineError:
         try:
@@ -199,7 +240,7 @@ class LlamaCpp:
         }
 
     def close(self) -> None:
-        self._closing = True
+        self._closing.set()
         if not self._child or self._child.poll() is not None:
             return
         try:

@@ -245,7 +245,8 @@ def start(
             "cwd": str(Path.cwd()),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "pid": os.getpid(),
-            "process_start": process_start(os.getpid()),
+            "process_start": fsio.process_start(os.getpid()),
+            "machine": this_machine(),
         },
     )
     run._write(folder / "settings.toml", tomli_w.dumps(values))
@@ -255,16 +256,16 @@ def start(
     return run
 
 
-def process_start(pid: int) -> str:
-    """When a process began, in the kernel's ticks since boot; empty for one that is gone.
-
-    With the process id it names a process for good: ids are given again.
-    """
-    try:
-        # field 22 of proc(5)'s stat; the second field, a name in brackets, may hold spaces
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+def this_machine() -> dict[str, str]:
+    """What a process id counts in: the machine, its boot, and the container's own numbering."""
+    rows = {"host": platform.node()}
+    for name, path in (("boot", "/proc/sys/kernel/random/boot_id"), ("pids", "/proc/self/ns/pid")):
+        try:
+            file = Path(path)
+            rows[name] = str(file.readlink()) if name == "pids" else file.read_text().strip()
+        except OSError:
+            continue
+    return rows
 
 
 def environment(plan: Plan, packages: Sequence[str] = ()) -> dict[str, Any]:

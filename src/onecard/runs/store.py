@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from onecard import config as configs
-from onecard import paths
+from onecard import fsio, paths
 from onecard.config import C, Layer
 from onecard.errors import DataError, NotFound, not_found
-from onecard.runs.record import process_start, read_json
+from onecard.runs.record import read_json, this_machine
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,13 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """running, done, failed, stopped, killed or unknown."""
+        """running, done, failed, stopped, killed, or unknown: started on another machine, whose
+        processes nobody sees from here."""
         try:
             status = (self.folder / "status").read_text().strip()
         except OSError:
             return "unknown"
-        start = self.about.get("process_start")
-        if status == "running" and start and process_start(self.about.get("pid", 0)) != start:
-            return "killed"
-        return status
+        return _fate(self.folder, self.about) if status == "running" else status
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:
@@ -118,6 +118,32 @@ class RunRecord:
             except ValueError:
                 break  # a run that was killed may end in half a line
         return rows
+
+
+def _fate(folder: Path, about: dict[str, Any]) -> str:
+    """What became of a run that wrote no end: running, killed or unknown."""
+    machine, here = about.get("machine"), this_machine()
+    if isinstance(machine, dict):
+        if machine.get("host") != here.get("host") or (
+            machine.get("boot") == here.get("boot") and machine.get("pids") != here.get("pids")
+        ):
+            return "unknown"
+        if machine.get("boot") != here.get("boot"):
+            return "killed"  # the machine was started anew since
+    pid = about.get("pid")
+    if not isinstance(pid, int) or isinstance(pid, bool):
+        return "unknown"
+    start = about.get("process_start")
+    if start:
+        return "running" if fsio.process_start(pid) == start else "killed"
+    # an older onecard, or a system without /proc: the process must have begun before the record
+    try:
+        process = psutil.Process(pid)
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        older = process.create_time() <= (folder / "run.json").stat().st_mtime + 1
+    except (psutil.Error, OSError, ValueError, OverflowError):
+        return "killed"
+    return "running" if older and not ended else "killed"
 
 
 def recent(limit: int = 50) -> list[RunRecord]:

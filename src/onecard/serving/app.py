@@ -4,14 +4,20 @@
         model = ...  # loaded only after the port is taken
         server.run(application(model), f"OpenAI API at {server.url}/v1", reporter)
 
-The port is taken before anything is loaded, so that a port in use is told at once. Ctrl-C ends
-uvicorn gracefully: open requests are answered first.
+The port is taken before anything is loaded, so that a port in use is told at once. Ctrl-C and
+SIGTERM end the server gracefully: open requests have SHUTDOWN_S to be answered, then they are
+cancelled.
 """
 
+import os
+import signal
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,6 +25,13 @@ from starlette.applications import Starlette
 from onecard.reporting import Reporter
 from onecard.serving import guards
 from onecard.serving.config import ServeConfig
+from onecard.serving.protocol import BoundedProtocol
+from onecard.serving.shell import Shell
+
+SHUTDOWN_S = 5
+"""Time for open requests after Ctrl-C or SIGTERM."""
+EXIT_S = 20
+"""Time for closing model and index after that; a library's own clean-up may wait for its work."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class Server:
     host: str
     token: str
     listener: socket.socket
+    allow_origin: tuple[str, ...] = ()
+    timeout_s: float = 0
 
     @property
     def url(self) -> str:
@@ -40,12 +55,49 @@ class Server:
         announcement: str,
         reporter: Reporter,
         open_paths: tuple[str, ...] = ("/health",),
+        on_timeout: Callable[[], None] | None = None,
     ) -> None:
-        """Answer until Ctrl-C; the announcement also names a token that is demanded."""
+        """Answer until Ctrl-C or SIGTERM; the announcement also names a token that is demanded.
+
+        Both end in KeyboardInterrupt: the run is kept as stopped. `on_timeout` is called in a
+        thread when a request was given up.
+        """
         reporter.line(announcement + (f"  token: {self.token}" if self.token else ""))
-        guarded = guards.Guard(app, self.host, self.token, open_paths)
-        options = uvicorn.Config(guarded, log_level="warning", access_log=False)
-        uvicorn.Server(options).run(sockets=[self.listener])
+        if self.token and self.token in _command_line():
+            reporter.warn(
+                "other users of this machine see the token in the list of processes; give it as "
+                "--token env:NAME or file:PATH"
+            )
+        shell = Shell(app, self.timeout_s, on_timeout)
+        guarded = guards.Guard(shell, self.host, self.token, open_paths, self.allow_origin)
+        options = uvicorn.Config(
+            guarded,
+            http=BoundedProtocol,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _stop)
+        try:
+            uvicorn.Server(options).run(sockets=[self.listener])
+        except KeyboardInterrupt:
+            limit = threading.Timer(EXIT_S, os._exit, (130,))
+            limit.daemon = True
+            limit.start()
+            raise
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _command_line() -> str:
+    """Of this process, as everybody may read it; empty where the system does not show it."""
+    try:
+        return Path("/proc/self/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -56,4 +108,5 @@ def listen(config: ServeConfig) -> Iterator[Server]:
     """
     token = guards.token_for(config.host, config.token.get_secret_value())
     with guards.bind(config.host, config.port) as listener:
-        yield Server(config.host, token, listener)
+        origins = tuple(config.allow_origin)
+        yield Server(config.host, token, listener, origins, config.timeout_s)

@@ -15,3 +15,7 @@ class ServeConfig(Config):
     token: Secret = SecretStr("")
     """Token that clients must send: env:NAME or file:PATH; beyond this machine one is made when
     none is given."""
+    allow_origin: list[str] = Field(default_factory=list)
+    """Origins of web pages and apps that may call the server, as app://obsidian.md."""
+    timeout_s: int = Field(default=600, ge=0)
+    """Longest time without a byte of an answer (s) before it is given up; 0 for no limit."""

@@ -9,7 +9,7 @@ import ipaddress
 import json
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from onecard.errors import DataError, EngineError, OneCardError, SettingsError
+from onecard.serving.turns import Full
 
 Scope = MutableMapping[str, Any]
 App = Callable[
@@ -25,6 +26,8 @@ App = Callable[
 ]
 MAX_BODY_BYTES = 32 << 20
 """Largest request: an hour of speech in opus; the body is held in memory."""
+MAX_NESTING = 100
+"""Levels of lists and objects in a body."""
 
 
 def is_loopback(host: str) -> bool:
@@ -94,8 +97,12 @@ def error(status: int, text: str) -> JSONResponse:
 
 async def body(request: Request) -> dict[str, Any]:
     """The request's JSON object. Raises DataError."""
+    content = await request.body()
     try:
-        value = json.loads(await request.body())
+        value = json.loads(content, parse_constant=_refuse_constant)
+        _check_nesting(value)
+        if b"\\ud" in content or b"\\uD" in content:
+            _check_surrogates(value)
     except (ValueError, RecursionError) as fault:
         raise DataError(
             "the body is not JSON", why=str(fault)[:200], fix="send a JSON object"
@@ -109,6 +116,37 @@ async def body(request: Request) -> dict[str, Any]:
     return value
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_nesting(value: Any) -> None:
+    """Raises ValueError: engines and templates call themselves for every level."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [child for parent in level for child in _children(parent)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {MAX_NESTING} levels")
+
+
+def _children(value: Any) -> list[Any]:
+    children: Iterable[Any] = ()
+    if isinstance(value, dict):
+        children = value.values()
+    elif isinstance(value, list):
+        children = value
+    return [child for child in children if isinstance(child, dict | list)]
+
+
+def _check_surrogates(value: Any) -> None:
+    """Raises ValueError for half a character: no text that a model or a file could hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text has half of a surrogate pair, as \\ud800 alone") from None
+
+
 STATUS_OF_CODE = {2: 400, 5: 400, 6: 404}
 """Exit code of an error -> HTTP status: settings and data 400, not found 404, all others 502."""
 
@@ -116,6 +154,16 @@ STATUS_OF_CODE = {2: 400, 5: 400, 6: 404}
 async def _onecard_error(request: Request, fault: Exception) -> Response:
     code = fault.code if isinstance(fault, OneCardError) else 0
     return error(STATUS_OF_CODE.get(code, 502), str(fault))
+
+
+async def _full(request: Request, fault: Exception) -> Response:
+    reply = error(429, str(fault))
+    reply.headers["Retry-After"] = str(fault.retry_after_s if isinstance(fault, Full) else 1)
+    return reply
+
+
+async def _unforeseen(request: Request, fault: Exception) -> Response:
+    return error(500, f"the server failed ({type(fault).__name__}); its log has the reason")
 
 
 async def _http_error(request: Request, fault: Exception) -> Response:
@@ -127,7 +175,12 @@ async def _http_error(request: Request, fault: Exception) -> Response:
     return error(status, messages.get(status, str(fault)))
 
 
-EXCEPTION_HANDLERS: dict[Any, Any] = {OneCardError: _onecard_error, HTTPException: _http_error}
+EXCEPTION_HANDLERS: dict[Any, Any] = {
+    OneCardError: _onecard_error,
+    Full: _full,
+    HTTPException: _http_error,
+    Exception: _unforeseen,
+}
 """For Starlette(exception_handlers=...)."""
 
 
@@ -138,9 +191,15 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, host: str, token: str, open_paths: tuple[str, ...] = ("/health",)
+        self,
+        app: App,
+        host: str,
+        token: str,
+        open_paths: tuple[str, ...] = ("/health",),
+        allow_origin: Sequence[str] = (),
     ) -> None:
         self.app, self.host, self.token, self.open_paths = app, host, token, open_paths
+        self.origins = frozenset(origin.rstrip("/").lower() for origin in allow_origin)
 
     async def __call__(
         self,
@@ -155,38 +214,43 @@ class Guard:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
-        refusal = self._refusal(scope["path"], headers)
-        if refusal:
-            status, text = refusal
-            body = f'{{"error": {{"message": "{text}", "type": "refused"}}}}'.encode()
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": status,
-                    "headers": [
-                        (b"content-type", b"application/json"),
-                        (b"content-length", str(len(body)).encode()),
-                    ],
-                }
-            )
-            await send({"type": "http.response.body", "body": body})
+        origin = headers.get("origin", "")
+        allowed = origin.lower() in self.origins
+        if allowed and scope["method"] == "OPTIONS":
+            await Response(status_code=204, headers=_cors(origin))(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        if refusal := self._refusal(scope["path"], headers):
+            reply = error(*refusal)
+            if allowed:
+                reply.headers.update(_cors(origin))
+            await reply(scope, receive, send)
+            return
+
+        async def send_allowed(message: Any) -> None:
+            if allowed and message["type"] == "http.response.start":
+                rows = [(k.lower().encode(), v.encode()) for k, v in _cors(origin).items()]
+                message = {**message, "headers": [*message.get("headers", ()), *rows]}
+            await send(message)
+
+        await self.app(scope, receive, send_allowed)
 
     def _refusal(self, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
         """(status, message), or None for a request that may pass."""
-        host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-        local = is_loopback(self.host)
-        if local and not is_loopback(host):
+        host = _hostname(headers.get("host", ""))
+        if host is None:
+            return 400, "the Host header is no address"
+        if is_loopback(self.host) and not is_loopback(host):
             return 403, "the Host header names another machine"
         origin = headers.get("origin", "")
-        # another port is another site too
-        if origin and urlsplit(origin).netloc != headers.get("host", ""):
-            return 403, "a page of another site may not call this server"
+        if origin and not self._is_allowed(origin, headers.get("host", "")):
+            return 403, (
+                f"a page of another site may not call this server; to allow it, start the server "
+                f"with --allow_origin {origin[:200]}"
+            )
         length = headers.get("content-length", "0")
-        if not length.isdigit():
+        if not (length.isascii() and length.isdigit()):
             return 400, "the Content-Length is not a number"
-        if int(length) > MAX_BODY_BYTES:
+        if len(length) > 18 or int(length) > MAX_BODY_BYTES:
             return 413, "the request is larger than 32 MiB"
         if self.token and path not in self.open_paths:
             scheme, _, credentials = headers.get("authorization", "").partition(" ")
@@ -195,3 +259,32 @@ class Guard:
             ):
                 return 401, "a token is needed: Authorization: Bearer TOKEN"
         return None
+
+    def _is_allowed(self, origin: str, host: str) -> bool:
+        """The server's own page, or an origin that its owner named; another port is another site
+        too."""
+        if origin.lower() in self.origins:
+            return True
+        try:
+            return urlsplit(origin).netloc == host
+        except ValueError:
+            return False
+
+
+def _hostname(host: str) -> str | None:
+    """The name or address in a Host header; None for what is none, as `[::1`."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return None
+
+
+def _cors(origin: str) -> dict[str, str]:
+    """Headers that let a browser hand the answer to a page of an allowed origin."""
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Headers": "Authorization, Content-Type",
+        "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+        "Access-Control-Allow-Private-Network": "true",
+        "Vary": "Origin",
+    }

@@ -125,6 +125,9 @@ class ServeConfig(HttpConfig, RecordingConfig):
 
     port: int = Field(default=8082, ge=0, le=65535)
     """Port; 0 takes a free one."""
+    timeout_s: int = Field(default=3600, ge=0)
+    """Longest time without a byte of an answer (s) before it is given up; 0 for no limit. A whole
+    transcript comes at once, at its end."""
 
 
 class EvaluateConfig(TranscriptConfig, TrackingConfig):

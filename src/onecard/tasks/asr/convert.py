@@ -7,7 +7,6 @@ bytes, then aliases.
 
 import json
 import re
-import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from transformers import (
     WhisperTokenizerFast,
 )
 
-from onecard import paths
+from onecard import fsio, paths
 from onecard.errors import DataError, NotFound
 from onecard.hub import checkpoints, download
 from onecard.reporting import Reporter
@@ -272,19 +271,16 @@ def to_ct2(source: Path, target: Path, quantization: str = "float16") -> Path:
 
     Raises DataError.
     """
-    draft = target.with_name(target.name + ".part")
     try:
         converter: Any = ctranslate2.converters.TransformersConverter(
             str(source), copy_files=["tokenizer.json", "preprocessor_config.json"]
         )
-        converter.convert(str(draft), quantization=quantization, force=True)
+        with fsio.atomic_folder(target) as draft:
+            converter.convert(str(draft), quantization=quantization, force=True)
     except (RuntimeError, ValueError, OSError) as fault:
         raise DataError(
             f"{source} did not convert",
             why=str(fault).splitlines()[0][:300],
             fix="keep the adapter and the merged folder, which are complete",
         ) from None
-    if target.exists():
-        shutil.rmtree(target)
-    draft.rename(target)
     return target

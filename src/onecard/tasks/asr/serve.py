@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -17,7 +16,8 @@ from starlette.routing import Route
 from onecard.errors import OneCardError
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.serving import app, guards, openai_schemas
+from onecard.serving import app, guards, openai_schemas, shell
+from onecard.serving.turns import Turns
 from onecard.tasks.asr import formats, language_names, transcript
 from onecard.tasks.asr.configs import ServeConfig
 from onecard.tasks.asr.names import with_names_file
@@ -53,6 +53,7 @@ def application(transcriber: Transcriber, config: ServeConfig) -> Starlette:
             Route("/v1/audio/transcriptions", api.transcribe, methods=["POST"]),
             Route("/v1/audio/translations", api.translate, methods=["POST"]),
             Route("/v1/models", api.models),
+            Route("/v1/models/{name:path}", api.model),
             Route("/health", api.health),
         ],
         exception_handlers=guards.EXCEPTION_HANDLERS,
@@ -63,10 +64,13 @@ class _Api:
     def __init__(self, transcriber: Transcriber, config: ServeConfig) -> None:
         self.transcriber, self.config = transcriber, config
         # one recording at a time: a second one waits instead of slowing the first one down
-        self.lock = asyncio.Lock()
+        self.turns = Turns()
 
     async def models(self, request: Request) -> Response:
         return JSONResponse(openai_schemas.model_list([self.config.model]))
+
+    async def model(self, request: Request) -> Response:
+        return openai_schemas.model_reply(request.path_params["name"], [self.config.model])
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -96,11 +100,11 @@ class _Api:
             sound = await _read(upload)
         if sound is None:
             return guards.error(413, "the file is larger than 32 MiB; send it as mp3 or opus")
+        await shell.turn(request, self.turns)
         if _is_true(form.get("stream")):
             events = self._events(sound, config)
             return StreamingResponse(events, media_type="text/event-stream")
-        async with self.lock:
-            result = await run_in_threadpool(self._transcribe_sound, sound, config)
+        result = await shell.in_thread(self._transcribe_sound, sound, config)
         return to_response(result, response_format, task)
 
     async def _events(self, sound: bytes, config: ServeConfig) -> AsyncIterator[str]:
@@ -117,13 +121,10 @@ class _Api:
                 delta = transcript.join_texts(so_far)[len(before) :]
                 loop.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        async with self.lock:
-            job = asyncio.create_task(
-                run_in_threadpool(self._transcribe_sound, sound, config, on_chunk)
-            )
-            job.add_done_callback(lambda _: deltas.put_nowait(None))
-            while (delta := await deltas.get()) is not None:
-                yield _event({"type": "transcript.text.delta", "delta": delta})
+        job = asyncio.create_task(shell.in_thread(self._transcribe_sound, sound, config, on_chunk))
+        job.add_done_callback(lambda _: deltas.put_nowait(None))
+        while (delta := await deltas.get()) is not None:
+            yield _event({"type": "transcript.text.delta", "delta": delta})
         try:
             result = job.result()
         except OneCardError as fault:

@@ -13,6 +13,7 @@ from faster_whisper import BatchedInferencePipeline, WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_tokens, pad_or_trim
 
+from onecard import cancellation
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
@@ -204,6 +205,7 @@ class Transcriber:
         """One window each, in batches."""
         heard = []
         for i in range(0, len(sounds), self.config.batch_size):
+            cancellation.check()
             part = sounds[i : i + self.config.batch_size]
             features = np.stack([pad_or_trim(self._features(sound)) for sound in part])
             info = [
@@ -365,6 +367,7 @@ class Transcriber:
 
     def _retry(self, sound: np.ndarray, language: str, tokenizer: Tokenizer) -> list[Segment]:
         """A failed window again, at higher temperatures until it passes the thresholds."""
+        cancellation.check()
         rows, _ = self.model.transcribe(
             sound,
             language=language,

@@ -1,8 +1,8 @@
 """`onecard chat ask`: one question, one streamed answer."""
 
-import sys
 import time
 
+from onecard.datasets.encoding import piped_text
 from onecard.errors import SettingsError
 from onecard.inference.backends import language_model
 from onecard.reporting import Result
@@ -15,7 +15,7 @@ def ask(config: AskConfig, run: Run) -> Result:
 
     Raises SettingsError without a question.
     """
-    context = "" if sys.stdin.isatty() else sys.stdin.read()
+    context = piped_text()
     question = config.question or context
     if not question.strip():
         raise SettingsError(

@@ -13,6 +13,7 @@ from prompt_toolkit.history import FileHistory
 from prompt_toolkit.key_binding import KeyBindings
 
 from onecard import fsio, paths
+from onecard.datasets.encoding import decode
 from onecard.errors import DataError, OneCardError
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
@@ -71,7 +72,10 @@ def _answer(client: Client, messages: list[Message], config: ChatConfig, run: Ru
         run.reporter.line("there is no question yet")
         return 0
     pieces: list[str] = []
-    fitting = fit_messages(messages, client, config.n_ctx - config.max_tokens)
+    # a long max_tokens is a limit, no wish: the conversation keeps half of the context
+    fitting = fit_messages(
+        messages, client, max(config.n_ctx - config.max_tokens, config.n_ctx // 2)
+    )
     if n_dropped := len(messages) - len(fitting):
         run.reporter.line(f"(the context is full: the first {n_dropped} messages are left out)")
     stream = client.stream(fitting)
@@ -103,10 +107,16 @@ def fit_messages(messages: list[Message], client: Client, max_tokens: int) -> li
     return system + recent
 
 
+def readable(line: str) -> str:
+    """A line from a pipe in its own encoding: what is not UTF-8 came as half surrogates."""
+    data = line.encode("utf-8", "surrogateescape")
+    return decode(data, Path("standard input"))[0] if not line.isascii() else line
+
+
 def _reader(interactive: bool) -> Callable[[], str]:
     """A function that reads one input, from a terminal with editing and history."""
     if not interactive:
-        return input
+        return lambda: readable(input())
     keys = KeyBindings()
 
     @keys.add("escape", "enter")

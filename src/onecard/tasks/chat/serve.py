@@ -14,7 +14,6 @@ from typing import Any
 import aiohttp
 import numpy as np
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -28,13 +27,22 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
+from onecard.serving.shell import in_thread, turn
+from onecard.serving.turns import Turns
 from onecard.tasks.chat import tool_calls
 from onecard.tasks.chat.configs import ServeConfig
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RERANK = ("/v1/rerank", "/rerank", "/v2/rerank")
+"""Jina's path, and those of TEI and llama.cpp, and of Cohere."""
+NOT_ENFORCED = "X-Schema-Not-Enforced"
+"""Header that names what of a schema the grammar passes over, so that the client checks it."""
 STREAM_INTERVAL_S = 0.02
 """Shortest time between two chunks of a stream: each costs both ends a wake-up that slows the
 engine's threads, and nobody reads faster."""
+CHARS_PER_TOKEN = 100
+"""Far above any text's mean: a request with more is refused before the engine's loop cuts it into
+tokens, which holds up the others for a second a megabyte."""
 MAX_TEXTS = 2048
 """Texts in one request for embeddings, as in OpenAI's API."""
 
@@ -49,7 +57,12 @@ def serve(config: ServeConfig, run: Run) -> Result:
         language_model(config, run.plan, run.reporter, n_parallel=config.n_parallel) as client,
     ):
         address = f"{server.url}/v1"
-        server.run(application(client, config), f"OpenAI API at {address}", run.reporter)
+        server.run(
+            application(client, config),
+            f"OpenAI API at {address}",
+            run.reporter,
+            on_timeout=client.engine.restart_if_hung if client.engine else None,
+        )
     return Result({"address": address})
 
 
@@ -63,7 +76,7 @@ def application(client: Client, config: ServeConfig) -> Starlette:
             Route("/v1/models", routes.models),
             Route("/v1/models/{name:path}", routes.model),
             Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
-            Route("/v1/rerank", routes.rerank, methods=["POST"]),
+            *(Route(path, routes.rerank, methods=["POST"]) for path in RERANK),
             Route("/health", routes.health),
         ],
         exception_handlers=guards.EXCEPTION_HANDLERS,
@@ -78,6 +91,7 @@ class _Routes:
         self._embedder: Embedder | None = None
         self._reranker: Reranker | None = None
         self.started = int(time.time())
+        self.turns, self.vector_turns = Turns(config.n_parallel), Turns()
 
     async def language_model(self, request: Request) -> Response:
         """Passed on unchanged, except for a demanded tool call, which is forced by a schema.
@@ -86,18 +100,30 @@ class _Routes:
         """
         body = await guards.body(request)
         _check_request(body, request.url.path)
-        if request.url.path == CHAT and (forced := tool_calls.forced_request(body)):
-            return await self._tool_call(forced, bool(body.get("stream")))
-        reply = await self._post_to_engine(request.url.path, await request.body())
+        content = await request.body()
+        if self.client.engine and len(content) > CHARS_PER_TOKEN * self.config.n_ctx:
+            raise DataError(
+                "the request is longer than the context",
+                why=f"{len(content):,} bytes do not fit in {self.config.n_ctx} tokens",
+                fix="a shorter request, or a server with a larger --n_ctx",
+            )
+        unenforced = tool_calls.unenforced(body)
+        forced = tool_calls.forced_request(body) if request.url.path == CHAT else None
+        await turn(request, self.turns)
+        if forced:
+            return await self._tool_call(forced, body, unenforced)
+        reply = await self._post_to_engine(request.url.path, content)
         media_type = reply.content_type
+        headers = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
         if media_type != "text/event-stream":
             async with reply:
-                return Response(await reply.read(), reply.status, media_type=media_type)
+                content = await reply.read()
+                return Response(content, _status_of(reply), headers, media_type=media_type)
         return StreamingResponse(
             _chunks(reply),
             reply.status,
             media_type=media_type,
-            headers={"Cache-Control": "no-cache"},
+            headers={"Cache-Control": "no-cache", **headers},
         )
 
     async def _post_to_engine(self, path: str, content: bytes) -> aiohttp.ClientResponse:
@@ -108,30 +134,44 @@ class _Routes:
                     "Authorization": f"Bearer {self.client.api_key}",
                     "Content-Type": "application/json",
                 },
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=600),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None),
+                connector=aiohttp.TCPConnector(limit=0),
             )
         try:
             return await self._http.post(self.root + path, data=content)
+        except aiohttp.ClientConnectorError:
+            # it restarts: what it never saw may be sent again
+            if failure := await in_thread(self._engine_failure):
+                raise failure from None
+            return await self._post_again(path, content)
         except (aiohttp.ClientError, TimeoutError) as fault:
-            raise self._engine_failure() or EngineError(
-                "the engine does not answer",
-                why=str(fault),
-                fix="ask again; onecard doctor tells more",
-            ) from None
+            raise await in_thread(self._engine_failure) or _no_answer(fault) from None
+
+    async def _post_again(self, path: str, content: bytes) -> aiohttp.ClientResponse:
+        assert self._http
+        try:
+            return await self._http.post(self.root + path, data=content)
+        except (aiohttp.ClientError, TimeoutError) as fault:
+            raise _no_answer(fault) from None
 
     def _engine_failure(self) -> EngineError | None:
+        """Blocks while the engine restarts."""
         return self.client.engine.failure() if self.client.engine else None
 
-    async def _tool_call(self, forced: dict[str, Any], stream: bool) -> Response:
+    async def _tool_call(
+        self, forced: dict[str, Any], body: dict[str, Any], unenforced: list[str]
+    ) -> Response:
         reply = await self._post_to_engine(CHAT, json.dumps(forced).encode())
         async with reply:
             content = await reply.read()
         if reply.status != 200:
-            return Response(content, reply.status, media_type="application/json")
-        call = tool_calls.tool_call_reply(json.loads(content))
-        if stream:
-            return Response(tool_calls.tool_call_events(call), media_type="text/event-stream")
-        return JSONResponse(call)
+            return Response(content, _status_of(reply), media_type="application/json")
+        call = tool_calls.tool_call_reply(json.loads(content), unenforced)
+        headers = {NOT_ENFORCED: _header_text(unenforced)} if unenforced else {}
+        if body.get("stream"):
+            events = tool_calls.tool_call_events(call, openai_schemas.wants_usage(body))
+            return Response(events, headers=headers, media_type="text/event-stream")
+        return JSONResponse(call, headers=headers)
 
     def _model_names(self) -> list[str]:
         names = (self.client.model, self.config.embedding_model, self.config.rerank_model)
@@ -142,13 +182,12 @@ class _Routes:
 
     async def model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in self._model_names():
-            return guards.error(404, f"there is no model {name} here; see /v1/models")
-        return JSONResponse(openai_schemas.model(name, self.started))
+        return openai_schemas.model_reply(name, self._model_names(), self.started)
 
     async def health(self, request: Request) -> Response:
-        if failure := self._engine_failure():
-            return JSONResponse({"status": str(failure)}, 503)
+        engine = self.client.engine
+        if engine and not engine.alive:
+            return JSONResponse({"status": "the engine is started again"}, 503)
         return JSONResponse({"status": "ok"})
 
     def embedder(self) -> Embedder:
@@ -168,9 +207,14 @@ class _Routes:
         texts = [texts] if isinstance(texts, str) else texts
         if refusal := self._embedding_refusal(body, texts):
             return guards.error(*refusal)
-        embedder = self.embedder()
+        await turn(request, self.vector_turns)
+        embedder = await in_thread(self.embedder)
+        if body.get("dimensions") not in (None, embedder.dim):
+            ours = self.config.embedding_model
+            text = f"dimensions must be {embedder.dim}: {ours} cannot be cut shorter"
+            return guards.error(400, text)
         embed = embedder.queries if body.get("input_type") == "query" else embedder.passages
-        vectors = await run_in_threadpool(embed, texts)
+        vectors = await in_thread(embed, texts)
         as_base64 = body.get("encoding_format") == "base64"
         rows = [
             {"object": "embedding", "index": i, "embedding": _encoded(vector, as_base64)}
@@ -205,8 +249,6 @@ class _Routes:
         # vectors of another model would not compare with those that the client has
         if name not in ("default", ours):
             return 404, f"there is no embedding model {name} here, only {ours}"
-        if body.get("dimensions") not in (None, self.embedder().dim):
-            return 400, f"dimensions must be {self.embedder().dim}: {ours} cannot be cut shorter"
         return None
 
     async def rerank(self, request: Request) -> Response:
@@ -221,11 +263,15 @@ class _Routes:
             or not all(isinstance(text, str) for text in texts)
         ):
             return guards.error(400, "query must be a text and documents a list of texts")
-        top_n = body.get("top_n", len(texts))
+        if len(texts) > MAX_TEXTS:
+            return guards.error(400, f"{len(texts)} documents at once; at most {MAX_TEXTS}")
+        top_n = body.get("top_n")
+        top_n = len(texts) if top_n is None else top_n
         if not isinstance(top_n, int) or isinstance(top_n, bool) or top_n < 1:
             return guards.error(400, "top_n must be a whole number from 1")
-        reranker = self.reranker()
-        scores = await run_in_threadpool(reranker.scores, query, texts)
+        await turn(request, self.vector_turns)
+        reranker = await in_thread(self.reranker)
+        scores = await in_thread(reranker.scores, query, texts)
         results = []
         for i in sorted(range(len(texts)), key=lambda i: -float(scores[i]))[:top_n]:
             result: dict[str, Any] = {"index": i, "relevance_score": float(scores[i])}
@@ -242,32 +288,31 @@ def _encoded(vector: np.ndarray, as_base64: bool) -> Any:
 
 def _check_request(body: dict[str, Any], path: str) -> None:
     """Refuse what the engine would answer with an unclear error. Raises DataError."""
-    if body.get("n", 1) != 1:
+    n = body.get("n")
+    if n is not None and (n != 1 or isinstance(n, bool)):
         raise DataError(
             "n must be 1",
             why="the engine generates one answer a request",
             fix="send the request n times with different seeds",
         )
-    if path != CHAT:
-        return
-    messages = body.get("messages")
-    if (
-        not isinstance(messages, list)
-        or not messages
-        or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
-    ):
-        raise DataError(
-            "messages are not valid",
-            why='they must be a list of {"role": ..., "content": ...}, at least one',
-            fix="correct the list of messages",
-        )
-    parts = [part for m in messages if isinstance(m.get("content"), list) for part in m["content"]]
-    if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-        raise DataError(
-            "this model reads text only",
-            why="a message has an image or a sound",
-            fix="send text parts only",
-        )
+    if path == CHAT:
+        openai_schemas.text_messages(body)
+
+
+def _no_answer(fault: Exception) -> EngineError:
+    return EngineError(
+        "the engine does not answer", why=str(fault), fix="ask again; onecard doctor tells more"
+    )
+
+
+def _status_of(reply: aiohttp.ClientResponse) -> int:
+    """The engine answers 500 to what is the request's own fault, as a grammar that does not parse;
+    a dead engine answers nothing."""
+    return 400 if reply.status == 500 else reply.status
+
+
+def _header_text(rows: list[str]) -> str:
+    return "; ".join(rows)[:1000].encode("ascii", "replace").decode()
 
 
 async def _chunks(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

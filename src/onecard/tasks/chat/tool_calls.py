@@ -6,10 +6,11 @@ then writes prose; the schema permits nothing but a call.
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onecard.errors import DataError
+from onecard.inference import schema_limits
 from onecard.serving.openai_schemas import completion_events
 
 MAX_CALL_TOKENS = 512
@@ -40,7 +41,7 @@ def forced_request(request: Mapping[str, Any]) -> dict[str, Any] | None:
         )
     if name:
         functions = {name: functions[name]}
-    schema = {"anyOf": [_call_schema(name, function) for name, function in functions.items()]}
+    schema = _calls_schema(functions)
     limit: dict[str, Any] = {}
     if "max_tokens" not in request and "max_completion_tokens" not in request:
         limit = {"max_tokens": MAX_CALL_TOKENS}
@@ -61,16 +62,68 @@ def _named_function(choice: Any) -> str | None:
     return function.get("name") if isinstance(function, dict) else None
 
 
-def _call_schema(name: str, function: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {
-            "name": {"const": name},
-            "arguments": function.get("parameters") or {"type": "object"},
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
+def _calls_schema(functions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """One of the calls. Each function's parameters lie whole under $defs, since a $ref of theirs
+    counts from the top of the schema that it stands in."""
+    definitions, calls = {}, []
+    for i, (name, function) in enumerate(functions.items()):
+        place = f"function{i}"
+        parameters = function.get("parameters") or {"type": "object"}
+        definitions[place] = _moved(parameters, f"#/$defs/{place}")
+        calls.append(
+            {
+                "type": "object",
+                "properties": {
+                    "name": {"const": name},
+                    "arguments": {"$ref": f"#/$defs/{place}"},
+                },
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return {"anyOf": calls, "$defs": definitions}
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """The schema for another place in a larger one: its $refs follow it. Its depth was checked."""
+    if isinstance(schema, list):
+        return [_moved(child, place) for child in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(child, place) for key, child in schema.items()}
+    if isinstance(ref := schema.get("$ref"), str) and ref.startswith("#"):
+        moved["$ref"] = place + ref[1:]
+    return moved
+
+
+def unenforced(request: Mapping[str, Any]) -> list[str]:
+    """What the schemas of a request ask for and the grammar does not enforce.
+
+    Raises DataError for a schema that would hold up the engine.
+    """
+    warnings: list[str] = []
+    for name, function in _functions(request.get("tools") or []).items():
+        parameters = function.get("parameters") or {}
+        warnings += schema_limits.check(parameters, f"the schema of the tool {name[:60]}")
+    format = request.get("response_format")
+    if format is not None and not isinstance(format, dict):
+        raise DataError(
+            "response_format is not valid",
+            why="it is no object",
+            fix='{"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}',
+        )
+    wrapped = (format or {}).get("json_schema")
+    schemas = [
+        (format or {}).get("schema"),
+        wrapped.get("schema") if isinstance(wrapped, dict) else wrapped,
+        request.get("json_schema"),
+    ]
+    for schema in schemas:
+        if schema is not None:
+            warnings += schema_limits.check(schema, "the schema")
+    if request.get("grammar"):
+        schema_limits.check_grammar(request["grammar"])
+    return warnings
 
 
 def _with_instruction(
@@ -84,7 +137,10 @@ def _with_instruction(
     )
     messages = [dict(message) for message in messages]
     if messages[0].get("role") == "system":
-        messages[0]["content"] = f"{messages[0].get('content')}\n\n{instruction}"
+        content = messages[0].get("content") or ""
+        if isinstance(content, list):  # parts; only text is let in
+            content = "\n".join(part["text"] for part in content)
+        messages[0]["content"] = f"{content}\n\n{instruction}"
         return messages
     return [{"role": "system", "content": instruction}, *messages]
 
@@ -108,8 +164,9 @@ def _functions(tools: Any) -> dict[str, dict[str, Any]]:
     return {function["name"]: function for function in functions if function}
 
 
-def tool_call_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's reply with its JSON turned into tool_calls.
+def tool_call_reply(reply: Mapping[str, Any], unenforced: Sequence[str] = ()) -> dict[str, Any]:
+    """The engine's reply with its JSON turned into tool_calls; `warnings` tells what of the schema
+    was not enforced.
 
     Raises DataError for an answer that was cut off.
     """
@@ -133,10 +190,12 @@ def tool_call_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
             {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
         ],
     }
-    return {**reply, "choices": [{**choice, "message": message, "finish_reason": "tool_calls"}]}
+    warnings = {"warnings": [f"not enforced: {row}" for row in unenforced]} if unenforced else {}
+    choices = [{**choice, "message": message, "finish_reason": "tool_calls"}]
+    return {**reply, "choices": choices, **warnings}
 
 
-def tool_call_events(reply: Mapping[str, Any]) -> str:
+def tool_call_events(reply: Mapping[str, Any], with_usage: bool = False) -> str:
     """The same reply as a stream."""
     envelope = {key: reply[key] for key in ("id", "created", "model") if key in reply}
     calls = reply["choices"][0]["message"]["tool_calls"]
@@ -145,4 +204,6 @@ def tool_call_events(reply: Mapping[str, Any]) -> str:
         "content": None,
         "tool_calls": [{"index": i, **call} for i, call in enumerate(calls)],
     }
-    return completion_events(envelope, delta, "tool_calls")
+    warnings = {"warnings": reply["warnings"]} if "warnings" in reply else {}
+    usage = reply.get("usage") if with_usage else None
+    return completion_events(envelope, delta, "tool_calls", warnings, usage)

@@ -67,7 +67,7 @@ def chat(config: ChatConfig, run: Run) -> Result:
                 if run.reporter.interactive:
                     run.reporter.stream("> ")
                 line = sys.stdin.readline()
-                text = line.strip()
+                text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
                 if not line or text in ("/exit", "/quit"):
                     break
                 if not text:

@@ -3,13 +3,11 @@
 Questions are answered one at a time, since there is one model on one card; others wait.
 """
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -18,6 +16,8 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
+from onecard.serving.shell import in_thread, turn
+from onecard.serving.turns import Turns
 from onecard.tasks.rag.chat import condense_question
 from onecard.tasks.rag.configs import ServeConfig
 from onecard.tasks.rag.search import hit_as_dict
@@ -29,6 +29,9 @@ PAGE_POLICY = (
 )
 """Content-Security-Policy of the page: it loads nothing and talks to this server only."""
 
+MAX_QUESTION_CHARS, MAX_CHAT_CHARS = 20_000, 400_000
+"""Ten pages of question, and a long conversation: a search for more would hold up the others."""
+
 
 def serve(config: ServeConfig, run: Run) -> Result:
     """Answer until Ctrl-C.
@@ -37,11 +40,13 @@ def serve(config: ServeConfig, run: Run) -> Result:
     index.
     """
     with listen(config) as server, open_session(config, run) as session:
+        engine = session.client.engine if session.client else None
         server.run(
             application(session),
             f"your notes at {server.url}  (OpenAI API: {server.url}/v1, model: notes)",
             run.reporter,
             open_paths=("/", "/health"),
+            on_timeout=engine.restart_if_hung if engine else None,
         )
         address = server.url
     return Result({"address": address})
@@ -55,6 +60,7 @@ def application(session: Session) -> Starlette:
             Route("/", routes.page),
             Route("/health", routes.health),
             Route("/v1/models", routes.models),
+            Route("/v1/models/{name:path}", routes.model),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
             Route("/v1/search", routes.search, methods=["POST"]),
         ],
@@ -64,7 +70,7 @@ def application(session: Session) -> Starlette:
 
 class _Routes:
     def __init__(self, session: Session) -> None:
-        self.session, self.lock, self.started = session, asyncio.Lock(), int(time.time())
+        self.session, self.turns, self.started = session, Turns(), int(time.time())
         self.html = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 
     async def page(self, request: Request) -> Response:
@@ -77,40 +83,48 @@ class _Routes:
     async def models(self, request: Request) -> Response:
         return JSONResponse(openai_schemas.model_list(["notes"], self.started))
 
+    async def model(self, request: Request) -> Response:
+        return openai_schemas.model_reply(request.path_params["name"], ["notes"], self.started)
+
     async def search(self, request: Request) -> Response:
         body = await guards.body(request)
         query, k = body.get("query"), body.get("top_k", self.session.config.top_k)
         if (
             not isinstance(query, str)
-            or not query.strip()
+            or not 0 < len(query.strip()) <= MAX_QUESTION_CHARS
             or not isinstance(k, int)
+            or isinstance(k, bool)
             or not 1 <= k <= 100
         ):
-            return guards.error(400, "query must be a text and top_k 1 to 100")
-        async with self.lock:
-            hits = await run_in_threadpool(self.session.retriever.search, query, k)
+            text = (
+                f"query must be a text of at most {MAX_QUESTION_CHARS} characters, top_k 1 to 100"
+            )
+            return guards.error(400, text)
+        await turn(request, self.turns)
+        hits = await in_thread(self.session.retriever.search, query, k)
         return JSONResponse({"passages": [hit_as_dict(hit) for hit in hits]})
 
     async def chat(self, request: Request) -> Response:
         body = await guards.body(request)
-        messages = body.get("messages")
-        if (
-            not isinstance(messages, list)
-            or not messages
-            or not all(isinstance(m, dict) and isinstance(m.get("content"), str) for m in messages)
-            or messages[-1].get("role") != "user"
-        ):
-            return guards.error(
-                400, "messages must end with one of the user, each with text as content"
-            )
-        async with self.lock:
-            answer = await run_in_threadpool(self._answer, messages)
+        messages = openai_schemas.text_messages(body)
+        if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+            return guards.error(400, "messages must end with a question of the user")
+        if sum(len(message["content"]) for message in messages) > MAX_CHAT_CHARS:
+            return guards.error(400, f"the messages have more than {MAX_CHAT_CHARS} characters")
+        if len(messages[-1]["content"]) > MAX_QUESTION_CHARS:
+            return guards.error(400, f"the question has more than {MAX_QUESTION_CHARS} characters")
+        await turn(request, self.turns)
+        answer = await in_thread(self._answer, messages)
+        usage = openai_schemas.usage(*answer.pop("n_tokens"))
         envelope = {"id": f"notes-{time.time_ns()}", "created": int(time.time()), "model": "notes"}
         message = {"role": "assistant", "content": answer["answer"]}
         citations = {"citations": answer["citations"]}
         if body.get("stream"):
             # the answer is complete before it is sent: its citations are verified first
-            events = openai_schemas.completion_events(envelope, message, "stop", citations)
+            last_usage = usage if openai_schemas.wants_usage(body) else None
+            events = openai_schemas.completion_events(
+                envelope, message, "stop", citations, last_usage
+            )
             return Response(events, media_type="text/event-stream")
         return JSONResponse(
             {
@@ -119,14 +133,35 @@ class _Routes:
                 "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
                 **citations,
                 "question": answer["question"],
-                "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+                "usage": usage,
             }
         )
 
     def _answer(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        texts = [m["content"] for m in messages if m["role"] in ("user", "assistant")]
-        pairs = zip(texts[0:-1:2], texts[1:-1:2], strict=False)
-        turns = [{"question": question, "answer": answer} for question, answer in pairs]
+        turns = _turns(messages[:-1])
         question = condense_question(messages[-1]["content"], turns, self.session.client)
         answer, _, _ = self.session.ask(question)
-        return {**answer.as_dict(), "question": question}
+        row = answer.as_dict()
+        n_prompt = sum(self._n_tokens(message["content"]) for message in messages)
+        return {
+            **row,
+            "question": question,
+            "n_tokens": (n_prompt, self._n_tokens(row["answer"])),
+        }
+
+    def _n_tokens(self, text: str) -> int:
+        """By the model's tokenizer; without a model, 4 characters a token."""
+        client = self.session.client
+        return client.count_tokens(text) if client else len(text) // 4 + 1
+
+
+def _turns(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Each question with what was answered to it; a message without text is none."""
+    turns: list[dict[str, str]] = []
+    for message in messages:
+        text = message["content"].strip()
+        if message["role"] == "user" and text:
+            turns.append({"question": text, "answer": ""})
+        elif message["role"] == "assistant" and text and turns:
+            turns[-1]["answer"] = f"{turns[-1]['answer']}\n{text}".strip()
+    return turns

@@ -1,9 +1,9 @@
 """An open index with an open language model: what ask, chat, serve and evaluate share."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from onecard.datasets.encoding import piped_text
 from onecard.errors import SettingsError
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
@@ -82,7 +82,7 @@ def _writer(config: ChatConfig, client: Client) -> model_probe.Write:
 
 def question_of(config: QuestionConfig) -> str:
     """The question of the command line, else of stdin. Raises SettingsError without one."""
-    question = config.question or ("" if sys.stdin.isatty() else sys.stdin.read())
+    question = config.question or piped_text()
     if not question.strip():
         raise SettingsError(
             "there is no question",
