@@ -132,7 +132,7 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
         raise SettingsError(
             f"'{unknown[0]}' is no layer to adapt",
             why=f"layers are: {', '.join([*LAYERS, 'lm_head'])}",
-            fix="--target_modules q_proj --target_modules v_proj",
+            fix="--target_modules q_proj,v_proj",
         )
     method = "qlora" if config.load_in_4bit else "lora"
     if not what_if.use_peft:

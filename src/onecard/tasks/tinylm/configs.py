@@ -3,15 +3,17 @@
 0 means: computed from `size`, and reported with its reason.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from onecard.config import Config
+from onecard.config import Config, ShortName
 from onecard.runs.config import TrackingConfig
 from onecard.training.config import CheckpointConfig
 
 POSITIONS = ("learned", "sinusoidal", "rope", "alibi")
+QUANTS = ("f32", "f16", "bf16", "q8_0")
+Quant = Annotated[str, ShortName(*QUANTS, "none")]
 
 
 class CorpusConfig(Config):
@@ -118,14 +120,14 @@ class TrainConfig(CorpusConfig, ArchitectureConfig, RecipeConfig, CheckpointConf
     """Keep the weights with the lowest validation loss, not the last ones."""
     profile: bool = False
     """Profile steps 11 to 15: a trace for chrome://tracing and a table of the top operations."""
-    quants: tuple[str, ...] = ("f16",)
+    quants: tuple[Quant, ...] = ("f16",)
     """GGUF files to make: f32, f16, bf16, q8_0; --quants none for no file."""
 
 
 class AblateConfig(TrainConfig):
     """Ablation."""
 
-    positions: tuple[str, ...] = POSITIONS
+    positions: tuple[Annotated[str, ShortName(*POSITIONS)], ...] = POSITIONS
     """The position encodings to compare."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Trainings of each encoding."""
@@ -164,7 +166,7 @@ class ExportConfig(Config):
 
     run_id: str = ""
     """The run of a training, or the folder with its model."""
-    quants: tuple[str, ...] = ("f16",)
+    quants: tuple[Quant, ...] = ("f16",)
     """GGUF types: f32, f16, bf16, q8_0."""
     output_dir: str = ""
     """Where files go; empty means the run's own folder."""
