@@ -19,9 +19,11 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     """
     model = saved_model.load(config.run_id)
     net = model.net
-    corpus = corpora.prepare(_data_settings(config, model), run.reporter, model.tokenizer)
+    data = _data_settings(config, model)
+    corpus = corpora.prepare(data, run.reporter, model.tokenizer)
     corpora.require_blocks(corpus, net.model_config.block_size)
-    run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
+    share = corpus.facts["repeated_share"]
+    run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"], repeated_share=share)
     held_out, losses = metrics.held_out(net, corpus, run.reporter)
     run.items(metrics.item_rows(losses))
     lengths = metrics.length_extrapolation(net, corpus, run.reporter, losses)
@@ -39,6 +41,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         ),
     )
     parts = [
+        # of another text than the training's the model has seen neither part
+        *([] if config.dataset else metrics.render_split(corpus, data.split)),
         metrics.render_held_out(held_out, len(corpus.val)),
         metrics.render_length_extrapolation(lengths),
         metrics.render_throughput(throughput),
@@ -47,6 +51,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     return Result(
         {
             "metrics": values,
+            "repeated_share": share,
             "extrapolation": lengths,
             "pace": throughput,
             "memory": memory,

@@ -14,7 +14,7 @@ from onecard.errors import DataError, SettingsError
 from onecard.reporting import Progress, Result
 from onecard.runs.record import Run
 from onecard.tasks.tinylm import corpus as corpora
-from onecard.tasks.tinylm import export, metrics, sampling, saved_model, sizing
+from onecard.tasks.tinylm import export, leakage, metrics, sampling, saved_model, sizing
 from onecard.tasks.tinylm.autotune import Autotuner
 from onecard.tasks.tinylm.configs import GenerateConfig, TrainConfig
 from onecard.tasks.tinylm.corpus import Corpus
@@ -59,6 +59,7 @@ def train(config: TrainConfig, run: Run) -> Result:
     return Result(
         {
             "metrics": values,
+            "repeated_share": corpus.facts["repeated_share"],
             "n_params": n_params,
             "steps": state.step,
             "best_step": state.best_step,
@@ -71,6 +72,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         },
         "\n".join(
             [
+                *metrics.render_split(corpus, config.split),
                 metrics.render_held_out(held_out, len(corpus.val)),
                 *_summary(training, files, run, out),
             ]
@@ -103,11 +105,17 @@ def _record_data(config: TrainConfig, setup: TrainingSetup, corpus: Corpus, run:
         sha256=facts["sha256"],
         tokenizer=facts["tokenizer_sha256"],
     )
-    run.data("questions", rows=len(corpus.val), sha256=facts["sha256"])
+    run.data(
+        "questions",
+        rows=len(corpus.val),
+        sha256=facts["sha256"],
+        repeated_share=facts["repeated_share"],
+    )
     run.reporter.line(
         f"{facts['chars']:,} characters: {len(corpus.train):,} tokens to train on, "
         f"{len(corpus.val):,} held out ({config.split}), a vocabulary of "
-        f"{setup.model_config.vocab_size:,}\n{setup.render()}"
+        f"{setup.model_config.vocab_size:,}; {leakage.render(facts['repeated_share'])}\n"
+        f"{setup.render()}"
     )
 
 
