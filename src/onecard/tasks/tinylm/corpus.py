@@ -98,6 +98,11 @@ def prepare(config: CorpusConfig, reporter: Reporter, tokenizer: Tokenizer | Non
             chars_per_token = n_chars / max(len(train) + len(val), 1)
             facts["repeated_share"] = leakage.repeated_share(train, val, chars_per_token)
             fsio.write_text(folder / "facts.json", json.dumps(facts))
+    if facts["unknown_chars"]:
+        reporter.line(
+            f"left out: {facts['unknown_chars']:,} of {facts['chars']:,} characters, which are not "
+            "in the vocabulary; --tokenizer bpe knows every character"
+        )
     return Corpus(Tokenizer.from_file(str(folder / "tokenizer.json")), train, val, facts)
 
 
