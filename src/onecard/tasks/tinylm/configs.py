@@ -113,7 +113,7 @@ class TrainConfig(CorpusConfig, ArchitectureConfig, RecipeConfig, CheckpointConf
     logging_steps: int = Field(default=10, ge=1)
     """Steps between two lines of the record."""
     sample: str = "\n"
-    """Prompt of the samples while it trains."""
+    """Prompt of the samples while it trains; escapes as in prompt of generate."""
     sample_tokens: int = Field(default=120, ge=0, le=10_000)
     """Length of a sample while it trains; 0 for none."""
     keep_best: bool = True
@@ -139,7 +139,9 @@ class GenerateConfig(Config):
     run_id: str = ""
     """The run of a training, or the folder with its model."""
     prompt: str = "\n"
-    """What the text begins with."""
+    """What the text begins with; `\\n`, `\\t` and `\\\\` are line break, tab and backslash."""
+    stop: str = ""
+    """End where this text comes, which is not shown; escapes as in prompt."""
     max_new_tokens: int = Field(default=300, ge=1, le=100_000)
     """Tokens to write."""
     num_samples: int = Field(default=1, ge=1, le=256)

@@ -33,15 +33,15 @@ def repeated_share(train: np.ndarray, val: np.ndarray, chars_per_token: float) -
     shift = np.uint64(64 - FILTER_BITS)
     listed = np.zeros(1 << FILTER_BITS, dtype=bool)
     listed[hashes >> shift] = True
-    found = np.zeros(len(hashes), dtype=bool)
+    is_repeated = np.zeros(len(hashes), dtype=bool)
     for start in range(0, len(train) - window + 1, CHUNK_TOKENS):
         rolling = window_hashes(train[start : start + CHUNK_TOKENS + window - 1], window, symbols)
         candidates = rolling[listed[rolling >> shift]]
         places = np.minimum(np.searchsorted(hashes, candidates), len(hashes) - 1)
-        found[places[hashes[places] == candidates]] = True
-        if found.all():
+        is_repeated[places[hashes[places] == candidates]] = True
+        if is_repeated.all():
             break
-    return float(found[which].mean())
+    return float(is_repeated[which].mean())
 
 
 def _hashes_at(

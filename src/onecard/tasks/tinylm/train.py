@@ -26,6 +26,8 @@ from onecard.training import checkpoints, output_dir
 CHECKPOINT_BYTES = 20
 """A weight in two checkpoints: fp32 weights, Muon's momentum or AdamW's moments."""
 MARGIN_BYTES = 64 * 2**20
+MADE_HERE = ("char", "bpe", "code")
+"""Tokenizers made from the text; any other is a file."""
 PROFILE_WAIT, PROFILE_STEPS = 10, 5
 """Steps before a profile, and in it."""
 
@@ -81,11 +83,11 @@ def train(config: TrainConfig, run: Run) -> Result:
 
 
 def _identity(config: TrainConfig, setup: TrainingSetup, corpus: Corpus) -> dict[str, Any]:
-    """What a resumed training must share with the one before. The micro-batch is not in it, so that
-    a smaller one can continue."""
+    """What a resumed training must share with the one before: the text and the tokenizer by what is
+    in them, so that both may lie elsewhere now. The micro-batch is not in it, so that a smaller one
+    can continue."""
     return {
-        "dataset": str(Path(config.dataset).expanduser().resolve()),
-        "tokenizer": config.tokenizer,
+        "tokenizer": config.tokenizer if config.tokenizer in MADE_HERE else "a file",
         "shape": setup.model_config.as_dict(),
         "optim": config.optim,
         "seed": config.seed,
@@ -93,6 +95,7 @@ def _identity(config: TrainConfig, setup: TrainingSetup, corpus: Corpus) -> dict
         "val_share": config.val_share,
         "text": corpus.facts["sha256"][:16],
         "tokenizer_sha256": corpus.facts["tokenizer_sha256"],
+        "train_tokens": len(corpus.train),
         "tokens_a_step": setup.tokens_per_step,
     }
 
