@@ -103,7 +103,8 @@ class TrainConfig(CorpusConfig, ArchitectureConfig, RecipeConfig, CheckpointConf
     position: Literal["learned", "sinusoidal", "rope", "alibi"] = "rope"
     """Position encoding."""
     minutes: float = Field(default=0, ge=0, le=100_000)
-    """Train for about this long: the steps are then computed from the measured time of one."""
+    """Train for about this long, validations and the final score included: the steps are then
+    computed from the measured times, and validations made smaller or rarer."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto measures whether it pays within this training."""
     eval_steps: int = Field(default=0, ge=0)

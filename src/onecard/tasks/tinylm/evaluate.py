@@ -3,8 +3,8 @@
 from onecard.reporting import Result
 from onecard.runs import plots
 from onecard.runs.record import Run, read_json
+from onecard.tasks.tinylm import compression, metrics, saved_model
 from onecard.tasks.tinylm import corpus as corpora
-from onecard.tasks.tinylm import metrics, saved_model
 from onecard.tasks.tinylm.configs import EvaluateConfig
 from onecard.tasks.tinylm.saved_model import SavedModel
 
@@ -32,7 +32,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     memory = read_json(model.folder.parents[1] / "memory.json")
     values = {name: interval.as_dict() for name, interval in held_out.items()}
     values |= {f"loss_at_{row['times']}x": row["loss"] for row in lengths if row["loss"]}
-    run.scores(values)
+    compressors = compression.compress(corpus.val, corpus.tokenizer)
+    run.scores(values, compressors=compressors)
     points = [(row["tokens"], row["loss"]["value"]) for row in lengths if row["loss"]]
     run.artifact(
         "extrapolation.svg",
@@ -43,7 +44,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     parts = [
         # of another text than the training's the model has seen neither part
         *([] if config.dataset else metrics.render_split(corpus, data.split)),
-        metrics.render_held_out(held_out, len(corpus.val)),
+        f"{metrics.render_held_out(held_out, len(corpus.val))}\n{compression.render(compressors)}",
         metrics.render_length_extrapolation(lengths),
         metrics.render_throughput(throughput),
         metrics.render_memory(memory),
@@ -52,6 +53,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         {
             "metrics": values,
             "repeated_share": share,
+            "compressors": compressors,
             "extrapolation": lengths,
             "pace": throughput,
             "memory": memory,

@@ -13,8 +13,16 @@ from onecard import fsio
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Progress, Result
 from onecard.runs.record import Run
+from onecard.tasks.tinylm import (
+    compression,
+    export,
+    leakage,
+    metrics,
+    sampling,
+    saved_model,
+    sizing,
+)
 from onecard.tasks.tinylm import corpus as corpora
-from onecard.tasks.tinylm import export, leakage, metrics, sampling, saved_model, sizing
 from onecard.tasks.tinylm.autotune import Autotuner
 from onecard.tasks.tinylm.configs import GenerateConfig, TrainConfig
 from onecard.tasks.tinylm.corpus import Corpus
@@ -52,7 +60,8 @@ def train(config: TrainConfig, run: Run) -> Result:
         held_out, losses = metrics.held_out(best, corpus, run.reporter)
         run.items(metrics.item_rows(losses))
         values = {name: interval.as_dict() for name, interval in held_out.items()}
-        run.scores(values)
+        compressors = compression.compress(corpus.val, corpus.tokenizer)
+        run.scores(values, compressors=compressors)
         pointer = {"model": str((out / "model").resolve())}
         run.artifact(saved_model.POINTER, json.dumps(pointer))
         # 4. files that others open
@@ -61,6 +70,7 @@ def train(config: TrainConfig, run: Run) -> Result:
     return Result(
         {
             "metrics": values,
+            "compressors": compressors,
             "repeated_share": corpus.facts["repeated_share"],
             "n_params": n_params,
             "steps": state.step,
@@ -76,6 +86,7 @@ def train(config: TrainConfig, run: Run) -> Result:
             [
                 *metrics.render_split(corpus, config.split),
                 metrics.render_held_out(held_out, len(corpus.val)),
+                compression.render(compressors),
                 *_summary(training, files, run, out),
             ]
         ),
