@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from onecard.errors import SettingsError
+from onecard.memory import number_types
+from onecard.memory.devices import Device
 from onecard.reporting import Progress
 from onecard.tasks.tinylm import budget
 from onecard.tasks.tinylm.configs import TrainConfig
@@ -64,8 +66,11 @@ class Autotuner:
         self.step_s = self._first_measurement()
         if self.best.threads > 1 and not self.config.n_threads:
             self._tune_threads()
-        if self.config.bf16 == "auto":
-            self._tune_bf16()
+        device = number_types.here(next(self.net.parameters()).device.type)
+        if self.config.bf16 == "auto" and number_types.bf16_unit(device):
+            self._tune_bf16(device)
+        else:
+            self.best.why.append(number_types.describe(self.best.bf16, device))
         if self.config.compile == "auto":
             self._tune_compile()
         if self.config.minutes:
@@ -146,13 +151,13 @@ class Autotuner:
             f"{single_s:.3f} s with one" + (": other programs use the cores" if contended else "")
         )
 
-    def _tune_bf16(self) -> None:
+    def _tune_bf16(self, device: Device) -> None:
         fp32_s, bf16_s = self.step_s, self.measure(replace(self.best, bf16=True))
         if bf16_s < BF16_GAIN * fp32_s:
             self.best.bf16, self.step_s = True, bf16_s
         self.best.why.append(
-            f"{'bf16' if self.best.bf16 else 'fp32'}: a step takes {bf16_s:.3f} s in bf16 and "
-            f"{fp32_s:.3f} s in fp32"
+            f"computing in {'bf16' if self.best.bf16 else 'fp32'}: a step takes {bf16_s:.3f} s in "
+            f"bf16 ({number_types.bf16_unit(device)}) and {fp32_s:.3f} s in fp32"
         )
 
     def _tune_compile(self) -> None:
