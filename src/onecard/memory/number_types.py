@@ -1,7 +1,7 @@
 """Which devices multiply bfloat16, and what a program says about it. Never torch: plans ask too.
 
 A processor without the instructions emulates it: with AVX2 alone the training bench ran at 3.9
-tokens/s in bf16.
+tokens/s in bf16, and products of matrices took 35 times as long as in fp32.
 """
 
 import os
@@ -16,7 +16,7 @@ from onecard.memory.devices import Device
 BF16_CAPABILITY = 8.0
 """Compute capability from which NVIDIA's tensor cores multiply bf16 (Ampere)."""
 AMX, AVX512, ARM = "AMX-BF16", "AVX512-BF16", "ARM BF16"
-EMULATED = "this processor emulates bf16: several times slower than fp32"
+EMULATED = "this processor emulates bf16: many times slower than fp32"
 
 
 def bf16_unit(device: Device) -> str:
