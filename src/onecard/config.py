@@ -8,6 +8,7 @@ import ast
 import inspect
 import itertools
 import os
+import re
 import textwrap
 import tomllib
 import types
@@ -123,6 +124,8 @@ def load(schema: type[C], *layers: Layer) -> C:
             name = renamed(key, schema)
             if name not in schema.model_fields and name in layer.shared:
                 continue
+            if name in schema.model_fields:
+                value = _as_items(schema.model_fields[name], value)
             merged[name], source[name] = value, layer.source
     try:
         return schema.model_validate(merged)
@@ -208,12 +211,61 @@ def is_list(info: FieldInfo) -> bool:
     return any(get_origin(kind) in (tuple, list) for kind in _alternatives(info.annotation))
 
 
+class ShortName:
+    """Marks the items of a list field as names: `--formats srt,json` is two of them.
+
+    `words`: the names there are; empty where any word can be one. Texts and paths may hold commas,
+    so an item without this mark is never cut.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""A name where any word can be one: no dot, slash or dash, as files, runs and flags have."""
+
+
+def short_names(info: FieldInfo) -> ShortName | None:
+    """Of a list field whose items are names; None for texts and paths."""
+    kinds = [kind for kind in _alternatives(info.annotation) if get_origin(kind) in (tuple, list)]
+    for item in (get_args(kind)[0] for kind in kinds):
+        if get_origin(item) is Literal:
+            return ShortName(*map(str, get_args(item)))
+        if get_origin(item) is Annotated:
+            return next((mark for mark in item.__metadata__ if isinstance(mark, ShortName)), None)
+    return None
+
+
+def split_names(text: str) -> list[str]:
+    """The names in a text, between commas or blanks; the text itself where it holds none.
+
+    >>> split_names("srt, json"), split_names("")
+    (['srt', 'json'], [''])
+    """
+    return [name for name in re.split(r"[,\s]+", text) if name] or [text]
+
+
+def _as_items(info: FieldInfo, value: Any) -> Any:
+    """A list field's value with each name on its own; every other value as it is."""
+    if not is_list(info):
+        return value
+    items = [value] if isinstance(value, str) else value
+    if short_names(info) is None or not isinstance(items, list | tuple):
+        return items
+    return [
+        name for item in items for name in (split_names(item) if isinstance(item, str) else [item])
+    ]
+
+
 def is_secret(info: FieldInfo) -> bool:
     return SecretStr in _alternatives(info.annotation)
 
 
 def choices(info: FieldInfo) -> tuple[str, ...]:
-    """The words that a field is limited to; empty when it is free."""
+    """The words that a field, or each item of its list, is limited to; empty when it is free."""
+    if names := short_names(info):
+        return names.words
     literals = [kind for kind in _alternatives(info.annotation) if get_origin(kind) is Literal]
     return tuple(str(word) for kind in literals for word in get_args(kind))
 

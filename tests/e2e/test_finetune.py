@@ -22,6 +22,7 @@ from sft_models import TOWNS, quick, random_model, town_pairs  # noqa: E402
 from onecard import api  # noqa: E402
 from onecard.errors import DataError, NotFound, SettingsError  # noqa: E402
 from onecard.hub import checkpoints  # noqa: E402
+from onecard.memory import number_types  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
 from onecard.tasks.finetune import model, trainer, training_data  # noqa: E402
 from onecard.tasks.finetune.configs import TrainConfig  # noqa: E402
@@ -311,9 +312,18 @@ def test_4_bit_gradients_are_equal_before_and_after_an_evaluation(tiny):
     assert torch.allclose(before, after, rtol=1e-3, atol=1e-5)
 
 
-def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(tiny):
-    net = model.load_base(tiny, TrainConfig(load_in_4bit=True, bf16=True))
-    assert net.get_input_embeddings().weight.dtype == torch.bfloat16
+@pytest.mark.parametrize("emulated", [True, False])
+def test_embeddings_stay_in_16_bits_and_nothing_frozen_is_trained(tiny, monkeypatch, emulated):
+    """In 32 where the processor emulates bf16, as the products with 4-bit weights are too."""
+    if emulated:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    settings = TrainConfig(load_in_4bit=True, bf16=True)
+    narrow = number_types.in_bf16(settings, number_types.here("cpu"))
+    assert not (emulated and narrow)
+    net = model.load_base(tiny, settings, device="cpu")
+    dtype = torch.bfloat16 if narrow else torch.float32
+    assert net.get_input_embeddings().weight.dtype == dtype
+    assert {m.compute_dtype for m in net.modules() if hasattr(m, "compute_dtype")} == {dtype}
     assert not any(p.requires_grad for p in net.parameters())
 
 

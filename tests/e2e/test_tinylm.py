@@ -297,6 +297,26 @@ def test_a_truncated_checkpoint_is_refused_and_the_one_before_is_taken(home, pag
     assert train(resumed).data["steps"] == 20
 
 
+def test_it_resumes_where_text_and_folder_lie_elsewhere_now(home, pages, tmp_path):
+    first, second = tmp_path / "first.txt", tmp_path / "moved" / "second.txt"
+    first.write_text(pages.read_text(), encoding="utf-8")
+    train(small(first, output_dir=str(tmp_path / "a"), max_steps=20))
+    second.parent.mkdir()
+    first.rename(second)
+    (tmp_path / "a").rename(tmp_path / "b")
+    resumed = train(small(second, output_dir=str(tmp_path / "b"), max_steps=30, resume=True))
+    assert resumed.data["steps"] == 30
+
+
+def test_another_text_at_the_same_path_cannot_resume(home, pages, tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text(pages.read_text(), encoding="utf-8")
+    train(small(book, output_dir=str(tmp_path / "a"), max_steps=20))
+    book.write_text(pages.read_text()[:-1], encoding="utf-8")
+    with pytest.raises(SettingsError, match="differs"):
+        train(small(book, output_dir=str(tmp_path / "a"), max_steps=30, resume=True))
+
+
 def test_another_model_cannot_resume(home, pages, tmp_path):
     train(small(pages, output_dir=str(tmp_path), max_steps=20))
     with pytest.raises(SettingsError, match="differs"):

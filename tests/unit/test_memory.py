@@ -107,6 +107,7 @@ def stand_in_nvml(free):
         total=12282 << 20, free=free, used=0
     )
     nvml.nvmlDeviceGetName = lambda h: "NVIDIA GeForce RTX 4070 Ti"
+    nvml.nvmlDeviceGetCudaComputeCapability = lambda h: (8, 9)
     return nvml
 
 
@@ -119,6 +120,7 @@ def test_a_real_card_is_asked_and_a_cpu_only_engine_beside_it_is_told(monkeypatc
         504,
         True,
     )
+    assert found.compute_capability == pytest.approx(8.9)
     from onecard import doctor
     from onecard.inference import llamacpp
 

@@ -1,10 +1,13 @@
 """A Config's fields as click options: flags are never written by hand. Knows no task.
 
-`--lora_r` and `--lora-r` are the same, `--watch`, `--no_watch`, `--watch=off` too. All faults of a
+`--lora_r` and `--lora-r` are the same, `--watch`, `--no_watch`, `--watch=off` too. A list is
+written `--formats srt json`, `--formats srt,json` or with the flag repeated. All faults of a
 command line are told at once, with the nearest name.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,6 +38,7 @@ class ConfigOption(click.Option):
             super().__init__([*pairs, name], default=None)
         else:
             super().__init__([*names, name], multiple=self.is_list, default=None)
+        self.names = configs.short_names(info)
         self.metavar_text = self._metavar(info)
 
     def _metavar(self, info: Any) -> str:
@@ -43,11 +47,33 @@ class ConfigOption(click.Option):
         if self.is_switch:
             shape = ""
         elif self.is_list:
-            shape = "VALUE..."
+            shape += "..."
         default = "" if info.default is PydanticUndefined else _word(info.default)
         if configs.is_secret(info):
             default = ""
         return f"{shape}  (default: {default})".strip() if default else shape
+
+    def takes(self, word: str, first: str, *, positional: bool) -> bool:
+        """Is `word` one more item of this list, whose first item is `first`?
+
+        `positional`: the command takes words of its own, so that a word that may be a file, a run
+        or a sentence is left to it.
+        """
+        if word.startswith("-"):
+            return False
+        names = configs.split_names(word)
+        if self.names and self.names.words:
+            return all(name.lower() in self.names.words for name in names)
+        if self.names and not all(configs.NAME.fullmatch(name) for name in names):
+            return False
+        is_pair = re.match(r"\w+=", word) is not None
+        if is_pair or re.match(r"\w+=", first):  # prompt=question: pairs follow pairs
+            return is_pair
+        return not positional or not (_PATH_LIKE.search(word) or Path(word).exists())
+
+
+_PATH_LIKE = re.compile(r"[/\\*?:]|\.\w{1,5}$")
+"""Of a word that is a file, a pattern of files, an address or a run's name."""
 
 
 def _word(value: Any) -> str:
@@ -142,8 +168,10 @@ class ConfigCommand(click.Command):
                 out.append(_switch(name, option, has_value, value, rest))
             elif has_value:
                 out += [name, value]
-            elif not rest:
+            elif not rest or (_is_list(option) and rest[0].partition("=")[0] in options):
                 faults.append(f"{name} needs a value")
+            elif isinstance(option, ConfigOption) and option.is_list:
+                out += self._list_items(name, option, rest)
             else:
                 out += [name, rest.pop(0)]
         if not self._positional:
@@ -154,6 +182,16 @@ class ConfigCommand(click.Command):
             if len(faults) == 1:
                 what = "the command line is not understood"
             raise SettingsError(what, why="; ".join(faults), fix="--help lists every option")
+        return out
+
+    def _list_items(self, name: str, option: ConfigOption, rest: list[str]) -> list[str]:
+        """`--formats srt json` as the flag repeated; what is no item stays in `rest`."""
+        first = rest.pop(0)
+        out = [name, first]
+        if option.name == self._positional:  # its words are joined with the flag's anyway
+            return out
+        while rest and option.takes(rest[0], first, positional=bool(self._positional)):
+            out += [name, rest.pop(0)]
         return out
 
     def _options(self) -> dict[str, click.Option]:
@@ -214,6 +252,10 @@ class ConfigCommand(click.Command):
 
 
 _NO = ("--no-", "--no_")
+
+
+def _is_list(option: click.Option) -> bool:
+    return isinstance(option, ConfigOption) and option.is_list
 
 
 def _takes_no_value(option: click.Option) -> bool:

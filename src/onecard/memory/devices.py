@@ -35,6 +35,8 @@ class Device:
     """Shader throughput in 10^12 fp32 operations a second; 0 means not known."""
     real: bool = True
     """False for a card that was named on the command line and is not in this machine."""
+    compute_capability: float = 0.0
+    """Of NVIDIA's cards, as 8.9; 0 means not known."""
 
     def render(self) -> str:
         where = "" if self.real else " (named, not asked)"
@@ -128,7 +130,16 @@ def _read_nvml(nvml: Any, index: int, driver: str) -> Device:
         facts.get("bandwidth_gb_s", 0.0),
         driver,
         facts.get("fp32_tflops", 0.0),
+        compute_capability=_capability(nvml, handle),
     )
+
+
+def _capability(nvml: Any, handle: Any) -> float:
+    try:
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except nvml.NVMLError:  # an old driver
+        return 0.0
+    return int(major) + int(minor) / 10
 
 
 def _cpu() -> Device:

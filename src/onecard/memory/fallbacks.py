@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from onecard.memory import number_types
 from onecard.memory.devices import Device
 from onecard.memory.plan import Plan
 from onecard.units import size
@@ -73,7 +74,7 @@ def fit(
     """
     applied: list[Fallback] = []
     plan = planner(config, device)
-    for change, cost in changes:
+    for change, cost in number_types.priced(changes, device):
         if plan.high_bytes <= device.free_bytes:
             break
         if only and not change.keys() & only:
@@ -98,7 +99,7 @@ def next_changes(
     """The first changes that save anything, each alone: what to try after an out-of-memory."""
     base = planner(config, device).total_bytes
     out: list[Fallback] = []
-    for change, cost in changes:
+    for change, cost in number_types.priced(changes, device):
         saved = base - planner(config.model_copy(update=change), device).total_bytes
         if saved > 0 and all(change.keys() != row.changes.keys() for row in out):
             out.append(Fallback(change, saved, cost))

@@ -1,14 +1,17 @@
 """Settings of asr, one Config per command. Names are faster-whisper's, transformers' and PEFT's."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from onecard.config import Config
+from onecard.config import Config, ShortName
 from onecard.runs.config import TrackingConfig
 from onecard.serving.config import ServeConfig as HttpConfig
 from onecard.tasks.asr import language_names
 from onecard.training.config import BatchConfig, CheckpointConfig, LoraConfig, ScheduleConfig
+
+FORMATS = ("txt", "srt", "vtt", "tsv", "json", "rttm")
+"""Of a transcript's files."""
 
 
 class WhisperConfig(Config):
@@ -100,7 +103,7 @@ class TranscribeConfig(TranscriptConfig):
 
     audio: tuple[str, ...] = ()
     """Sound files, films and folders of them."""
-    formats: tuple[str, ...] = ("txt", "srt", "json")
+    formats: tuple[Annotated[str, ShortName(*FORMATS)], ...] = ("txt", "srt", "json")
     """Files to write: txt, srt, vtt, tsv, json, rttm."""
     output_dir: str = ""
     """Where files go; empty means the run's own folder."""

@@ -7,8 +7,6 @@ from typing import Any
 from onecard.tasks.asr.captions import Caption, captions
 from onecard.tasks.asr.transcript import Transcript, join_texts
 
-FORMATS = ("txt", "srt", "vtt", "tsv", "json", "rttm")
-
 
 def timestamp(seconds: float, comma: str = ".") -> str:
     """hh:mm:ss.mmm, with `comma` before the milliseconds.
@@ -21,7 +19,7 @@ def timestamp(seconds: float, comma: str = ".") -> str:
 
 
 def render(transcript: Transcript, format: str, name: str = "audio") -> str:
-    """The content of a file in one of FORMATS. `name`: what RTTM calls the recording."""
+    """The content of a file in one of configs.FORMATS. `name`: what RTTM calls the recording."""
     match format:
         case "json":
             return json.dumps(transcript.as_dict(), ensure_ascii=False, indent=1) + "\n"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from onecard.config import Config
 from onecard.errors import SettingsError
-from onecard.memory import calibration, terms
+from onecard.memory import calibration, number_types, terms
 from onecard.memory.architectures.whisper import Whisper
 from onecard.memory.devices import Device
 from onecard.memory.estimators import speech
@@ -68,7 +68,8 @@ def _plan_training(config: TrainConfig, device: Device) -> Plan:
     else:
         parts += [*terms.cnn_segments(parts, device), *terms.cuda_context(device)]
     choices = {"model": name, "weights": f"{model.n_params / 1e6:.0f}e6"}
-    return Plan(tuple(parts), device, choices, (), calibration.band(device, "asr", BAND))
+    notes = (number_types.describe(config.bf16, device),)
+    return Plan(tuple(parts), device, choices, notes, calibration.band(device, "asr", BAND))
 
 
 def recipe_of(config: TrainConfig, device_type: str) -> speech.Training:

@@ -11,6 +11,7 @@ pytest.importorskip("faster_whisper", reason="installed by make test")
 
 from onecard.tasks.asr import captions, formats, segments
 from onecard.tasks.asr.captions import PAUSE_S, width
+from onecard.tasks.asr.configs import FORMATS
 from onecard.tasks.asr.transcript import Segment, Transcript, Word
 
 LATIN = st.text("abcdefgh'-", min_size=1, max_size=12)
@@ -141,7 +142,7 @@ def with_removed():
     return Transcript("en", 1.0, 20.0, [Segment(0, 2, " Hello there.", words)], [], dropped)
 
 
-@pytest.mark.parametrize("form", formats.FORMATS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_format_tells_what_was_removed_and_when(with_removed, form):
     text = formats.render(with_removed, form)
     assert "a phrase repeated over and over" in text.replace("\n", " ")

@@ -17,6 +17,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 from transformers.utils import logging as hf_logging
 
 from onecard.errors import DataError
+from onecard.memory import number_types
 from onecard.runs.record import Run
 from onecard.tasks.asr import dataset, features
 from onecard.tasks.asr.configs import TrainConfig
@@ -118,6 +119,8 @@ def fit(
     output_dir.require_space(out, BYTES_A_WEIGHT * n_weights + MARGIN_BYTES)
     step = restore(folder, weights, optimizer)
     # 3. steps
+    device = number_types.here(next(net.parameters()).device.type)
+    run.reporter.line(number_types.describe(config.bf16, device))
     with run.reporter.progress("training", steps) as bar, graceful_interrupt() as interrupt:
         bar.step(step)
         while step < steps:

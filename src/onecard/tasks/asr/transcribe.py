@@ -14,7 +14,7 @@ from onecard.errors import DataError, SettingsError, not_found
 from onecard.reporting import Progress, Result, table
 from onecard.runs.record import Run
 from onecard.tasks.asr import audio, formats, live
-from onecard.tasks.asr.configs import TranscribeConfig
+from onecard.tasks.asr.configs import FORMATS, TranscribeConfig
 from onecard.tasks.asr.names import with_names_file
 from onecard.tasks.asr.recording import Row, transcribe_recording
 from onecard.tasks.asr.transcriber import Transcriber, open_transcriber
@@ -55,8 +55,8 @@ def transcribe(config: TranscribeConfig, run: Run) -> Result:
     Raises OneCardErrors.
     """
     config = with_names_file(config)
-    if unknown := [form for form in config.formats if form not in formats.FORMATS]:
-        raise not_found("format", unknown[0], formats.FORMATS)
+    if unknown := [form for form in config.formats if form not in FORMATS]:
+        raise not_found("format", unknown[0], FORMATS)
     if config.live:
         return live.listen(config, run)
     _require_input(config)

@@ -1,15 +1,17 @@
 """Settings of finetune, one Config per command. Names are those of transformers, TRL and PEFT."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from onecard.config import Config
+from onecard.config import Config, ShortName
 from onecard.inference.config import AUTO
 from onecard.runs.config import TrackingConfig
 from onecard.training.config import BatchConfig, CheckpointConfig, LoraConfig, ScheduleConfig
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+QUANTS = ("f16", "q4_0", "q8_0", "q2_k", "q3_k_m", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k")
+Quant = Annotated[str, ShortName(*QUANTS, "none")]
 
 
 class BaseModelConfig(Config):
@@ -31,7 +33,7 @@ class DataConfig(Config):
     """Held-out pairs in the same forms; empty splits some off the dataset, whole groups at a time.
     """
     columns: tuple[str, ...] = ()
-    """Your own column names: --columns prompt=frage --columns completion=antwort; for XML:
+    """Your own column names: --columns prompt=frage completion=antwort; for XML:
     item=QAPair, prompt=Question, completion=Answer. Parts: system, prompt, completion, rejected,
     group, item."""
     max_seq_length: int = Field(default=1024, ge=32, le=1_000_000)
@@ -60,7 +62,7 @@ class ScoreConfig(Config):
 class ExportFormatConfig(Config):
     """Export."""
 
-    quants: tuple[str, ...] = ("f16", "q8_0", "q4_k_m")
+    quants: tuple[Quant, ...] = ("f16", "q8_0", "q4_k_m")
     """GGUF files to make, each scored again; --quants none for no file."""
     adapter_gguf: bool = True
     """Also make a GGUF of the adapter alone, for llama.cpp's --lora."""
@@ -105,7 +107,7 @@ class TrainConfig(
     """Rank-stabilized scale: worth it from rank 64 on."""
     use_dora: bool = False
     """Adapters with a magnitude of their own; slower."""
-    target_modules: tuple[str, ...] = LAYERS
+    target_modules: tuple[Annotated[str, ShortName()], ...] = LAYERS
     """Layers with adapters; all linear ones unless named."""
     neftune_noise_alpha: float = Field(default=0.0, ge=0)
     """Noise on the embeddings while training (NEFTune); 5 is usual, 0 is off."""

@@ -10,7 +10,7 @@ from onecard.config import Config
 from onecard.errors import SettingsError
 from onecard.hub import auto, names
 from onecard.inference.config import AUTO
-from onecard.memory import calibration, formats, terms, throughput
+from onecard.memory import calibration, formats, number_types, terms, throughput
 from onecard.memory.architectures.lm import LM, USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
@@ -73,6 +73,7 @@ def plan(config: Config, device: Device) -> Plan:
     if not isinstance(config, TrainConfig):
         return Plan((), device)
     config, reason = resolve_auto(config, device)
+    config = config.model_copy(update={"bf16": number_types.in_bf16(config, device)})
     recipe = recipe_of(config, device.type)
     lm, _ = counts(config.model)
     parts = training.step(lm, recipe)
@@ -85,6 +86,7 @@ def plan(config: Config, device: Device) -> Plan:
     if config.method == "dpo":
         parts = [_twice(term) for term in parts]
     notes = [f"model auto: {config.model}, {reason}"] if reason else []
+    notes.append(number_types.describe(number_types.products_in_bf16(config, device), device))
     if recipe.method == "full":
         notes.append("full fine-tuning was measured on few cards: its band is wider")
     choices: dict[str, Any] = {
@@ -132,7 +134,7 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
         raise SettingsError(
             f"'{unknown[0]}' is no layer to adapt",
             why=f"layers are: {', '.join([*LAYERS, 'lm_head'])}",
-            fix="--target_modules q_proj --target_modules v_proj",
+            fix="--target_modules q_proj,v_proj",
         )
     method = "qlora" if config.load_in_4bit else "lora"
     if not what_if.use_peft:

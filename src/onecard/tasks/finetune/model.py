@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.utils import logging as hf_logging
 
 from onecard.errors import DataError, MissingExtra, SettingsError
+from onecard.memory import number_types
 from onecard.memory.estimators.training import FROZEN_CHUNK
 from onecard.tasks.finetune.attention import choose_attention
 from onecard.tasks.finetune.configs import TrainConfig
@@ -41,7 +42,7 @@ def load_base(folder: Path, config: TrainConfig, *, device: str = "") -> Any:
     Raises DataError, MissingExtra, SettingsError.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    narrow = config.bf16 or (device == "cuda" and config.load_in_4bit)
+    narrow = number_types.products_in_bf16(config, number_types.here(device))
     dtype = torch.bfloat16 if narrow else torch.float32
     options: dict[str, Any] = {"device_map": {"": 0}} if device == "cuda" else {}
     if config.load_in_4bit or config.load_in_8bit:

@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from onecard import fsio
 from onecard.datasets import jsonl
 from onecard.evaluation import stats
 from onecard.hub import checkpoints
+from onecard.memory import number_types
 from onecard.reporting import Result
 from onecard.runs.record import Run, fingerprint
 from onecard.tasks.finetune import (
@@ -39,6 +42,10 @@ def train(config: TrainConfig, run: Run) -> Result:
     tokenization.require_chat_template(tokenizer, config.model)
     export.require_quants(config.quants)
     identity = _identity(config)
+    machine = number_types.here("cuda" if torch.cuda.is_available() else "cpu")
+    config = config.model_copy(update={"bf16": number_types.in_bf16(config, machine)})
+    in_bf16 = number_types.products_in_bf16(config, machine)
+    run.reporter.line(number_types.describe(in_bf16, machine))
     with output_dir.training_folder(
         config.output_dir, run, identity, resume=config.resume, may_change=MAY_CHANGE
     ) as out:

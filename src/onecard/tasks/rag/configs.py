@@ -1,13 +1,16 @@
 """Settings of rag, one Config per command."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from onecard.config import Config, PathText
+from onecard.config import Config, PathText, ShortName
 from onecard.inference.config import LlmConfig
 from onecard.runs.config import TrackingConfig
 from onecard.serving.config import ServeConfig as HttpConfig
+
+TOOLS = ("search_notes", "read_file", "calculator", "date")
+"""That a model may call."""
 
 
 class IndexPathConfig(Config):
@@ -58,7 +61,7 @@ class AnswerConfig(Config):
     whether the model answers from passages without inventing."""
     abstain_below: float = Field(default=0.4, ge=0, le=1)
     """Say that the notes do not hold the answer when groundedness (0 to 1) is below this."""
-    tools: tuple[str, ...] = ()
+    tools: tuple[Annotated[str, ShortName(*TOOLS)], ...] = ()
     """Tools that the model may call: search_notes, read_file, calculator, date. Each is asked for
     once when you sit there."""
     max_rounds: int = Field(default=4, ge=1, le=20)

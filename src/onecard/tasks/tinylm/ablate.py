@@ -44,7 +44,12 @@ def ablate(config: AblateConfig, run: Run) -> Result:
     setups = {code: equal_setup(config, code, corpus) for code in config.positions}
     first = next(iter(setups.values()))
     corpora.require_blocks(corpus, first.model_config.block_size)
-    run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
+    run.data(
+        "questions",
+        rows=len(corpus.val),
+        sha256=corpus.facts["sha256"],
+        repeated_share=corpus.facts["repeated_share"],
+    )
     run.reporter.line("\n".join(_describe(code, setup) for code, setup in setups.items()))
     rows = _train_all(config, setups, corpus, run)
     summary = summarize(rows, list(setups))
@@ -57,6 +62,7 @@ def ablate(config: AblateConfig, run: Run) -> Result:
     run.scores(values, verdicts=verdicts)
     _draw(rows, summary, first.model_config.block_size, run)
     text = render(summary, setups, rows, verdicts)
+    text = "\n\n".join([*metrics.render_split(corpus, config.split), text])
     run.artifact("ablation.md", text)
     return Result({"rows": rows, "metrics": values, "verdicts": verdicts}, text)
 

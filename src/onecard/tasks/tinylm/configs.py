@@ -3,15 +3,17 @@
 0 means: computed from `size`, and reported with its reason.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from onecard.config import Config
+from onecard.config import Config, ShortName
 from onecard.runs.config import TrackingConfig
 from onecard.training.config import CheckpointConfig
 
 POSITIONS = ("learned", "sinusoidal", "rope", "alibi")
+QUANTS = ("f32", "f16", "bf16", "q8_0")
+Quant = Annotated[str, ShortName(*QUANTS, "none")]
 
 
 class CorpusConfig(Config):
@@ -101,7 +103,8 @@ class TrainConfig(CorpusConfig, ArchitectureConfig, RecipeConfig, CheckpointConf
     position: Literal["learned", "sinusoidal", "rope", "alibi"] = "rope"
     """Position encoding."""
     minutes: float = Field(default=0, ge=0, le=100_000)
-    """Train for about this long: the steps are then computed from the measured time of one."""
+    """Train for about this long, validations and the final score included: the steps are then
+    computed from the measured times, and validations made smaller or rarer."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto measures whether it pays within this training."""
     eval_steps: int = Field(default=0, ge=0)
@@ -111,21 +114,21 @@ class TrainConfig(CorpusConfig, ArchitectureConfig, RecipeConfig, CheckpointConf
     logging_steps: int = Field(default=10, ge=1)
     """Steps between two lines of the record."""
     sample: str = "\n"
-    """Prompt of the samples while it trains."""
+    """Prompt of the samples while it trains; escapes as in prompt of generate."""
     sample_tokens: int = Field(default=120, ge=0, le=10_000)
     """Length of a sample while it trains; 0 for none."""
     keep_best: bool = True
     """Keep the weights with the lowest validation loss, not the last ones."""
     profile: bool = False
     """Profile steps 11 to 15: a trace for chrome://tracing and a table of the top operations."""
-    quants: tuple[str, ...] = ("f16",)
+    quants: tuple[Quant, ...] = ("f16",)
     """GGUF files to make: f32, f16, bf16, q8_0; --quants none for no file."""
 
 
 class AblateConfig(TrainConfig):
     """Ablation."""
 
-    positions: tuple[str, ...] = POSITIONS
+    positions: tuple[Annotated[str, ShortName(*POSITIONS)], ...] = POSITIONS
     """The position encodings to compare."""
     seeds: int = Field(default=3, ge=1, le=100)
     """Trainings of each encoding."""
@@ -137,7 +140,9 @@ class GenerateConfig(Config):
     run_id: str = ""
     """The run of a training, or the folder with its model."""
     prompt: str = "\n"
-    """What the text begins with."""
+    """What the text begins with; `\\n`, `\\t` and `\\\\` are line break, tab and backslash."""
+    stop: str = ""
+    """End where this text comes, which is not shown; escapes as in prompt."""
     max_new_tokens: int = Field(default=300, ge=1, le=100_000)
     """Tokens to write."""
     num_samples: int = Field(default=1, ge=1, le=256)
@@ -164,7 +169,7 @@ class ExportConfig(Config):
 
     run_id: str = ""
     """The run of a training, or the folder with its model."""
-    quants: tuple[str, ...] = ("f16",)
+    quants: tuple[Quant, ...] = ("f16",)
     """GGUF types: f32, f16, bf16, q8_0."""
     output_dir: str = ""
     """Where files go; empty means the run's own folder."""

@@ -22,7 +22,7 @@ from onecard.datasets.files import walk
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.hub import download
 from onecard.reporting import Progress, Reporter
-from onecard.tasks.tinylm import tokenization
+from onecard.tasks.tinylm import leakage, tokenization
 from onecard.tasks.tinylm.configs import CorpusConfig
 from onecard.tasks.tinylm.tokenization import END_OF_TEXT
 
@@ -50,7 +50,8 @@ class Corpus:
     train: np.ndarray
     val: np.ndarray
     facts: dict[str, Any]
-    """chars, val_chars, train_tokens, val_tokens, sha256, tokenizer_sha256, files."""
+    """chars, val_chars, train_tokens, val_tokens, sha256, tokenizer_sha256, files,
+    repeated_share."""
 
     def batch(self, seed: int, step: int, n: int, block: int) -> np.ndarray:
         """(n, block + 1) tokens from random positions, which depend on seed and step alone: a
@@ -90,13 +91,19 @@ def prepare(config: CorpusConfig, reporter: Reporter, tokenizer: Tokenizer | Non
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer = tokenizer or _make_tokenizer(config, files, survey, reporter)
             _tokenize(config, files, survey, tokenizer, folder, reporter)
-    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    return Corpus(
-        Tokenizer.from_file(str(folder / "tokenizer.json")),
-        _open_array(folder, "train", facts),
-        _open_array(folder, "val", facts),
-        facts,
-    )
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        train, val = _open_array(folder, "train", facts), _open_array(folder, "val", facts)
+        if "repeated_share" not in facts:
+            n_chars = facts["train_chars"] + facts["val_chars"]
+            chars_per_token = n_chars / max(len(train) + len(val), 1)
+            facts["repeated_share"] = leakage.repeated_share(train, val, chars_per_token)
+            fsio.write_text(folder / "facts.json", json.dumps(facts))
+    if facts["unknown_chars"]:
+        reporter.line(
+            f"left out: {facts['unknown_chars']:,} of {facts['chars']:,} characters, which are not "
+            "in the vocabulary; --tokenizer bpe knows every character"
+        )
+    return Corpus(Tokenizer.from_file(str(folder / "tokenizer.json")), train, val, facts)
 
 
 def _cache_key(

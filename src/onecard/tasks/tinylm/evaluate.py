@@ -3,8 +3,8 @@
 from onecard.reporting import Result
 from onecard.runs import plots
 from onecard.runs.record import Run, read_json
+from onecard.tasks.tinylm import compression, metrics, saved_model
 from onecard.tasks.tinylm import corpus as corpora
-from onecard.tasks.tinylm import metrics, saved_model
 from onecard.tasks.tinylm.configs import EvaluateConfig
 from onecard.tasks.tinylm.saved_model import SavedModel
 
@@ -19,9 +19,11 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     """
     model = saved_model.load(config.run_id)
     net = model.net
-    corpus = corpora.prepare(_data_settings(config, model), run.reporter, model.tokenizer)
+    data = _data_settings(config, model)
+    corpus = corpora.prepare(data, run.reporter, model.tokenizer)
     corpora.require_blocks(corpus, net.model_config.block_size)
-    run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"])
+    share = corpus.facts["repeated_share"]
+    run.data("questions", rows=len(corpus.val), sha256=corpus.facts["sha256"], repeated_share=share)
     held_out, losses = metrics.held_out(net, corpus, run.reporter)
     run.items(metrics.item_rows(losses))
     lengths = metrics.length_extrapolation(net, corpus, run.reporter, losses)
@@ -30,7 +32,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     memory = read_json(model.folder.parents[1] / "memory.json")
     values = {name: interval.as_dict() for name, interval in held_out.items()}
     values |= {f"loss_at_{row['times']}x": row["loss"] for row in lengths if row["loss"]}
-    run.scores(values)
+    compressors = compression.compress(corpus.val, corpus.tokenizer)
+    run.scores(values, compressors=compressors)
     points = [(row["tokens"], row["loss"]["value"]) for row in lengths if row["loss"]]
     run.artifact(
         "extrapolation.svg",
@@ -39,7 +42,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         ),
     )
     parts = [
-        metrics.render_held_out(held_out, len(corpus.val)),
+        # of another text than the training's the model has seen neither part
+        *([] if config.dataset else metrics.render_split(corpus, data.split)),
+        f"{metrics.render_held_out(held_out, len(corpus.val))}\n{compression.render(compressors)}",
         metrics.render_length_extrapolation(lengths),
         metrics.render_throughput(throughput),
         metrics.render_memory(memory),
@@ -47,6 +52,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     return Result(
         {
             "metrics": values,
+            "repeated_share": share,
+            "compressors": compressors,
             "extrapolation": lengths,
             "pace": throughput,
             "memory": memory,

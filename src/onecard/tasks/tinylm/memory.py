@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from onecard.config import Config
-from onecard.memory import calibration, terms
+from onecard.memory import calibration, number_types, terms
 from onecard.memory.architectures import lm
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
@@ -48,7 +48,8 @@ def plan(config: Config, device: Device) -> Plan:
         gated=model.mlp == "swiglu",
         qk_norm=model.qk_norm,
     )
-    amp = config.bf16 == "on" or (config.bf16 == "auto" and not on_cpu)
+    usual = not on_cpu and bool(number_types.bf16_unit(device))
+    amp = config.bf16 == "on" or (config.bf16 == "auto" and usual)
     recipe = training.Recipe(
         "full",
         "bf16" if amp else "fp32",
@@ -79,6 +80,7 @@ def plan(config: Config, device: Device) -> Plan:
         notes.append(
             f"the vocabulary is not known before the text is read: {VOCAB} characters are assumed"
         )
+    notes.append(_number_type(config.bf16, amp, device))
     choices = {
         "weights": f"{model.n_params / 1e6:.2f}e6",
         "layers x width": f"{model.n_layer} x {model.n_embd}",
@@ -86,6 +88,13 @@ def plan(config: Config, device: Device) -> Plan:
     }
     band = calibration.band(device, "tinylm", BAND)
     return Plan(tuple(parts), device, choices, tuple(notes), band)
+
+
+def _number_type(setting: str, amp: bool, device: Device) -> str:
+    unit = number_types.bf16_unit(device)
+    if setting == "auto" and device.type == "cpu" and unit:
+        return f"computing in fp32 or bf16 ({unit}), whichever is faster in the first steps"
+    return number_types.describe(amp, device)
 
 
 def fallbacks(config: Config) -> Iterator[Change]:

@@ -11,7 +11,7 @@ import torch
 
 from onecard.evaluation import stats
 from onecard.reporting import Reporter, table
-from onecard.tasks.tinylm import tokenization
+from onecard.tasks.tinylm import leakage, tokenization
 from onecard.tasks.tinylm.corpus import Corpus
 from onecard.tasks.tinylm.model import Cache, TinyLM
 from onecard.units import size
@@ -174,6 +174,12 @@ def _calls_per_s(call: Callable[[], None], n: int, device: torch.device) -> floa
 
 
 # For the terminal
+
+
+def render_split(corpus: Corpus, split: str) -> list[str]:
+    """That the held-out text repeats the training part; nothing where it is new."""
+    text = leakage.warning(corpus.facts["repeated_share"], split)
+    return [text] if text else []
 
 
 def render_held_out(metrics: Metrics, n_tokens: int) -> str:

@@ -1,5 +1,6 @@
 """Text from a tiny language model, with its cache or without. Knows no training."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,6 +67,19 @@ def generate_tokens(
         yield new_ids
 
 
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+
+def unescape(text: str) -> str:
+    """A shell passes `\\n` as two characters: `\\n`, `\\t`, `\\r` and `\\\\` become one each, and
+    every other backslash stays.
+
+    >>> unescape(r"KING:\\n"), unescape(r"\\\\n \\d")
+    ('KING:\\n', '\\\\n \\\\d')
+    """
+    return re.sub(r"\\([ntr\\])", lambda match: ESCAPES[match[1]], text)
+
+
 def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Raises DataError for an empty prompt, or one with characters that the vocabulary lacks."""
     fix = "--prompt with characters of the training text; --tokenizer bpe would know all"
@@ -86,10 +100,12 @@ def encode_prompt(tokenizer: Any, prompt: str) -> list[int]:
 def generate_text(
     net: TinyLM, tokenizer: Any, prompt: str, n: int, config: GenerateConfig
 ) -> Iterator[str]:
-    """The prompt and its continuation as it comes, up to n tokens or END_OF_TEXT.
+    """The prompt and its continuation as it comes, up to n tokens, END_OF_TEXT or `config.stop`,
+    which is not shown.
 
     Raises DataError for a prompt that cannot be encoded.
     """
+    prompt, stop = unescape(prompt), unescape(config.stop)
     ids = encode_prompt(tokenizer, prompt)
     end = tokenizer.token_to_id(tokenization.END_OF_TEXT)
     yield prompt
@@ -105,9 +121,21 @@ def generate_text(
         seed=config.seed,
     ):
         if int(token) == end:
-            return
+            break
         tokens.append(int(token))
         text = tokenizer.decode(tokens, skip_special_tokens=False)
+        if stop and stop in text:
+            yield text[n_shown : text.index(stop)]
+            return
         if not text.endswith("\ufffd"):  # a part of a character waits for the rest of its bytes
-            yield text[n_shown:]
-            n_shown = len(text)
+            n_safe = len(text) - _begun(text, stop)
+            yield text[n_shown:n_safe]
+            n_shown = max(n_shown, n_safe)
+    if stop and tokens:  # what could have become the stop text
+        yield tokenizer.decode(tokens, skip_special_tokens=False)[n_shown:].rstrip("\ufffd")
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many of the last characters of `text` are the beginning of `stop`."""
+    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((n for n in lengths if text.endswith(stop[:n])), 0)

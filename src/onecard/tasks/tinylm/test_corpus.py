@@ -44,6 +44,73 @@ def test_a_tokenizer_of_characters_gives_each_character_one_token():
     assert tokenization.encoder(tokenizer)("aXa")[1] == 1
 
 
+SCRIPTS = {
+    "latin": "Zwölf Boxkämpfer jagen Viktor. Ça va, señor? Příliš žluťoučký kůň. ",
+    "greek": "Η γρήγορη καφέ αλεπού πηδάει πάνω από το σκυλί. ",
+    "cyrillic": "Съешь же ещё этих мягких французских булок. ",
+    "arabic": "نص حكيم له سر قاطع وذو شأن عظيم. ",
+    "hebrew": "דג סקרן שט בים מאוכזב ולפתע מצא חברה. ",
+    "hindi": "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण। ",
+    "thai": "เป็นมนุษย์สุดประเสริฐเลิศคุณค่า ",
+    "chinese": "敏捷的棕色狐狸跳过了懒狗。汉字很多。",
+    "japanese": "いろはにほへと ちりぬるを、カタカナと漢字。",
+    "korean": "키스의 고유조건은 입술끼리 만나야 하고. ",
+    "emoji": "🙂👩‍👩‍👧 🇩🇪 ✈️ ",
+}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "code"])
+@pytest.mark.parametrize("vocab_size", [257, 300, 512])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_bpe_with_few_merges_drops_no_letter(script, vocab_size, kind):
+    """Each learned from one script must write all others too."""
+    tokenizer = tokenization.train_bpe(
+        iter([SCRIPTS[script] * 20]), vocab_size, code=kind == "code"
+    )
+    assert tokenization.char_vocabulary(tokenizer) is None
+    encode, counts = tokenization.encoder(tokenizer), tokenization.chars_per_token(tokenizer)
+    for text in SCRIPTS.values():
+        ids, n_unknown = encode(text)
+        assert not n_unknown and text_of(ids, tokenizer) == text
+        assert counts[ids].sum() == len(text)
+
+
+def test_a_corpus_with_byte_tokens_keeps_every_letter(home):
+    text = "\n".join(SCRIPTS.values()) * 20
+    book = home / "book.txt"
+    book.write_text(text, encoding="utf-8")
+    read = prepare(book, tokenizer="bpe", vocab_size=257)
+    assert text_of(np.concatenate([read.train, read.val]), read.tokenizer) == text
+
+
+def test_every_script_has_a_character_vocabulary():
+    for text in SCRIPTS.values():
+        tokenizer = tokenization.char_tokenizer(set(text))
+        assert set(tokenization.char_vocabulary(tokenizer) or ()) >= set(text)
+
+
+class Lines(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def line(self, text=""):
+        self.told.append(text)
+
+
+def test_characters_that_a_vocabulary_lacks_are_told(home):
+    tokenizer = tokenization.char_tokenizer(set("abcdefgh \n"))
+    path = home / "tokenizer.json"
+    tokenizer.save(str(path))
+    book = home / "book.txt"
+    book.write_text("abc def gh\n" * 100 + "Ω", encoding="utf-8")
+    reporter = Lines()
+    read = corpus.prepare(TrainConfig(dataset=str(book), tokenizer=str(path)), reporter)
+    assert read.facts["unknown_chars"] == 1
+    assert reporter.told[-1].startswith("left out: 1 of 1,101 characters")
+
+
 @pytest.mark.parametrize("kind", ["char", "bpe", "code"])
 def test_tokens_give_the_text_back_whatever_the_tokenizer(home, kind):
     book = home / "book.txt"

@@ -103,10 +103,17 @@ def incompatibility(tokenizer: Tokenizer) -> str:
 
 
 def char_vocabulary(tokenizer: Tokenizer) -> dict[str, int] | None:
-    """character -> token, where each token is one character; else None."""
+    """character -> token, where each token is one character; else None.
+
+    A vocabulary with all 256 bytes is a BPE, which writes every text, however few merges it has:
+    some of these bytes occur in no character.
+    """
     bytes_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+    tokens = tokenizer.get_vocab()
+    if tokens.keys() >= bytes_of.keys():
+        return None
     vocabulary: dict[str, int] = {}
-    for token, number in tokenizer.get_vocab().items():
+    for token, number in tokens.items():
         if token == END_OF_TEXT:
             continue
         if any(symbol not in bytes_of for symbol in token):

@@ -13,8 +13,16 @@ from onecard import fsio
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Progress, Result
 from onecard.runs.record import Run
+from onecard.tasks.tinylm import (
+    compression,
+    export,
+    leakage,
+    metrics,
+    sampling,
+    saved_model,
+    sizing,
+)
 from onecard.tasks.tinylm import corpus as corpora
-from onecard.tasks.tinylm import export, metrics, sampling, saved_model, sizing
 from onecard.tasks.tinylm.autotune import Autotuner
 from onecard.tasks.tinylm.configs import GenerateConfig, TrainConfig
 from onecard.tasks.tinylm.corpus import Corpus
@@ -26,6 +34,8 @@ from onecard.training import checkpoints, output_dir
 CHECKPOINT_BYTES = 20
 """A weight in two checkpoints: fp32 weights, Muon's momentum or AdamW's moments."""
 MARGIN_BYTES = 64 * 2**20
+MADE_HERE = ("char", "bpe", "code")
+"""Tokenizers made from the text; any other is a file."""
 PROFILE_WAIT, PROFILE_STEPS = 10, 5
 """Steps before a profile, and in it."""
 
@@ -50,7 +60,8 @@ def train(config: TrainConfig, run: Run) -> Result:
         held_out, losses = metrics.held_out(best, corpus, run.reporter)
         run.items(metrics.item_rows(losses))
         values = {name: interval.as_dict() for name, interval in held_out.items()}
-        run.scores(values)
+        compressors = compression.compress(corpus.val, corpus.tokenizer)
+        run.scores(values, compressors=compressors)
         pointer = {"model": str((out / "model").resolve())}
         run.artifact(saved_model.POINTER, json.dumps(pointer))
         # 4. files that others open
@@ -59,6 +70,8 @@ def train(config: TrainConfig, run: Run) -> Result:
     return Result(
         {
             "metrics": values,
+            "compressors": compressors,
+            "repeated_share": corpus.facts["repeated_share"],
             "n_params": n_params,
             "steps": state.step,
             "best_step": state.best_step,
@@ -71,7 +84,9 @@ def train(config: TrainConfig, run: Run) -> Result:
         },
         "\n".join(
             [
+                *metrics.render_split(corpus, config.split),
                 metrics.render_held_out(held_out, len(corpus.val)),
+                compression.render(compressors),
                 *_summary(training, files, run, out),
             ]
         ),
@@ -79,11 +94,11 @@ def train(config: TrainConfig, run: Run) -> Result:
 
 
 def _identity(config: TrainConfig, setup: TrainingSetup, corpus: Corpus) -> dict[str, Any]:
-    """What a resumed training must share with the one before. The micro-batch is not in it, so that
-    a smaller one can continue."""
+    """What a resumed training must share with the one before: the text and the tokenizer by what is
+    in them, so that both may lie elsewhere now. The micro-batch is not in it, so that a smaller one
+    can continue."""
     return {
-        "dataset": str(Path(config.dataset).expanduser().resolve()),
-        "tokenizer": config.tokenizer,
+        "tokenizer": config.tokenizer if config.tokenizer in MADE_HERE else "a file",
         "shape": setup.model_config.as_dict(),
         "optim": config.optim,
         "seed": config.seed,
@@ -91,6 +106,7 @@ def _identity(config: TrainConfig, setup: TrainingSetup, corpus: Corpus) -> dict
         "val_share": config.val_share,
         "text": corpus.facts["sha256"][:16],
         "tokenizer_sha256": corpus.facts["tokenizer_sha256"],
+        "train_tokens": len(corpus.train),
         "tokens_a_step": setup.tokens_per_step,
     }
 
@@ -103,11 +119,17 @@ def _record_data(config: TrainConfig, setup: TrainingSetup, corpus: Corpus, run:
         sha256=facts["sha256"],
         tokenizer=facts["tokenizer_sha256"],
     )
-    run.data("questions", rows=len(corpus.val), sha256=facts["sha256"])
+    run.data(
+        "questions",
+        rows=len(corpus.val),
+        sha256=facts["sha256"],
+        repeated_share=facts["repeated_share"],
+    )
     run.reporter.line(
         f"{facts['chars']:,} characters: {len(corpus.train):,} tokens to train on, "
         f"{len(corpus.val):,} held out ({config.split}), a vocabulary of "
-        f"{setup.model_config.vocab_size:,}\n{setup.render()}"
+        f"{setup.model_config.vocab_size:,}; {leakage.render(facts['repeated_share'])}\n"
+        f"{setup.render()}"
     )
 
 

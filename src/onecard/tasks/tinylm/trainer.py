@@ -19,6 +19,7 @@ from torch import Tensor
 from onecard.errors import DataError
 from onecard.reporting import Progress
 from onecard.runs.record import Run
+from onecard.tasks.tinylm.budget import QUICK_VAL_TOKENS, VALIDATIONS
 from onecard.tasks.tinylm.configs import TrainConfig
 from onecard.tasks.tinylm.corpus import Corpus
 from onecard.tasks.tinylm.model import TinyLM, loss_of
@@ -28,9 +29,6 @@ from onecard.training import checkpoints
 from onecard.training.interrupt import graceful_interrupt
 from onecard.training.schedules import lr_at
 from onecard.training.seeds import seed_step
-
-QUICK_VAL_TOKENS = 65_536
-"""Of the validation text, what is scored during training; the final score reads all of it."""
 
 
 @dataclass
@@ -43,6 +41,10 @@ class RuntimeOptions:
     steps: int = 0
     threads: int = 0
     """Of a CPU; 0 leaves them as they are."""
+    eval_steps: int = 0
+    """Steps between two validations; 0 takes a twentieth of the training."""
+    val_tokens: int = QUICK_VAL_TOKENS
+    """Of a validation."""
     why: list[str] = field(default_factory=list)
 
 
@@ -191,12 +193,14 @@ def runtime_of(checkpoint: Path) -> RuntimeOptions:
     return RuntimeOptions(**json.loads(checkpoints.read_metadata(checkpoint)["choice"]))
 
 
-def quick_val_loss(net: TinyLM, corpus: Corpus, block: int, bf16: bool) -> float:
-    """Mean loss (nats a token) over up to QUICK_VAL_TOKENS of the validation text, in blocks spread
+def quick_val_loss(
+    net: TinyLM, corpus: Corpus, block: int, bf16: bool, n_tokens: int = QUICK_VAL_TOKENS
+) -> float:
+    """Mean loss (nats a token) over up to `n_tokens` of the validation text, in blocks spread
     evenly over it."""
     device = next(net.parameters()).device
     n_blocks = (len(corpus.val) - 1) // block
-    n_scored = min(n_blocks, max(1, QUICK_VAL_TOKENS // block))
+    n_scored = min(n_blocks, max(1, n_tokens // block))
     scored = np.unique(np.linspace(0, n_blocks - 1, n_scored).astype(np.int64))
     n_passes = math.ceil(len(scored) / net.model_config.blocks_at_once(block))
     total = 0.0
@@ -225,7 +229,7 @@ def fit(
     that is not finite.
     """
     config, state, runtime = trainer.config, trainer.state, trainer.runtime
-    eval_steps = config.eval_steps or max(1, runtime.steps // 20)
+    eval_steps = config.eval_steps or runtime.eval_steps or max(1, runtime.steps // VALIDATIONS)
     save_steps = config.save_steps or eval_steps
     started, first_step = time.monotonic(), state.step
     with graceful_interrupt() as interrupt:
@@ -261,9 +265,10 @@ def evaluate(
     on_eval: Callable[[TinyLM, int], None],
     on_best: Callable[[TinyLM], None],
 ) -> None:
-    state, block_size = trainer.state, trainer.setup.model_config.block_size
+    state, runtime = trainer.state, trainer.runtime
+    block_size = trainer.setup.model_config.block_size
     with trainer.averaged() as net:
-        val_loss = quick_val_loss(net, trainer.corpus, block_size, trainer.runtime.bf16)
+        val_loss = quick_val_loss(net, trainer.corpus, block_size, runtime.bf16, runtime.val_tokens)
         run.log(state.step, val_loss=val_loss)
         if val_loss < state.best_loss or not trainer.config.keep_best:
             state.best_loss, state.best_step = val_loss, state.step
