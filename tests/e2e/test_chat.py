@@ -380,7 +380,7 @@ def test_bench_writes_a_run(bench_runs, home, onecard):
         "settings.toml",
         "plan.json",
         "env.json",
-        "events.jsonl",
+        "artifacts/items.jsonl",
         "scores.json",
         "memory.json",
         "status",

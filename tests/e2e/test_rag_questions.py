@@ -60,7 +60,7 @@ def test_ablate_compares_modes_and_chunk_sizes(onecard, index, questions):
     table = onecard("rag", "evaluate", "--questions", questions, "--index", index, "--ablate")
     assert table.code == 0, table.err
     assert "winner: inconclusive" in table.out
-    for variant in ("lexical", "dense", "hybrid, no feedback", "hybrid, 160 tokens"):
+    for variant in ("lexical", "dense", "hybrid, feedback", "hybrid, 160 tokens"):
         assert variant in table.out
 
 
