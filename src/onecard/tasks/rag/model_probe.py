@@ -22,14 +22,15 @@ from onecard.tasks.rag.store import Chunk
 
 QUESTIONS = Path(__file__).with_name("probe.jsonl")
 """Written for onecard: neighbours in tables, lists and sentences, and what is not said at all."""
-MAX_WRONG, MIN_RIGHT = 0.1, 0.6
+MAX_WRONG, MIN_RIGHT = 0.05, 0.6
 """Shares of the questions. Words that do not answer are worse than a quotation; where there are
 none, it takes their place."""
 PASSAGES = 5
 EARLY = 15
 """Questions after which a model with no wrong answer and enough right ones has passed."""
 MEASURED = {"smollm2-135m": False, "qwen2.5-coder:0.5b": True}
-"""Models of the catalog that were probed before, so that a first answer need not wait."""
+"""SmolLM2: 18 of 30 right, 3 wrong; Qwen: 11 of the first 15 right, none wrong. Models of the
+catalog that were probed before, so that a first answer need not wait."""
 
 Write = Callable[[str, list[Hit]], str]
 """(question, passages) -> the model's verified words, "" for none."""
