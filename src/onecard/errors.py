@@ -14,6 +14,7 @@ Ctrl-C ends with 130, as in a shell.
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class OneCardError(Exception):
@@ -63,6 +64,15 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return [
         folded[word] for word in difflib.get_close_matches(name.lower(), folded, n=2, cutoff=0.6)
     ]
+
+
+def unreadable_file(path: Path, fault: OSError) -> DataError:
+    """The refusal of a file that the operating system does not give."""
+    return DataError(
+        f"{path} cannot be read",
+        why=fault.strerror or str(fault),
+        fix="check its permissions; a file that vanished is skipped",
+    )
 
 
 def not_found(noun: str, name: str, known: Iterable[str], fix: str = "") -> NotFound:

@@ -22,7 +22,7 @@ from typing import Any
 import onecard
 from onecard.datasets.blocks import Block, Document
 from onecard.datasets.files import language
-from onecard.errors import DataError, MissingExtra
+from onecard.errors import DataError, MissingExtra, unreadable_file
 from onecard.units import size
 
 MAX_FILE_S = 5
@@ -136,11 +136,7 @@ class DocumentReader:
         try:
             n_bytes = path.stat().st_size
         except OSError as fault:
-            raise DataError(
-                f"{path} cannot be read",
-                why=fault.strerror or str(fault),
-                fix="check its permissions; a file that vanished is skipped",
-            ) from None
+            raise unreadable_file(path, fault) from None
         if n_bytes > self.max_bytes:
             raise DataError(
                 f"{path} is too large",

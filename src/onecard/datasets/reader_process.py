@@ -14,7 +14,7 @@ from typing import Any
 from onecard.datasets.blocks import Document
 from onecard.datasets.documents import HEADER
 from onecard.datasets.readers import read_document
-from onecard.errors import DataError
+from onecard.errors import DataError, unreadable_file
 from onecard.units import size
 
 try:
@@ -82,11 +82,7 @@ def read_file(path: Path, *, plain: bool, ocr: bool) -> Document:
     try:
         data = path.read_bytes()
     except OSError as fault:
-        raise DataError(
-            f"{path} cannot be read",
-            why=fault.strerror or str(fault),
-            fix="check its permissions; a file that vanished is skipped",
-        ) from None
+        raise unreadable_file(path, fault) from None
     return replace(
         read_document(path, data, plain=plain, ocr=ocr), sha256=hashlib.sha256(data).hexdigest()
     )

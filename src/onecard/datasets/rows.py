@@ -56,11 +56,7 @@ def table(path: Path, need: Sequence[str] = ()) -> list[dict[str, Any]]:
             _require(row, need, path, reader.line_num)
             rows.append({key: value for key, value in row.items() if key})
     except csv.Error as fault:
-        raise DataError(
-            f"{path}:{reader.line_num} is not CSV",
-            why=str(fault),
-            fix="correct the quotes of that line, or save it again as CSV",
-        ) from None
+        raise broken_csv(path, reader.line_num, fault) from None
     return _not_empty(rows, path)
 
 
@@ -90,3 +86,12 @@ def _not_empty(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
             f"{path} is empty", why="it has no row", fix="give a file with at least one row"
         )
     return rows
+
+
+def broken_csv(path: Path, line: int, fault: csv.Error) -> DataError:
+    """The refusal of a CSV file whose quotes do not end."""
+    return DataError(
+        f"{path}:{line} is not CSV",
+        why=str(fault),
+        fix="correct the quotes of that line, or save it again as CSV",
+    )

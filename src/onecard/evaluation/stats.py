@@ -74,13 +74,12 @@ def ratio_interval(
 ) -> Interval:
     """sum(parts) / sum(wholes) with its 95 % interval, as for word errors over words.
 
-    The ratio is linearised over units (Cochran 1977, 6.19). `bounds` are those of a unit's ratio.
+    `bounds` are those of a unit's ratio.
     """
     tops, bottoms = _units(parts, wholes, groups)
     if not len(tops) or bottoms.sum() <= 0:
         return Interval(math.nan, math.nan, math.nan, len(parts))
-    value = float(tops.sum() / bottoms.sum())
-    linear = value + (tops - value * bottoms) / bottoms.mean()
+    value, linear = _linearized(tops, bottoms)
     if np.all(np.asarray(wholes) == 1) and _is_binary(parts) and not -math.inf < bounds[0] < 0:
         low, high = _share_limits(value, linear, len(parts))
     else:
@@ -115,6 +114,13 @@ def _units(
     codes: dict[Hashable, int] = {}
     index = [codes.setdefault(group, len(codes)) for group in groups]
     return np.bincount(index, tops), np.bincount(index, bottoms)
+
+
+def _linearized(tops: np.ndarray, bottoms: np.ndarray) -> tuple[float, np.ndarray]:
+    """(the ratio of the sums, one value a unit whose mean is the ratio and whose spread is that of
+    the ratio), linearised (Cochran 1977, 6.19)."""
+    ratio = float(tops.sum() / bottoms.sum())
+    return ratio, ratio + (tops - ratio * bottoms) / bottoms.mean()
 
 
 def _is_binary(values: Sequence[float] | np.ndarray) -> bool:
@@ -173,8 +179,8 @@ def _mean_limits(units: np.ndarray, bounds: Bounds, alpha: float = ALPHA) -> tup
         distance = min(distance, room)
         if n_apart < MIN_UNITS and not np.isinf(room):
             distance = room
-        seen = np.append(units, mean + side * distance)
-        limit = seen.mean() + side * quantile * seen.std(ddof=1) / math.sqrt(n + 1)
+        sample = np.append(units, mean + side * distance)
+        limit = sample.mean() + side * quantile * sample.std(ddof=1) / math.sqrt(n + 1)
         limits.append(float(min(max(limit, low_bound), high_bound)))
     return limits[0], limits[1]
 
@@ -275,8 +281,7 @@ def compare(
         difference, np.ones(len(ids)), [groups.get(i, i) for i in ids] if groups else None
     )
     reach = 1.0 if binary else bounds[1] - bounds[0]
-    value = float(difference.mean())
-    linear = value + (tops - value * bottoms) / bottoms.mean()
+    value, linear = _linearized(tops, bottoms)
     low, high = _mean_limits(linear, (-reach, reach))
     sign = 1 if higher_is_better else -1
     won = tuple(i for i, d in zip(ids, difference, strict=True) if d * sign > 0)

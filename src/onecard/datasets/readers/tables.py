@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onecard.datasets.blocks import Block, Document
 from onecard.datasets.encoding import decode
-from onecard.errors import DataError
+from onecard.datasets.rows import broken_csv
 
 SEPARATORS = ",;\t|"
 SAMPLE_ROWS = 50
@@ -42,11 +42,7 @@ def read(path: Path, data: bytes) -> Document:
             if cells:
                 blocks.append(Block("\n".join(cells), line + skipped, last + skipped))
     except csv.Error as fault:
-        raise DataError(
-            f"{path}:{reader.line_num} is not CSV",
-            why=str(fault),
-            fix="correct the quotes of that line, or save it again as CSV",
-        ) from None
+        raise broken_csv(path, reader.line_num, fault) from None
     return Document(path.stem, "rows", blocks or ([only] if header else []), encoding)
 
 

@@ -170,9 +170,9 @@ def read_xml(path: Path, data: bytes) -> Document:
         else:
             stack += list(reversed(element))
         values = [f"{key.rpartition('}')[2]}={value}" for key, value in element.attrib.items()]
-        said = " ".join(filter(None, [text, *(values if not text else [])]))
-        if said:
-            sections.text(f"{name}: {said}", line, line)
+        content = " ".join(filter(None, [text, *(values if not text else [])]))
+        if content:
+            sections.text(f"{name}: {content}", line, line)
     return Document(path.stem, "xml", sections.close(), encoding)
 
 

@@ -206,10 +206,10 @@ def _mono(source: Source, info: AudioInfo, selection: Selection) -> Iterator[np.
     with containers.opened(source) as container:
         stream = containers.choose_track(container, source, selection.track, selection.language)
         if len(container.streams.audio) > 1:
-            taken = list(container.streams.audio).index(stream) + 1
+            track = list(container.streams.audio).index(stream) + 1
             info.tracks = (
                 f"it has {len(container.streams.audio)} audio tracks "
-                f"({containers.describe_tracks(container)}): {taken} is used; --track takes another"
+                f"({containers.describe_tracks(container)}): {track} is used; --track takes another"
             )
         info.rate_hz = stream.rate or 0
         if info.rate_hz <= 0:

@@ -115,16 +115,16 @@ def _finder(base: Path) -> Callable[[str], Path]:
     folders = [base / name for name in SOUND_FOLDERS]
 
     def find(name: str) -> Path:
-        given = base / name  # an absolute name replaces the base
-        if given.is_file():
-            return given
+        place = base / name  # an absolute name replaces the base
+        if place.is_file():
+            return place
         for folder in folders:
             for candidate in (folder / name, *_with_endings(folder, name)):
                 if candidate.is_file():
                     folders.remove(folder)
                     folders.insert(0, folder)
                     return candidate
-        return given
+        return place
 
     return find
 

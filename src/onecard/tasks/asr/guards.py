@@ -52,13 +52,13 @@ class Listener:
 
     def repeats(self, heard: Heard) -> bool:
         """Whether a phrase stands in it over and over because somebody said so."""
-        found = False
+        has_real_loop = False
         for segment in heard.segments:
             for loop in loops.find([word.text for word in segment.words]):
                 if not self._was_said(segment.words[loop.start : loop.stop], loop):
                     return False
-                found = True
-        return found
+                has_real_loop = True
+        return has_real_loop
 
     def checked(self, heard: Heard) -> Heard:
         """Without loops that nobody said and echoes of the prompt; with what was heard there."""
@@ -87,9 +87,9 @@ class Listener:
             return segment
         span = words[echo.start : echo.stop]
         again = self._plausible(self._again(0.0, len(self.sound) / RATE_HZ))
-        told = {loops.letters(word.text) for word in again}
-        n_told = sum(loops.letters(word.text) in told for word in span)
-        if n_told >= HEARD_AGAIN * len(span):
+        confirmations = {loops.letters(word.text) for word in again}
+        n_confirmed = sum(loops.letters(word.text) in confirmations for word in span)
+        if n_confirmed >= HEARD_AGAIN * len(span):
             return segment
         removed.append(_row(span, "an echo of the initial prompt"))
         return _with_words(segment, again or words[: echo.start] + words[echo.stop :])

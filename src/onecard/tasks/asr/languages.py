@@ -46,14 +46,14 @@ def runs(regions: Sequence[Region], odds: Sequence[Mapping[str, float]]) -> list
     for step in reversed(back):
         path.append(int(step[path[-1]]))
     path.reverse()
-    found: list[Run] = []
+    stretches: list[Run] = []
     start = 0
     for i in range(1, len(path) + 1):
         if i == len(path) or path[i] != path[start]:
             mean = float(np.mean([values[j, path[start]] for j in range(start, i)]))
-            found.append(Run(names[path[start]], tuple(regions[start:i]), mean))
+            stretches.append(Run(names[path[start]], tuple(regions[start:i]), mean))
             start = i
-    return found
+    return stretches
 
 
 def most_spoken(runs: Sequence[Run]) -> tuple[str, float]:

@@ -194,10 +194,10 @@ def to_response(result: Transcript, form: str, task: str = "transcribe") -> Resp
     if form in ("srt", "vtt"):
         return PlainTextResponse(formats.render(result, form))
     turns = [asdict(turn) for turn in result.turns]
-    told = {"dropped": result.dropped} if result.dropped else {}
+    removals = {"dropped": result.dropped} if result.dropped else {}
     if form == "json":
         more = {"diarization": turns} if turns else {}
-        return JSONResponse({"text": result.text, "usage": _usage(result), **more, **told})
+        return JSONResponse({"text": result.text, "usage": _usage(result), **more, **removals})
     return JSONResponse(
         {
             "task": task,
@@ -209,7 +209,7 @@ def to_response(result: Transcript, form: str, task: str = "transcribe") -> Resp
             "usage": _usage(result),
             "diarization": turns,
             "warnings": result.warnings,
-            **told,
+            **removals,
         }
     )
 

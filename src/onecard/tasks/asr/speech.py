@@ -46,7 +46,7 @@ Span = dict[str, float]
 
 def regions(sound: np.ndarray, threshold: float) -> list[Region]:
     """Where somebody speaks."""
-    found: list[Region] = get_speech_timestamps(
+    intervals: list[Region] = get_speech_timestamps(
         levelled(sound),
         VadOptions(
             threshold=threshold,
@@ -54,7 +54,7 @@ def regions(sound: np.ndarray, threshold: float) -> list[Region]:
             min_silence_duration_ms=MIN_SILENCE_MS,
         ),
     )
-    return found
+    return intervals
 
 
 def levelled(sound: np.ndarray) -> np.ndarray:
@@ -170,17 +170,17 @@ def wordless(regions: Sequence[Region], segments: Sequence[Segment], length: int
 
 def unheard(regions: Sequence[Region], segments: Sequence[Segment], length: int) -> list[Span]:
     """{start, end} in seconds of speech for which there are no words."""
-    found: list[Span] = []
+    gaps: list[Span] = []
     missed = wordless(regions, segments, length)
     for region, (a, b) in zip(regions, spans(regions, length), strict=True):
         start, end = a / RATE_HZ, b / RATE_HZ
         if region not in missed or end - start < MIN_UNHEARD_S:
             continue
-        if found and start - found[-1]["end"] < JOIN_S:
-            found[-1]["end"] = end
+        if gaps and start - gaps[-1]["end"] < JOIN_S:
+            gaps[-1]["end"] = end
         else:
-            found.append({"start": start, "end": end})
-    return found
+            gaps.append({"start": start, "end": end})
+    return gaps
 
 
 def without_padding(regions: Sequence[Region], length: int) -> list[tuple[int, int]]:

@@ -118,10 +118,8 @@ MAY_CHANGE = (
     "quants",
     "adapter_gguf",
     "report_to",
-    "project",
     "output_dir",
     "resume",
-    "oom_fallback",
 )
 """Settings that a resumed training may have otherwise: they change neither the adapters' shape nor
 what is learned from, or an out-of-memory fallback changes them."""

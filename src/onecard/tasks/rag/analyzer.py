@@ -234,19 +234,19 @@ def compound_terms(text: str) -> list[str]:
     >>> compound_terms("2025年3月4日 or 3/4/2025")
     ['2025-04-03', '2025-03-04', '2025-03-04']
     """
-    found: list[str] = []
+    compounds: list[str] = []
     if not any(char.isdigit() for char in text):
-        return found
+        return compounds
     for match in NUMBER_GROUPS.finditer(text):
         parts = re.split(r"[.\-/:]", match[1])
-        found += _dates(parts, match[1]) or [".".join(parts)]
+        compounds += _dates(parts, match[1]) or [".".join(parts)]
     for pattern, (year, month, day) in WRITTEN_DATES:
         for match in pattern.finditer(text):
             name = match[month].lower().rstrip(".")
             number = int(name) if name.isdigit() else MONTHS.get(name[:3], 0)
             if number:
-                found += _iso(match[year], number, match[day])
-    return found
+                compounds += _iso(match[year], number, match[day])
+    return compounds
 
 
 def is_compound(term: str) -> bool:

@@ -83,7 +83,7 @@ def verify_citations(
     supported: list[str] = []
     dropped: list[str] = []
     cited: set[int] = set()
-    said: set[str] = set()
+    sentences: set[str] = set()
     n_wrong = 0
     for sentence in [s.strip() for s in SENTENCE_END.split(reply) if s and s.strip()]:
         numbers = [int(n) for n in CITATION.findall(sentence)]
@@ -92,9 +92,9 @@ def verify_citations(
         if is_echo(question, bare) or len(supported) >= MAX_SENTENCES or _is_filler(bare):
             continue
         existing = [n for n in dict.fromkeys(numbers) if n in sources]
-        if bare in said:
+        if bare in sentences:
             continue
-        said.add(bare)
+        sentences.add(bare)
         verdict = _verify_sentence(bare, existing, hits, sources, facts)
         if verdict.text and not facts and not numbers_fit(question, bare, hits):
             verdict = _Verdict("", (), 0)

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -109,9 +110,9 @@ def _scores(
 def term_share(question_terms: set[str], unit: Unit) -> float:
     """Share of the question's terms that a unit has, itself or in its context. Versions, dates and
     other numbers in groups count fourfold: they are what look-alikes differ in."""
-    found = question_terms & unit.terms()
+    common = question_terms & unit.terms()
     total = sum(_weight(term) for term in question_terms)
-    return sum(_weight(term) for term in found) / max(total, 1)
+    return sum(_weight(term) for term in common) / max(total, 1)
 
 
 def _weight(term: str) -> float:
@@ -121,14 +122,15 @@ def _weight(term: str) -> float:
 # Units
 
 
-def units(chunk: Chunk) -> list[Unit]:
-    """In the order of the text.
+@lru_cache(maxsize=256)
+def units(chunk: Chunk) -> tuple[Unit, ...]:
+    """In the order of the text; kept, as each sentence of an answer is checked against them.
 
     A heading inside the passage begins a section of its own.
     """
     title, *headings = chunk.title.split(TITLE_SEPARATOR)
     heading = headings[-1] if headings else ""
-    found: list[Unit] = []
+    parts: list[Unit] = []
     context = chunk.title
     for section in re.split(rf"(?m)^(?={re.escape(HEADING_MARK)})", chunk.text):
         body = section
@@ -136,14 +138,14 @@ def units(chunk: Chunk) -> list[Unit]:
             first, _, body = section.partition("\n")
             heading = first.removeprefix(HEADING_MARK).strip()
             context = f"{title}{TITLE_SEPARATOR}{heading}"
-        found += [Unit(text, heading, context) for text in _texts(body)]
-    return found
+        parts += [Unit(text, heading, context) for text in _texts(body)]
+    return tuple(parts)
 
 
 def _texts(body: str) -> list[str]:
     """The quotable texts of one section: rows of tables, then what is left as sentences, in
     order."""
-    found: list[str] = []
+    texts: list[str] = []
     prose: list[str] = []
     header: list[str] = []
     lines = _joined_records(body).split("\n")
@@ -153,14 +155,14 @@ def _texts(body: str) -> list[str]:
             prose.append(line)
             header = []
             continue
-        found += split_sentences("\n".join(prose))
+        texts += split_sentences("\n".join(prose))
         prose = []
         following = table_cells(lines[i + 1]) if i + 1 < len(lines) else []
         if following and all(TABLE_RULE.fullmatch(cell) for cell in following):
             header = cells
         elif not all(TABLE_RULE.fullmatch(cell) for cell in cells):
-            found.append(_row(header, cells)[:MAX_QUOTE_CHARS])
-    return found + split_sentences("\n".join(prose))
+            texts.append(_row(header, cells)[:MAX_QUOTE_CHARS])
+    return texts + split_sentences("\n".join(prose))
 
 
 def _joined_records(body: str) -> str:
