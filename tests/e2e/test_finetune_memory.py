@@ -97,7 +97,7 @@ def test_the_plan_of_a_large_model_against_its_real_class_on_fakes():
         weight = net.get_output_embeddings().weight
         return FrozenHead.apply(hidden[0, :-1], weight, ids[0, 1:], 0.0)
 
-    whole, two, four = (replace(lm.find("llama-3.1-8b"), L=layers) for layers in (32, 2, 4))
+    whole, two, four = (lm.find("llama-3.1-8b").with_layers(n) for n in (32, 2, 4))
     of_two, of_four = (
         fake_tensor.step(model, recipe, loss_of=loss_of).peak_bytes for model in (two, four)
     )

@@ -265,7 +265,7 @@ def test_a_tiny_llava(monkeypatch):
         LlavaForConditionalGeneration,
     )
 
-    words = lm.LM("tiny-words", 8192, 256, 688, 6, 8, 8, 32, tied=False)
+    words = layers.uniform("tiny-words", 8192, 256, 688, 6, 8, 8, 32)
     tower = vlm.Tower(192, 4, 4, 768, 14)
     config = LlavaConfig(
         text_config=LlamaConfig(

@@ -33,7 +33,7 @@ LLAMA = (
 @pytest.mark.parametrize("name", LLAMA)
 def test_every_spelling_is_the_same_model(name):
     assert names.in_catalog(name) == "llama3.1:8b"
-    assert names.counts(name)[0].n_params == lm.find("llama-3.1-8b").n_params
+    assert names.counts(name).n_params == lm.find("llama-3.1-8b").n_params
 
 
 @pytest.mark.parametrize("name", [each for each in LLAMA if each != "llama3.1"])
@@ -46,17 +46,44 @@ def test_the_table_of_counts_knows_every_spelling_of_a_size(name):
     [
         "llama3.1:80b",
         "llama-3.1-8b-vision",
-        "gpt2-xl",
-        "qwen3-coder-480b",
-        "falcon-h1-7b",
+        "gpt2-xxl",
+        "qwen3-coder-481b",
+        "falcon-h1-8b",
         "phi-4-multimodal",
         "mistral-70b",
-        "qwen3",
+        "qwen9",
         "gemma-3-12b-medical",
+        "",
     ],
 )
 def test_no_model_is_taken_for_its_neighbour(name):
     assert lm.named(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("qwen3-coder:480b", 480.2),
+        ("Qwen/Qwen3-Coder-480B-A35B-Instruct", 480.2),
+        ("tiiuae/Falcon-H1-7B-Instruct", 7.586),
+        ("qwen3", 8.191),
+        ("llama3.1", 8.030),
+        ("mistral", 7.248),
+        ("phi4", 14.66),
+        ("deepseek-r1:14b", 14.77),
+        ("gpt-oss:20b", 20.91),
+        ("ibm-granite/granite-4.0-h-tiny", 6.939),
+        ("unsloth/Qwen3-4B-Instruct-2507-bnb-4bit", 4.022),
+        ("bartowski/Meta-Llama-3.1-8B-Instruct-GGUF", 8.030),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", 79.67),
+        ("mistralai/Devstral-Small-2507", 23.57),
+        ("google/gemma-3n-E4B-it", 6.835),
+        ("google/gemma-4-12B-it", 11.91),
+    ],
+)
+def test_names_that_users_type(name, billions):
+    """Published counts of the language model, without towers."""
+    assert lm.named(name).n_params / 1e9 == pytest.approx(billions, rel=0.001)
 
 
 def test_an_unknown_name_is_told_the_nearest():
@@ -143,7 +170,7 @@ def test_auto_takes_larger_models_on_larger_cards(online):
     sizes = []
     for card in ("6gb", "8gb", "12gb", "16gb", "24gb"):
         name, reason = auto.choose(devices.find(card), 8192, "f16", 512)
-        sizes.append(names.counts(name)[0].n_params)
+        sizes.append(names.counts(name).n_params)
         assert "best of the catalog" in reason
     assert sizes == sorted(sizes)
     assert sizes[0] < 8e9 < 20e9 < sizes[-1]
@@ -154,7 +181,7 @@ def test_what_auto_takes_is_planned_whole_on_the_card(card, online):
     device = devices.find(card)
     planned = share(LlmConfig(), device)
     config, _ = resolve_auto(LlmConfig(), device)
-    layers = names.counts(config.model)[0].L
+    layers = names.counts(config.model).L
     assert planned.choices["n_gpu_layers"] == layers + 1
     assert sum(term.bytes for term in planned.terms) <= device.free_bytes
 
@@ -173,7 +200,7 @@ def test_auto_offline_takes_only_what_lies_here(empty_home, monkeypatch):
     file = names.model_dir("llama3.2:1b") / "Llama-3.2-1B-Instruct-Q8_0.gguf"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"GGUF")
-    monkeypatch.setattr(names.Model, "counts", lambda self: (lm.find("llama-3.2-1b"), 0))
+    monkeypatch.setattr(names.Model, "counts", lambda self: lm.find("llama-3.2-1b"))
     assert auto.choose(devices.find("24gb"), 4096, "f16", 512)[0] == "llama3.2:1b"
 
 

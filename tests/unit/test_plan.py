@@ -155,12 +155,14 @@ def test_every_knob_turns_the_right_way():
 def test_experts_on_the_cpu_and_few_layers_shrink_what_lies_on_the_card():
     model = lm.find("qwen3-30b-a3b")
 
-    def total(**k):
-        return sum(t.bytes for t in llm_inference.llamacpp(model, "q4_k_m", 8192, **k))
-        assert (
-            total(experts_on_cpu=True) < 3 * GIB < 16 * GIB < total()
-            and total(n_gpu_layers=10) < total(n_gpu_layers=20) < total(n_gpu_layers=48) < total()
-        )
+    def total(layers=-1, experts=0):
+        place = llm_inference.Placement(layers, experts)
+        parts = llm_inference.llamacpp(model, "q4_k_m", 8192, place=place)
+        return sum(t.bytes for t in parts)
+
+    assert total(experts=48) < 3 * GIB < 16 * GIB < total()
+    assert total(10) < total(20) < total(48) < total()
+    assert total(experts=48) < total(experts=20) < total(experts=1) < total()
 
 
 def test_vllm_takes_its_share_and_tells_the_tokens():
@@ -236,7 +238,7 @@ def test_what_cannot_be_planned_is_refused(values):
 
 def test_an_unknown_name_is_unknown():
     """No model is planned as a neighbour whose name begins alike."""
-    for name in ("llama-3.1-80b", "gpt2-xl", "qwen3-coder-480b", "falcon-h1-7b", "phi-4-max"):
+    for name in ("llama-3.1-80b", "gpt2-xxl", "qwen3-coder-481b", "falcon-h1-8b", "phi-4-max"):
         with pytest.raises(NotFound):
             planned("12gb", model=name)
 

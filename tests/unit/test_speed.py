@@ -51,7 +51,7 @@ def test_prompts_within_a_third(name, published):
 def test_layers_off_the_card_slow_it_down_and_experts_count_only_when_used():
     model, one = lm.find("llama-3-8b"), devices.find("4070ti")
     whole = llm_inference.llamacpp(model, "q4_k_m", 4096)
-    half = llm_inference.llamacpp(model, "q4_k_m", 4096, n_gpu_layers=16)
+    half = llm_inference.llamacpp(model, "q4_k_m", 4096, place=llm_inference.Placement(16))
     total = next(t.bytes for t in whole if t.name == "weights")
     assert (
         throughput.decode_tokens_per_s(model, half, one, 1, total_weights=total)

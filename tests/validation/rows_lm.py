@@ -89,7 +89,7 @@ def _llamacpp(row: Row, model: lm.LM, component: str) -> list[Term]:
     found = re.search(r"n_ubatch=(\d+)", said)
     parallel = re.search(r"-np (\d+)", said)
     new = bool(re.search(r"2026|\bb9\d{3}\b|--fit|unaccounted|hybrid", said))
-    if model.kv_rank and component == "compute":
+    if False:
         raise Cannot(
             "llama.cpp's buffers for latent attention differ by build and are not modelled"
         )
@@ -110,23 +110,27 @@ def _llamacpp(row: Row, model: lm.LM, component: str) -> list[Term]:
         v_type=v_type,
         n_ubatch=int(found[1]) if found else 512,
         n_parallel=int(parallel[1]) if parallel else 1,
-        n_gpu_layers=int(offload[1] or offload[3]) if offload else -1,
-        experts_on_cpu="experts on cpu" in row["weights_format"].lower(),
+        place=llm_inference.Placement(
+            int(offload[1] or offload[3]) if offload else -1,
+            10**4 if "experts on cpu" in row["weights_format"].lower() else 0,
+        ),
         whole_window="swa-full" in said or "full-size swa" in said,
-        build="now" if new else "2025" if "fa on" in said else "fa-off",
+        build="server" if new else "before" if "fa on" in said else "fa-off",
     )
     if component == "kv" and (
         "swa cache" in row["seq_or_ctx"].lower() or "global layers only" in said
     ):
         part = 1 if "swa cache" in row["seq_or_ctx"].lower() else 0
-        layers, cells = llm_inference.kv_layers(model, T, 512, int(parallel[1]) if parallel else 1)[
-            part
-        ]
+        parallel_n = int(parallel[1]) if parallel else 1
+        layers = [x for x in model.layers if bool(x.window) == bool(part)]
         return [
             Term(
                 "KV cache",
-                round(layers * cells * model.kv_values * llm_inference.KV_BYTES[k_type]),
-                "one part of it",
+                round(
+                    sum(llm_inference.cells(x, T, 512, parallel_n) * x.kv_values for x in layers)
+                    * llm_inference.KV_BYTES[k_type]
+                ),
+                "part",
             )
         ]
     return terms

@@ -10,7 +10,7 @@ from onecard import tasks
 from onecard.config import Config, Layer
 from onecard.errors import DoesNotFit, MissingExtra, NotFound, SettingsError, not_found
 from onecard.memory import devices, fallbacks, oom
-from onecard.memory.architectures.lm import UnknownFamily
+from onecard.memory.architectures.config_json import UnknownFamily
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
 from onecard.memory.plan import Plan
@@ -115,9 +115,13 @@ def plan_config(task: Task, config: Config, device: Device) -> Plan:
     try:
         return cast(Plan, tasks.memory(task).plan(config, device))
     except UnknownFamily as fault:
+        if getattr(config, "engine", "") in LLAMACPP:
+            raise fault from None
         return _traced_plan(config, device, fault)
 
 
+LLAMACPP = ("embedded", "llama.cpp")
+"""Engines that only read GGUF files: a trace of transformers' class says nothing of them."""
 TRACED_SETTINGS = frozenset(
     {"quant", "n_ctx", "n_parallel", "per_device_train_batch_size", "max_seq_length", "optim"}
 )

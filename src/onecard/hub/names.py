@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from onecard import paths
 from onecard.errors import NotFound, SettingsError, not_found
-from onecard.memory.architectures import lm
-from onecard.memory.architectures.gguf import read_header
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures import config_json, gguf_model, lm
+from onecard.memory.architectures.gguf import read_model
+from onecard.memory.architectures.layers import LM
 from onecard.memory.architectures.model_names import canonical, spellings
 
 OLLAMA_URL = "http://127.0.0.1:11434"
@@ -52,19 +52,15 @@ class Model:
     def here(self) -> bool:
         return self.path is not None and self.path.exists()
 
-    def counts(self) -> tuple[LM, int] | None:
-        """The counts a plan needs and the bytes of the weights (0: by the quantization): from the
-        file's header, a folder's config.json, else the
-        table of usual models; None when nothing is known."""
+    def counts(self) -> LM | None:
+        """What a plan needs: from the file's header with all its parts, a folder's config.json,
+        else the table of known models; None when nothing is known."""
         if self.here and self.path and self.path.is_file():
-            header = read_header(self.path)
-            return lm.from_header(header, self.name), header.data_bytes
+            return gguf_model.from_header(read_model(self.path), self.name)
         if self.here and self.path and (self.path / "config.json").is_file():
-            return lm.from_config(self.path / "config.json"), 0
-        for name in (self.name, str(self.facts.get("base", "")), self.repo):
-            if name and (model := lm.named(name)):
-                return model, 0
-        return None
+            return config_json.from_file(self.path / "config.json")
+        names = (self.name, str(self.facts.get("base", "")), self.repo)
+        return next((model for name in names if name and (model := lm.named(name))), None)
 
     def quants(self) -> tuple[str, ...]:
         return tuple(self.facts.get("quants", ())) or ((self.quant,) if self.quant else ())
@@ -179,36 +175,43 @@ def known_names() -> list[str]:
 def find_counts(name: str) -> LM | None:
     """The model's counts where they are known without a download; None else."""
     try:
-        return counts(name)[0]
+        return counts(name)
     except (NotFound, SettingsError):
         return None
 
 
-def counts(name: str) -> tuple[LM, int]:
-    """What a plan needs: the model's counts, and the bytes of its weights where a file gives them.
+def counts(name: str) -> LM:
+    """What a plan needs of a model: its layers, and the bytes of its weights where a file gives
+    them.
 
-    From a folder's config.json, a GGUF's header (on disk or by HTTP range), else the table of usual
-    models. Raises NotFound for an unknown model, DataError, SettingsError.
+    From a folder's config.json, a GGUF's header (on disk or by HTTP range), the table of known
+    models, else the config.json of a repository of the hub, where it can be reached. Raises
+    NotFound for an unknown model, DataError, SettingsError.
     """
     if name.lower().startswith(("http://", "https://")):
         # loads ssl and http: 30 ms that only an address needs
         from onecard.memory.architectures.gguf_remote import read_remote
 
-        header = read_remote(name)
-        return lm.from_header(header, name.rpartition("/")[2]), header.data_bytes
+        return gguf_model.from_header(read_remote(name), name.rpartition("/")[2])
     path = Path(name).expanduser()
     if path.suffix == ".json" and path.is_file():
-        return lm.from_config(path), 0
+        return config_json.from_file(path)
     unknown: NotFound | None = None
     if not (path.is_file() or path.is_dir()) and path.suffix != ".gguf":
         try:
-            return lm.find(name), 0
+            return lm.find(name)
         except NotFound as fault:
             unknown = fault
     try:
-        known = find(name).counts()
+        model = find(name)
+        known = model.counts()
     except NotFound as fault:
         raise unknown or fault from None
+    if known is None and model.source == "hub":
+        # loads http: only a name that no table knows needs it
+        from onecard.hub.remote_facts import repository
+
+        return repository(model.repo, model.quant)
     if known is None:
         raise unknown or not_found("model", name, known_names())
     return known

@@ -81,8 +81,8 @@ def show(name: str) -> Result:
     }
     counts = model.counts()
     if counts:
-        data["n_params"] = counts[0].n_params
-        data["max_tokens"] = counts[0].max_tokens
+        data["n_params"] = counts.n_params
+        data["max_tokens"] = counts.max_tokens
         data["sizes"] = sizes_by_quant(model)
     if model.here and model.path and model.path.suffix == ".gguf":
         header = read_header(model.path)
@@ -109,7 +109,7 @@ def sizes_by_quant(model: names.Model) -> dict[str, int]:
     if not counts:
         return {}
     return {
-        quant: round(formats.gguf(counts[0], quant).total)
+        quant: round(formats.gguf(counts, quant).total)
         for quant in model.quants()
         if quant in formats.MIXTURES
     }

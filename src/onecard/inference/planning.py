@@ -10,6 +10,7 @@ from onecard.hub import auto, names
 from onecard.hub.names import Model
 from onecard.inference.config import AUTO, LlmConfig
 from onecard.memory import calibration, formats, quant_selection, throughput
+from onecard.memory.architectures.layers import LM
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
 from onecard.memory.plan import Term
@@ -47,7 +48,7 @@ def model_of(config: LlmConfig, device: Device) -> Model | None:
         return None
     if model.source == "catalog" and not model.quant and (counts := model.counts()):
         quant = quant_selection.best_quant(
-            counts[0], config.n_ctx, config.kv_type, config.n_ubatch, device, model.quants()
+            counts, config.n_ctx, config.kv_type, config.n_ubatch, device, model.quants()
         )
         model = names.find(config.model, quant)
     return model
@@ -72,19 +73,22 @@ def share(config: LlmConfig, device: Device) -> Share:
             f"{config.model}"
         )
         return Share([], {"model": config.model}, notes)
-    lm, exact_bytes = counts
+    lm = counts
     if lm.max_tokens and config.n_ctx > lm.max_tokens:
         notes.append(
             f"the model was trained on {lm.max_tokens} tokens; n_ctx {config.n_ctx} is longer"
         )
     mixture = model.quant if model.quant in formats.MIXTURES else quant_selection.WANTED
-    planned = Share([], {"model": config.model, "quant": model.quant or "as stored"}, notes)
+    if lm.file:
+        mixture = ""  # the file's own types decide, not what its name says
+    stored = lm.stored if lm.file else model.quant or "as stored"
+    planned = Share([], {"model": config.model, "quant": stored}, notes)
     if device.type == "cpu":
-        return _on_cpu(planned, config, lm, mixture, exact_bytes)
-    return _on_gpu(planned, config, lm, mixture, exact_bytes, device)
+        return _on_cpu(planned, config, lm, mixture)
+    return _on_gpu(planned, config, lm, mixture, device)
 
 
-def _on_cpu(planned: Share, config: LlmConfig, lm: Any, mixture: str, exact_bytes: int) -> Share:
+def _on_cpu(planned: Share, config: LlmConfig, lm: LM, mixture: str) -> Share:
     terms = llm_inference.llamacpp(
         lm,
         mixture,
@@ -92,16 +96,13 @@ def _on_cpu(planned: Share, config: LlmConfig, lm: Any, mixture: str, exact_byte
         k_type=config.kv_type,
         n_ubatch=config.n_ubatch,
         device="cpu",
-        exact_bytes=exact_bytes,
     )
     return replace(planned, terms=terms, choices={**planned.choices, "n_gpu_layers": 0})
 
 
-def _on_gpu(
-    planned: Share, config: LlmConfig, lm: Any, mixture: str, exact_bytes: int, device: Device
-) -> Share:
+def _on_gpu(planned: Share, config: LlmConfig, lm: LM, mixture: str, device: Device) -> Share:
     layers = quant_selection.layers_on_card(
-        lm, mixture, config.n_ctx, config.kv_type, config.n_ubatch, device, exact_bytes
+        lm, mixture, config.n_ctx, config.kv_type, config.n_ubatch, device
     )
     if config.n_gpu_layers >= 0:
         layers = min(config.n_gpu_layers, lm.L + 1)
@@ -111,12 +112,10 @@ def _on_gpu(
         config.n_ctx,
         k_type=config.kv_type,
         n_ubatch=config.n_ubatch,
-        n_gpu_layers=layers,
-        exact_bytes=exact_bytes,
+        place=llm_inference.Placement(layers),
     )
     choices: dict[str, Any] = {**planned.choices, "n_gpu_layers": layers}
-    weights = formats.gguf(lm, mixture)
-    total = weights.total - weights.embedding * (not lm.tied)
+    total = llm_inference.weights_on_card(lm, mixture, llm_inference.WHOLE)
     rate = throughput.decode_tokens_per_s(lm, terms, device, 1, config.kv_type, total)
     if rate:
         choices["tokens/s, about"] = round(rate, 1)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from onecard.errors import DataError, SettingsError
 from onecard.memory import formats
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.layers import LM
 from onecard.memory.estimators.training import OPTIMIZER, Recipe
 from onecard.memory.plan import Term
 
@@ -131,20 +131,45 @@ class _Opened(torch.autograd.Function):
 
 
 def model_of(lm: LM, attention: str) -> Any:
-    """transformers' own class for these counts: Qwen3 for normed heads, Qwen2 for biases, else
-    Llama. Raises DataError for what it cannot build."""
-    if lm.experts or lm.kv_rank or lm.state_bytes or not lm.gated or lm.norms != 2:
+    """transformers' own class for this model: by its config where it has one, else Qwen3 for normed
+    heads and Llama. Raises DataError for what it cannot build."""
+    implementation = "eager" if attention == "eager" else "sdpa"
+    config = _own_config(lm) or _plain_config(lm)
+    try:
+        return transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation=implementation
+        )
+    except (ValueError, TypeError, ImportError) as fault:
+        raise DataError(
+            f"{lm.name} cannot be built for a trace",
+            why=str(fault).splitlines()[0][:200],
+            fix="plan it without --trace",
+        ) from None
+
+
+def _own_config(lm: LM) -> Any:
+    """The class's own config; None for a model that was described without one."""
+    if not lm.config or lm.family not in transformers.CONFIG_MAPPING:
+        return None
+    values = {k: v for k, v in lm.config.items() if k not in ("model_type", "quantization_config")}
+    for name in ("layer_types", "layers_block_type"):
+        if isinstance(values.get(name), list):
+            values[name] = values[name][: lm.L]
+    known = set(transformers.CONFIG_MAPPING[lm.family]().to_dict())
+    values = {k: v for k, v in values.items() if k in known}
+    values |= {"num_hidden_layers": lm.L, "vocab_size": lm.V, "use_cache": False}
+    return transformers.CONFIG_MAPPING[lm.family](**values)
+
+
+def _plain_config(lm: LM) -> Any:
+    if lm.expert_params or lm.state_values or not lm.gated or lm.norms != 2:
         raise DataError(
             f"{lm.name} cannot be traced from its counts",
             why="mixtures, latent attention, hybrids and plain feed-forwards need their own class",
             fix="plan it without --trace",
         )
-    config_class: Any = transformers.LlamaConfig
-    if lm.qk_norm:
-        config_class = transformers.Qwen3Config
-    elif lm.qkv_bias:
-        config_class = transformers.Qwen2Config
-    config = config_class(
+    config_class: Any = transformers.Qwen3Config if lm.qk_norm else transformers.LlamaConfig
+    return config_class(
         vocab_size=lm.V,
         hidden_size=lm.D,
         intermediate_size=lm.F,
@@ -155,9 +180,6 @@ def model_of(lm: LM, attention: str) -> Any:
         tie_word_embeddings=lm.tied,
         use_cache=False,
         max_position_embeddings=max(lm.max_tokens, 131072),
-    )
-    return transformers.AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager" if attention == "eager" else "sdpa"
     )
 
 

@@ -73,7 +73,7 @@ def fit(
     `only`: the settings that the planner reads, when it is a trace that takes seconds.
     """
     applied: list[Fallback] = []
-    plan = planner(config, device)
+    start, plan = config, planner(config, device)
     for change, cost in number_types.priced(changes, device):
         if plan.high_bytes <= device.free_bytes:
             break
@@ -90,7 +90,23 @@ def fit(
         else:
             applied.append(Fallback(change, saved, cost))
         config, plan = candidate, smaller
-    return Fitted(config, plan, applied)
+    return _without_needless(start, Fitted(config, plan, applied), device, planner)
+
+
+def _without_needless(start: Any, fitted: Fitted, device: Device, planner: Planner) -> Fitted:
+    """The same without the changes that a later one made needless, the earliest tried first."""
+    kept = list(fitted.fallbacks)
+    if fitted.plan.high_bytes > device.free_bytes:
+        return fitted
+    for change in fitted.fallbacks[:-1]:
+        rest = [other for other in kept if other is not change]
+        candidate = start
+        for other in rest:
+            candidate = candidate.model_copy(update=other.changes)
+        plan = planner(candidate, device)
+        if plan.high_bytes <= device.free_bytes:
+            kept, fitted = rest, Fitted(candidate, plan, rest)
+    return fitted
 
 
 def next_changes(

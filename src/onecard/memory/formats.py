@@ -7,7 +7,7 @@ GGUF mixtures follow llama.cpp (src/llama-quant.cpp); the others are the formats
 from dataclasses import dataclass
 
 from onecard.memory.architectures.gguf import BLOCKS
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.layers import LM, FileWeights, Layer, Matrix
 
 PLAIN = {"fp32": 4.0, "f32": 4.0, "bf16": 2.0, "fp16": 2.0, "f16": 2.0}
 # bytes a weight of a linear layer; embeddings, norms and (where it says so) the head stay in 16
@@ -15,6 +15,11 @@ PLAIN = {"fp32": 4.0, "f32": 4.0, "bf16": 2.0, "fp16": 2.0, "f16": 2.0}
 LINEAR = {
     "int8": 1.0 + 4 / 4096,  # LLM.int8: one fp32 scale a row (about 4096 wide)
     "fp8": 1.0 + 4 / 128**2,  # one fp32 scale a block of 128 x 128
+    "mxfp4": 0.5 + 1 / 32,  # OCP microscaling: one 8-bit exponent for 32 weights
+    "nvfp4": 0.5 + 1 / 16,  # one fp8 scale for 16 weights
+    "quanto-int8": 1.0 + 2 / 4096,  # optimum-quanto: one 16-bit scale a row
+    "quanto-int4": 0.5 + 4 / 128,  # and for 4 bits a 16-bit scale and shift for 128 weights
+    "fp8-layerwise": 1.0,  # diffusers' layerwise casting: stored in fp8 without scales
     "nf4": 0.5 + 4 / 64,  # QLoRA (Dettmers 2023): one fp32 scale for 64 weights
     "nf4-dq": 0.5
     + 1 / 64
@@ -42,6 +47,21 @@ MIXTURES = {  # GGUF name -> (most matrices, attn_v and some ffn_down, output he
     "q8_0": ("q8_0", "q8_0", "q8_0"),
     "iq4_xs": ("iq4_xs", "iq4_xs", "q6_k"),
     "iq4_nl": ("iq4_nl", "iq4_nl", "q6_k"),
+    "q5_1": ("q5_1", "q5_1", "q6_k"),
+    "q2_k_s": ("q2_k", "q4_k", "q6_k"),
+    "iq1_s": ("iq1_s", "q2_k", "q5_k"),
+    "iq1_m": ("iq1_m", "q2_k", "q5_k"),
+    "iq2_xxs": ("iq2_xxs", "q2_k", "q5_k"),
+    "iq2_xs": ("iq2_xs", "q2_k", "q5_k"),
+    "iq2_s": ("iq2_xs", "q2_k", "q5_k"),
+    "iq2_m": ("iq2_s", "iq3_s", "q5_k"),
+    "iq3_xxs": ("iq3_xxs", "iq3_s", "q5_k"),
+    "iq3_xs": ("iq3_s", "iq3_s", "q6_k"),
+    "iq3_s": ("iq3_s", "iq3_s", "q6_k"),
+    "iq3_m": ("iq3_s", "q4_k", "q6_k"),
+    "tq1_0": ("tq1_0", "tq1_0", "q6_k"),
+    "tq2_0": ("tq2_0", "tq2_0", "q6_k"),
+    "mxfp4": ("q8_0", "q8_0", "q8_0"),  # MXFP4_MOE: experts in mxfp4, all else in 8 bits
     "f16": ("f16", "f16", "f16"),
     "bf16": ("bf16", "bf16", "bf16"),
     "f32": ("f32", "f32", "f32"),
@@ -54,6 +74,9 @@ NARROW = {
     "q5_k": "q5_1",
     "q6_k": "q8_0",
     "iq4_xs": "iq4_nl",
+    "tq1_0": "q4_0",
+    "tq2_0": "q4_0",
+    **dict.fromkeys(["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"], "iq4_nl"),
 }
 """What a row takes whose width is no multiple of 256."""
 _SIZES = {name: (values, size) for name, values, size in BLOCKS.values()}
@@ -65,7 +88,7 @@ class Weights:
 
     linears: int
     embedding: int
-    """The table of the input words: llama.cpp leaves it in the computer's memory."""
+    """The tables of the input words."""
     head: int
     """0 when it is the table itself."""
     small: int
@@ -92,102 +115,112 @@ def hf(lm: LM, format: str, rest_bytes: float = 2.0) -> Weights:
     >>> round(hf(find("llama-3.1-8b"), "nf4").total / 2**30, 2)
     5.61
     """
+    tables = lm.embedding_params + lm.lookup_params
     if format in PLAIN:
         each = PLAIN[format]
         return Weights(
             round(lm.linear_params * each),
-            round(lm.embedding_params * each),
+            round(tables * each),
             0 if lm.tied else round(lm.embedding_params * each),
             round(lm.small_params * each),
         )
     each = bits(format) / 8 or LINEAR[format]
+    linears = round(lm.linear_params * each)
+    if format == "mxfp4":  # gpt-oss: the experts alone
+        linears += round((lm.linear_params - lm.expert_params) * (rest_bytes - each))
     head = 0.0
     if not lm.tied or format == "fp8":
         # fp8 checkpoints hold the head apart; EXL2 keeps it in 6 bits
         head = lm.embedding_params * (6 / 8 if bits(format) else rest_bytes)
     return Weights(
-        round(lm.linear_params * each),
-        round(lm.embedding_params * rest_bytes),
+        linears,
+        round(tables * rest_bytes),
         round(head),
         round(lm.small_params * rest_bytes),
     )
 
 
-def gguf(lm: LM, quant: str) -> Weights:
-    """As a GGUF file holds them: every tensor with the type that llama.cpp's mixture gives it.
+def gguf(lm: LM, quant: str) -> FileWeights:
+    """As a GGUF file holds them: every tensor with the type that llama.cpp's mixture gives it; the
+    file's own bytes where its header was read and has this type.
 
     >>> from onecard.memory.architectures.lm import find
     >>> round(gguf(find("llama-3.1-8b"), "q4_k_m").total / 1e9, 2)
     4.91
     """
+    if lm.file and quant in ("", lm.file.type):
+        return lm.file
     usual, _, output = MIXTURES[quant]
-    total = 0
-    for layer in range(lm.L):
-        value, down, out = _finer(lm, quant, layer)
-        total += sum(
-            _matrix(*matrix)
-            for matrix in [*_attention(lm, usual, value, out), *_mlp(lm, usual, down, layer)]
-        )
-    table = _matrix(lm.V, lm.D, output if lm.tied else usual)
-    return Weights(total, table, 0 if lm.tied else _matrix(lm.V, lm.D, output), lm.small_params * 4)
+    table = output if lm.tied else usual
+    small = lm.small_params * 4
+    layers, experts = [], []
+    for index, layer in enumerate(lm.layers):
+        kinds = _finer(lm, quant, index, layer)
+        sizes = [(_matrix(m, kinds.get(m.role, usual), quant), m.is_expert) for m in layer.matrices]
+        layers.append(sum(size for size, _ in sizes) + layer.small_params * 4)
+        experts.append(sum(size for size, is_expert in sizes if is_expert))
+        small -= layer.small_params * 4
+    # a second table of words (Gemma 3n, 4) lies beside the first, in the type of most matrices
+    lookup = _rows(lm.lookup_params // 256, 1, 256, usual)
+    return FileWeights(
+        quant,
+        tuple(layers),
+        tuple(experts),
+        _rows(lm.V, 1, lm.D, table) + lookup,
+        0 if lm.tied else _rows(lm.V, 1, lm.D, output),
+        small,
+    )
 
 
-def _finer(lm: LM, quant: str, layer: int) -> tuple[str, str, str]:
+def _finer(lm: LM, quant: str, index: int, layer: Layer) -> dict[str, str]:
     """Types of attn_v, ffn_down and attn_output in one layer (llama_tensor_get_type; IQ types with
     an importance matrix, as they are published)."""
     usual, fine, _ = MIXTURES[quant]
-    more = (
-        layer < lm.L // 8 or layer >= 7 * lm.L // 8 or (layer - lm.L // 8) % 3 == 2
-    )  # use_more_bits
-    first, few_heads = layer < lm.L // 8, lm.H >= 4 * lm.G
+    L = lm.L
+    more = index < L // 8 or index >= 7 * L // 8 or (index - L // 8) % 3 == 2  # use_more_bits
+    first, few_heads = index < L // 8, 4 * max(layer.G, 1) <= layer.H
     value = fine if more else usual
     down, out = value, usual
     if quant == "q4_k_s":
-        value, down = "q5_k" if layer < 4 else usual, "q5_k" if first else usual
+        value, down = "q5_k" if index < 4 else usual, "q5_k" if first else usual
     elif quant == "iq4_xs":
         value, down = "q5_k" if few_heads else usual, usual
     elif quant in ("q4_0", "q5_0"):
         value, down = usual, {"q4_0": "q4_1", "q5_0": "q5_1"}[quant] if first else usual
     elif quant == "q2_k":
         value, down, out = "q4_k" if few_heads else "q3_k", "q3_k", "q3_k"
+    elif quant == "q2_k_s":
+        value, down = "q4_k" if few_heads else usual, "q4_k" if first else usual
     elif quant == "q3_k_m":
-        value, out = "q5_k" if layer < 2 else "q4_k", "q4_k"
-        down = "q5_k" if layer < lm.L // 16 else "q4_k"
+        value, out = "q5_k" if index < 2 else "q4_k", "q4_k"
+        down = "q5_k" if index < L // 16 else "q4_k"
     elif quant == "q3_k_l":
         value = down = out = "q5_k"
-    return "q8_0" if lm.experts == 8 and quant not in ("f16", "bf16", "f32") else value, down, out
+    elif quant.startswith(("iq1", "iq2")):
+        value = "q4_k" if few_heads else fine
+        down = fine if first else usual
+        out = "iq2_xxs" if quant.startswith("iq1") else usual
+    elif quant.startswith("iq3"):
+        value = "q4_k" if few_heads or quant == "iq3_m" else "iq3_s"
+        down, out = usual, "q4_k" if quant == "iq3_m" else "iq3_s"
+    if _has_eight_experts(layer) and quant not in ("f16", "bf16", "f32"):
+        value = "q8_0"
+    return {"v": value, "down": down, "o": out}
 
 
-def _attention(lm: LM, usual: str, value: str, out: str) -> list[tuple[int, int, str]]:
-    if lm.kv_rank:
-        return (
-            [(lm.attention_params, 1, usual)]
-            if lm.D % 256
-            else [(lm.attention_params // lm.D, lm.D, usual)]
-        )
-    wide = lm.H * lm.K
-    return [
-        (wide, lm.D, usual),
-        (lm.G * lm.K, lm.D, usual),
-        (lm.G * lm.K, lm.D, value),
-        (lm.D, wide, out),
-    ]
+def _has_eight_experts(layer: Layer) -> bool:
+    """Mixtral's case: its few experts make attention cheap to keep well."""
+    return any(matrix.count == 8 for matrix in layer.matrices)
 
 
-def _mlp(lm: LM, usual: str, down: str, layer: int) -> list[tuple[int, int, str]]:
-    into = 2 if lm.gated else 1
-    if lm.experts and layer >= lm.dense_layers:
-        rows = lm.experts * lm.expert_ffn + lm.shared_ffn
-        return [
-            (rows * into, lm.D, usual),
-            (lm.D * (lm.experts + bool(lm.shared_ffn)), lm.expert_ffn, down),
-            (lm.experts, lm.D, "f32"),
-        ]
-    return [(lm.F * into, lm.D, usual), (lm.D, lm.F, down)]
+def _matrix(matrix: Matrix, kind: str, quant: str) -> int:
+    if quant == "mxfp4" and matrix.is_expert:
+        kind = "mxfp4"
+    return _rows(matrix.rows, matrix.count, matrix.columns, kind)
 
 
-def _matrix(rows: int, width: int, kind: str) -> int:
+def _rows(rows: int, count: int, width: int, kind: str) -> int:
     if width % 256 and kind in NARROW:
         kind = NARROW[kind]
     values, size = _SIZES[kind]
-    return rows * width * size // values
+    return rows * count * width * size // values

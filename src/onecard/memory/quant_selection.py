@@ -4,7 +4,7 @@ Pure arithmetic over counts.
 """
 
 from onecard.memory import calibration
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.layers import LM
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
 
@@ -16,30 +16,24 @@ one is taken."""
 
 
 def layers_on_card(
-    lm: LM,
-    quant: str,
-    n_ctx: int,
-    kv_type: str,
-    n_ubatch: int,
-    device: Device,
-    exact_bytes: int = 0,
+    lm: LM, quant: str, n_ctx: int, kv_type: str, n_ubatch: int, device: Device
 ) -> int:
     """How many of the layers (plus one for the output head) a card holds beside context and
     buffers; 0 for none."""
     context_bytes, _ = calibration.context_bytes(device)
-    for layers in range(lm.L + 1, 0, -1):
+
+    def fits(layers: int) -> bool:
         parts = llm_inference.llamacpp(
             lm,
             quant,
             n_ctx,
             k_type=kv_type,
             n_ubatch=n_ubatch,
-            n_gpu_layers=layers,
-            exact_bytes=exact_bytes,
+            place=llm_inference.Placement(layers),
         )
-        if sum(term.bytes for term in parts) + context_bytes <= device.free_bytes:
-            return layers
-    return 0
+        return sum(term.bytes for term in parts) + context_bytes <= device.free_bytes
+
+    return next((layers for layers in range(lm.L + 1, 0, -1) if fits(layers)), 0)
 
 
 def best_quant(

@@ -7,7 +7,7 @@ bound by the tensor cores.
 
 from collections.abc import Sequence
 
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.layers import LM
 from onecard.memory.devices import Device
 from onecard.memory.estimators.llm_inference import KV_BYTES
 from onecard.memory.plan import Term
@@ -49,8 +49,9 @@ def decode_tokens_per_s(
         return 0.0
     on_card = next((part.bytes for part in parts if part.name == "weights"), 0)
     off_card = max(total_weights - on_card, 0)
-    active = lm.active_params / (lm.linear_params + lm.embedding_params) if lm.experts else 1.0
-    cache = T * lm.kv_values * (lm.attention_layers or lm.L) * KV_BYTES[kv_type]
+    active = lm.active_params / (lm.linear_params + lm.embedding_params)
+    values = sum(n * layer.kv_values * min(T, layer.window or T) for layer, n in lm.groups)
+    cache = values * KV_BYTES[kv_type] + 4 * lm.state_values
     seconds = on_card * active / (device.bandwidth_gb_s * 1e9 * WEIGHT_SHARE) + cache / (
         device.bandwidth_gb_s * 1e9 * CACHE_SHARE
     )

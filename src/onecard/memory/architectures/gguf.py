@@ -7,6 +7,7 @@ so a hostile header costs bounded time and memory.
 """
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from typing import Any
 from onecard.errors import DataError
 
 MAX_KEYS, MAX_TENSORS, MAX_DIMS, MAX_STRING, MAX_ARRAY = 4096, 65536, 4, 1 << 24, 1 << 22
+MAX_KEPT = 4096
+"""Values of one list that are kept: one a layer. Longer lists (vocabularies, importance) are kept
+as their length."""
+MAX_TEXTS = 1 << 21
+"""Texts in all lists of a header: the largest vocabularies hold 0.3 million words and as many
+merges."""
 REPACKED = ("q4_0", "q4_k", "q2_k", "iq4_nl")
 SCALARS = {
     0: "<B",
@@ -31,6 +38,7 @@ SCALARS = {
     12: "<d",
 }
 STRING, ARRAY = 8, 9
+LENGTH = struct.Struct("<Q")
 BLOCKS = {  # ggml type -> (name, values a block, bytes a block), from ggml.c's type traits
     0: ("f32", 1, 4),
     1: ("f16", 1, 2),
@@ -64,6 +72,16 @@ BLOCKS = {  # ggml type -> (name, values a block, bytes a block), from ggml.c's 
     34: ("tq1_0", 256, 54),
     35: ("tq2_0", 256, 66),
     39: ("mxfp4", 32, 17),
+    40: ("nvfp4", 64, 36),
+}
+
+
+FILE_TYPES = {  # general.file_type, enum llama_ftype in llama.h
+    **{0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k"},
+    **{11: "q3_k_s", 12: "q3_k_m", 13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s"},
+    **{17: "q5_k_m", 18: "q6_k", 19: "iq2_xxs", 20: "iq2_xs", 21: "q2_k_s", 22: "iq3_xs"},
+    **{23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m", 28: "iq2_s"},
+    **{29: "iq2_m", 30: "iq4_xs", 31: "iq1_m", 32: "bf16", 36: "tq1_0", 37: "tq2_0", 38: "mxfp4"},
 }
 
 
@@ -92,12 +110,31 @@ class Header:
         return "tokenizer.chat_template" in self.keys
 
     def number(self, name: str, default: int = 0) -> int:
-        """`<architecture>.<name>` as an int; the largest where the key is a list, one value a
-        layer."""
-        value = self.keys.get(f"{self.architecture}.{name}", default)
-        if isinstance(value, list):
-            value = max((v for v in value if isinstance(v, int | float)), default=default)
-        return int(value) if isinstance(value, int | float) else default
+        """`<architecture>.<name>` as a count; the largest where the key is a list, one value a
+        layer; the default for what is no count."""
+        values = self.each(name)
+        return max(values, default=default)
+
+    def each(self, name: str) -> list[int]:
+        """`<architecture>.<name>` as counts, one a layer or a single one; empty without the key.
+
+        Raises ValueError for negative, broken or absurd ones.
+        """
+        value = self.keys.get(f"{self.architecture}.{name}")
+        if value is None or isinstance(value, str):
+            return []
+        return [_count(one, name) for one in (value if isinstance(value, list) else [value])]
+
+    @property
+    def type(self) -> str:
+        """The mixture's name by the file's own words, else the type that most bytes have."""
+        said = self.keys.get("general.file_type")
+        if isinstance(said, int) and said in FILE_TYPES:
+            return FILE_TYPES[said]
+        weights: dict[str, int] = {}
+        for tensor in self.tensors:
+            weights[tensor.type] = weights.get(tensor.type, 0) + tensor.bytes
+        return max(weights, key=lambda name: weights[name], default="")
 
     @property
     def repacked_bytes(self) -> int:
@@ -122,6 +159,12 @@ class Header:
         return [sizes[i] for i in sorted(sizes)]
 
 
+def _count(value: Any, name: str) -> int:
+    if not isinstance(value, int | float) or value != value or not 0 <= value <= 1 << 32:
+        raise ValueError(f"{name} is {value!r}, which is no count")
+    return int(value)
+
+
 def read_header(path: Path) -> Header:
     """Raises DataError for a file that is no GGUF, is cut short or lies about its sizes."""
     try:
@@ -131,6 +174,40 @@ def read_header(path: Path) -> Header:
         raise DataError(
             f"{path} does not open as a model", why=str(fault), fix="download or convert it again"
         ) from None
+
+
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+
+
+def shard_names(name: str, header: "Header") -> list[str]:
+    """Names of all parts of a file that was split; the file alone for a whole one."""
+    found = SHARD.search(name)
+    count = header.keys.get("split.count", 1)
+    if not found or not isinstance(count, int) or not 1 < count <= 1000:
+        return [name]
+    return [f"{name[: found.start()]}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+
+
+def joined(headers: "list[Header]") -> "Header":
+    """One header of all parts: the first one's keys, everyone's tensors."""
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    return Header(headers[0].keys, tensors, sum(header.data_bytes for header in headers))
+
+
+def read_model(path: Path) -> "Header":
+    """The header of a file with all its parts. Raises DataError for one that is missing."""
+    first = read_header(path)
+    names = shard_names(path.name, first)
+    missing = [name for name in names if not path.with_name(name).is_file()]
+    if missing:
+        raise DataError(
+            f"{path.name} is one of {len(names)} parts",
+            why=f"{', '.join(missing[:3])} {'is' if len(missing) == 1 else 'are'} not beside it",
+            fix="download all parts into one folder",
+        )
+    if len(names) == 1:
+        return first
+    return joined([read_header(path.with_name(name)) for name in names])
 
 
 FIRST_BYTES = 1 << 22
@@ -154,6 +231,7 @@ class Reader:
             whole or len(data),
             len(data),
         )
+        self.texts = 0
 
     def fail(self, why: str) -> DataError:
         return DataError(
@@ -189,14 +267,35 @@ class Reader:
         if kind != ARRAY:
             raise self.fail(f"value type {kind} at byte {self.at} is unknown")
         inner, count = self.take("<I"), self.take("<Q")
-        if count > MAX_ARRAY or inner == ARRAY:
+        if count > MAX_ARRAY or inner not in (STRING, *SCALARS):
             raise self.fail(f"a list of {count} values of type {inner} at byte {self.at}")
-        if inner in SCALARS and not keep:
-            self.need(count * struct.calcsize(SCALARS[inner]))
-            self.at += count * struct.calcsize(SCALARS[inner])
+        if inner == STRING:
+            return self.skip_texts(count)
+        size = struct.calcsize(SCALARS[inner])
+        self.need(count * size)
+        start, self.at = self.at, self.at + count * size
+        if not keep or count > MAX_KEPT:
             return count
-        values = [self.value(inner, keep) for _ in range(count)]
-        return values if keep else count
+        form = f"<{count}{SCALARS[inner][1:]}"
+        return list(struct.unpack_from(form, self.data, start))
+
+    def skip_texts(self, count: int) -> int:
+        """Passes over a list of texts; its length."""
+        self.texts += count
+        if self.texts > MAX_TEXTS:
+            raise self.fail(f"it holds more than {MAX_TEXTS} texts")
+        read, data, at, here = LENGTH.unpack_from, self.data, self.at, self.here
+        for _ in range(count):
+            if at + 8 > here:
+                break
+            at += 8 + read(data, at)[0]
+        else:
+            self.at = at
+            self.need(0)
+            return count
+        self.at = at
+        self.need(8)
+        return count
 
     def header(self) -> Header:
         if self.end < 24 or self.data[:4] != b"GGUF":
@@ -218,7 +317,7 @@ class Reader:
             raise self.fail(f"an alignment of {align}")
         start = -(-self.at // align) * align
         for tensor, offset in infos:
-            if start + offset + tensor.bytes > self.end:
+            if offset > self.end or start + offset + tensor.bytes > self.end:
                 raise self.fail(
                     f"tensor {tensor.name} ends at byte {start + offset + tensor.bytes}, the file "
                     f"at {self.end}"
@@ -229,7 +328,7 @@ class Reader:
         name, n_dims = self.string(), self.take("<I")
         if n_dims > MAX_DIMS:
             raise self.fail(f"tensor {name[:60]} has {n_dims} dimensions")
-        shape = tuple(self.take("<Q") for _ in range(n_dims))
+        shape = tuple(self.take("<Q") for _ in range(n_dims)) or (1,)
         kind, offset = self.take("<I"), self.take("<Q")
         if kind not in BLOCKS:
             raise self.fail(f"tensor {name[:60]} has the unknown type {kind}")

@@ -4,7 +4,14 @@ import http.client
 import urllib.request
 
 from onecard.errors import DataError, NotFound
-from onecard.memory.architectures.gguf import MOST_BYTES, Header, NeedsMore, Reader
+from onecard.memory.architectures.gguf import (
+    MOST_BYTES,
+    Header,
+    NeedsMore,
+    Reader,
+    joined,
+    shard_names,
+)
 
 FIRST_BYTES = 1 << 22
 """Asked for first: most headers are smaller, their vocabulary included."""
@@ -12,7 +19,16 @@ TIMEOUT_S = 20
 
 
 def read_remote(url: str) -> Header:
-    """Raises DataError, NotFound."""
+    """The header of a file with all its parts. Raises DataError, NotFound."""
+    first = _read_one(url)
+    base, _, name = url.rpartition("/")
+    names = shard_names(name, first)
+    if len(names) == 1:
+        return first
+    return joined([first if part == name else _read_one(f"{base}/{part}") for part in names])
+
+
+def _read_one(url: str) -> Header:
     have, whole = b"", 0
     ask = FIRST_BYTES
     while True:

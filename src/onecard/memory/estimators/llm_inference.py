@@ -5,10 +5,13 @@ Letters: V vocabulary, D width, F feed-forward, L layers, H heads, G kv heads, K
 sequences, T tokens.
 """
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from onecard.memory import formats
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.layers import LM, FileWeights, Layer
 from onecard.memory.plan import Term
 from onecard.units import MIB
 
@@ -20,6 +23,7 @@ KV_BYTES = {
     "fp16": 2.0,
     "fp8": 1.0,
     "int8": 1.0 + 8 / 128,
+    "int4": 0.5 + 8 / 128,
     "q8_0": 34 / 32,
     "q5_1": 24 / 32,
     "q5_0": 22 / 32,
@@ -31,39 +35,49 @@ KV_BYTES = {
 GATHER_BYTES = 33 * MIB
 """cuBLAS workspace of transformers' process on Hopper (32 MiB) and small change, seen as the
 constant of Qwen3's published table; 8 MiB on older cards."""
-Build = Literal["now", "2025", "fa-off"]
-"""llama.cpp's buffers by age: `now` reserves one row of logits; before, a whole micro-batch;
-without flash attention, score matrices too."""
+Build = Literal["embedded", "server", "before", "fa-off"]
+"""llama.cpp's compute buffer by what reserves it. embedded and server (builds from 2026-06, pull
+request 23861 of llama.cpp): one row of logits a sequence; before, and in programs of their own:
+logits of a whole micro-batch; without flash attention, score matrices too."""
+ONE_ROW_BUILD = 9400
+"""First build whose server reserves one row of logits a sequence: 9272 of 2026-05-22 does not
+(issue 23527), the change came in on 2026-06-01."""
 
 
-def kv_layers(
-    lm: LM, T: int, n_ubatch: int = 512, n_parallel: int = 1, whole_window: bool = False
-) -> list[tuple[int, int]]:
-    """[(layers, cells)] of llama.cpp's cache: windowed layers keep the window and one micro-batch,
-    in steps of 256 cells.
+def build_of(number: int, flash_attn: bool = True) -> Build:
+    """The kind of buffer by a build's number; 0, an unknown one, means the larger."""
+    if not flash_attn:
+        return "fa-off"
+    return "server" if number >= ONE_ROW_BUILD else "before"
+
+
+def cells(
+    layer: Layer, T: int, n_ubatch: int = 512, n_parallel: int = 1, whole_window: bool = False
+) -> int:
+    """Cells of llama.cpp's cache for one layer of a cache of T tokens over all sequences: a
+    windowed layer keeps the window of each sequence and one micro-batch, in steps of 256.
 
     >>> from onecard.memory.architectures.lm import find
-    >>> kv_layers(find("gpt-oss-120b"), 65536, n_parallel=4)
-    [(18, 65536), (18, 1024)]
+    >>> [cells(layer, 65536, n_parallel=4) for layer in find("gpt-oss-120b").layers[:2]]
+    [1024, 65536]
     """
-    whole, windowed = lm.layer_kinds()
-    if not windowed:
-        return [(whole, T)]
-    cells = -(-min(T, lm.window * n_parallel + n_ubatch) // 256) * 256
-    return [(whole, T), (windowed, T if whole_window else min(cells, T))]
+    if not layer.kv_values:
+        return 0
+    if not layer.window or whole_window:
+        return T
+    return min(-(-min(T, layer.window * n_parallel + n_ubatch) // 256) * 256, T)
 
 
-def kv_bytes(
-    lm: LM,
-    T: int,
-    k_type: str = "f16",
-    v_type: str = "",
-    *,
-    B: int = 1,
-    n_ubatch: int = 512,
-    n_parallel: int = 1,
-    whole_window: bool = False,
-) -> int:
+def kv_layer_bytes(lm: LM, T: int, k_type: str = "f16", v_type: str = "", **how: Any) -> list[int]:
+    """Bytes of llama.cpp's KV cache, one a layer; `how` as for `cells`."""
+    k, v = KV_BYTES[k_type], KV_BYTES[v_type or k_type]
+    return [
+        round(cells(layer, T, **how) * (layer.k_values * k + layer.v_values * v))
+        for layer in lm.layers
+    ]
+
+
+def kv_bytes(lm: LM, T: int, k_type: str = "f16", v_type: str = "", **how: Any) -> int:
     """Bytes of llama.cpp's KV cache, to the byte; the recurrent state of a hybrid model is not in
     it.
 
@@ -71,45 +85,83 @@ def kv_bytes(
     >>> kv_bytes(find("llama-3.1-8b"), 8192) // 2**20
     1024
     """
-    k, v = KV_BYTES[k_type], KV_BYTES[v_type or k_type]
-    each = (
-        lm.kv_values * k if lm.kv_rank else lm.G * lm.K * (k + v)
-    )  # MLA keeps one shared latent, no values apart
-    return round(
-        B
-        * sum(
-            layers * cells * each
-            for layers, cells in kv_layers(lm, T, n_ubatch, n_parallel, whole_window)
-        )
-    )
+    return sum(kv_layer_bytes(lm, T, k_type, v_type, **how))
 
 
 def llamacpp_compute(
-    lm: LM, T: int, n_ubatch: int = 512, build: Build = "now", device: str = "cuda"
+    lm: LM,
+    T: int,
+    n_ubatch: int = 512,
+    build: Build = "embedded",
+    device: str = "cuda",
 ) -> tuple[int, str]:
     """Bytes of llama.cpp's compute buffer, and the arithmetic in words.
 
-    now: measured here to 0.1 % on a grid of widths, heads, contexts and micro-batches (CPU;
-    tests/e2e/test_plan.py): three feed-forward rows, five
-    of the model's width and the fp16 mask. On CUDA published logs show two to four of the model's
-    width: three are taken.
-    2025 and fa-off: published logs of Llama, Llama-2, Phi-2, Qwen2.5 and Gemma (tests/validation).
+    embedded and server: measured here to 5 % on a grid of models, contexts and micro-batches (CPU;
+    tests/e2e/test_engine_buffers.py): three feed-forward rows, five of the model's width and the
+    fp16 mask. On CUDA published logs show two to four of the model's width: four are taken.
+    before and fa-off: published logs of Llama, Llama-2, Phi-2, Qwen2.5, Qwen3, GLM and Gemma
+    (tests/validation). Before, the mask was made in fp32 and cast: 6 bytes a cell.
     """
-    output = 4 * n_ubatch * (lm.V + lm.D)
+    n = min(n_ubatch, T)
+    output = 4 * n * (lm.V + lm.D)
     if build == "fa-off":
-        scores = 4 * n_ubatch * (1 + 4 * lm.D + T * (1 + lm.H))
+        scores = 4 * n * (1 + 4 * lm.D + T * (1 + lm.H))
         return (
             max(scores, output),
-            f"{n_ubatch} tokens: max of score matrices ({lm.H} heads x {T}) and logits ({lm.V} "
-            "words), fp32",
+            f"{n} tokens: max of score matrices ({lm.H} heads x {T}) and logits ({lm.V} words), "
+            "fp32",
         )
-    if build == "2025":
-        return output, f"logits of {n_ubatch} tokens x ({lm.V} words + {lm.D}), fp32"
-    F = lm.experts_used * lm.expert_ffn + lm.shared_ffn if lm.experts else lm.F
-    wide = 5 if device == "cpu" else 3
-    return n_ubatch * (
-        4 * (3 * F + wide * lm.D) + 2 * T
-    ), f"{n_ubatch} tokens x (3 x {F} + {wide} x {lm.D}) fp32, mask of {T} fp16"
+    wide = 5 if device == "cpu" else 4
+    mask = 6 if build == "before" else 2
+    layer = n * (4 * (3 * lm.F + wide * lm.D) + mask * T)
+    if build == "before" and output > layer:
+        return output, f"logits of {n} tokens x ({lm.V} words + {lm.D}), fp32"
+    return layer, f"{n} tokens x (3 x {lm.F} + {wide} x {lm.D}) fp32, mask of {T} x {mask} B"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which of a model's layers lie on the card."""
+
+    n_gpu_layers: int = -1
+    """As llama.cpp counts them: the last ones, the output head is one more; -1 for all."""
+    n_cpu_moe: int = 0
+    """First layers whose experts stay in the computer's memory."""
+
+    def on_card(self, L: int) -> int:
+        """How many of L layers, and the head, lie on the card."""
+        return L + 1 if self.n_gpu_layers < 0 else min(self.n_gpu_layers, L + 1)
+
+    def first(self, L: int) -> int:
+        """The first layer on the card; L where the head alone is, L + 1 where nothing is."""
+        return L + 1 - self.on_card(L)
+
+
+WHOLE = Placement()
+
+
+def weights_on_card(lm: LM, quant: str, place: Placement) -> int:
+    """Bytes of the weights that lie on the card; the tables of words stay in the computer's memory,
+    except where the table is the head."""
+    weights = formats.gguf(lm, quant)
+    first = place.first(lm.L)
+    blocks = sum(
+        size - (weights.experts[i] if i < place.n_cpu_moe else 0)
+        for i, size in enumerate(weights.layers)
+        if i >= first
+    )
+    if first > lm.L:
+        return blocks
+    head = weights.head or weights.embedding - lookup_bytes(lm, weights)
+    return blocks + head + weights.rest
+
+
+def lookup_bytes(lm: LM, weights: FileWeights) -> int:
+    """Of the tables' bytes, those of the second one (Gemma 3n, 4), which never lies on a card."""
+    if not lm.lookup_params:
+        return 0
+    return round(weights.embedding * lm.lookup_params / (lm.lookup_params + lm.embedding_params))
 
 
 def llamacpp(
@@ -121,74 +173,80 @@ def llamacpp(
     v_type: str = "",
     n_ubatch: int = 512,
     n_parallel: int = 1,
-    n_gpu_layers: int = -1,
-    experts_on_cpu: bool = False,
+    place: Placement = WHOLE,
     whole_window: bool = False,
-    build: Build = "now",
+    build: Build = "embedded",
     device: str = "cuda",
-    exact_bytes: int = 0,
 ) -> list[Term]:
-    """What lies on the card (or, on a CPU, in its memory). `exact_bytes` replaces the mixture's sum
-    where a file's header was read.
+    """What lies on the card (or, on a CPU, in its memory), layer by layer.
 
-    Layers count as equal; the output head is one more, as llama.cpp counts them, and goes first
-    today (26 of 49 layers: 25 and the head; once it went last).
-    The input table stays in the computer's memory.
+    `quant`: a mixture; empty for the file's own types.
     """
-    weights = formats.gguf(lm, quant)
-    head = weights.head or weights.embedding
-    total = exact_bytes or weights.total
-    if device == "cuda" and not lm.tied:
-        total -= weights.embedding
-    layers = lm.L + 1 if n_gpu_layers < 0 else min(n_gpu_layers, lm.L + 1)
-    body = total - head
-    if experts_on_cpu and lm.experts:
-        experts = (lm.L - lm.dense_layers) * 3 * lm.D * lm.experts * lm.expert_ffn
-        body -= round(experts * weights.linears / lm.linear_params)
-    blocks, head_from = min(layers, lm.L), lm.L
-    if build == "now":
-        blocks, head_from = max(layers - 1, 0), 0
-    on_card = round(body * blocks / lm.L) + (head if layers > head_from else 0)
-    share = f"{layers} of {lm.L + 1} layers" if layers <= lm.L else "all layers"
-    cache = kv_bytes(
-        lm, T, k_type, v_type, n_ubatch=n_ubatch, n_parallel=n_parallel, whole_window=whole_window
-    )
-    parts = " + ".join(
-        f"{n} layers x {cells} cells"
-        for n, cells in kv_layers(lm, T, n_ubatch, n_parallel, whole_window)
-    )
+    how = {"n_ubatch": n_ubatch, "n_parallel": n_parallel, "whole_window": whole_window}
+    layers = kv_layer_bytes(lm, T, k_type, v_type, **how)
+    first = place.first(lm.L) if device == "cuda" else 0
+    share = "all layers"
+    if device == "cuda":
+        weights = weights_on_card(lm, quant, place)
+        if first:
+            share = f"{lm.L + 1 - first} of {lm.L + 1} layers"
+        if place.n_cpu_moe > first:
+            share += f", experts of {place.n_cpu_moe - first} layers in the computer's memory"
+    else:
+        weights = formats.gguf(lm, quant).total
+    read = ": read from the file's header" if lm.file else ""
     compute, why = llamacpp_compute(lm, T, n_ubatch, build, device)
     out = [
-        Term(
-            "weights",
-            on_card,
-            f"{quant}, {share}"
-            + (", experts in the computer's memory" if experts_on_cpu else "")
-            + (": read from the file's header" if exact_bytes else ""),
-        ),
-        Term(
-            "KV cache",
-            round(cache * blocks / lm.L),
-            f"({parts}) x {lm.kv_values} values x {k_type}",
-        ),
+        Term("weights", weights, f"{quant or lm.stored}, {share}{read}"),
+        Term("KV cache", sum(layers[first:]), cache_reason(lm.layers[first:], T, k_type, how)),
     ]
-    if device == "cpu" and lm.repacked_bytes:
+    if device == "cpu" and lm.file and lm.file.repacked:
         out.append(
             Term(
                 "repacked weights",
-                lm.repacked_bytes,
+                lm.file.repacked,
                 "matrices laid out anew for this CPU beside the file's",
             )
         )
-    if lm.state_bytes:
+    states = [layer.state_values for layer in lm.layers[first:] if layer.state_values]
+    if states:
         out.append(
             Term(
                 "recurrent state",
-                lm.state_bytes * n_parallel,
-                f"{lm.L - lm.layer_kinds()[0]} layers without attention",
+                4 * sum(states) * n_parallel,
+                f"{len(states)} layers x {max(states)} values fp32 x {n_parallel} sequences",
             )
         )
     return [*out, Term("compute", compute, why)]
+
+
+def cache_reason(layers: Sequence[Layer], T: int, k_type: str, how: dict[str, Any]) -> str:
+    """The cache's arithmetic in words: layers of equal cells and width together."""
+    groups = Counter((cells(layer, T, **how), layer.kv_values) for layer in layers)
+    parts = [
+        f"{count} layers x {size} cells x {values} values"
+        for (size, values), count in sorted(groups.items(), reverse=True)
+        if values
+    ]
+    return f"({' + '.join(parts) or 'no layer keeps keys'}) x {k_type}"
+
+
+def checkpoint_bytes(lm: LM, format: str) -> int:
+    """Of the weights in a format of transformers: what the checkpoint's own index says where it
+    lies in this format."""
+    if lm.stored_bytes and format == (lm.stored or "bf16"):
+        return lm.stored_bytes
+    return formats.hf(lm, format).total
+
+
+def _hf_values(layer: Layer, tokens: int) -> int:
+    """Values that transformers caches in a layer: a window no longer than itself; latent attention
+    (DeepSeek) as whole keys and values of all heads."""
+    if layer.kv_values and not layer.v_values:
+        values = layer.H * layer.K + sum(matrix.columns for matrix in layer.role("o"))
+    else:
+        values = layer.kv_values
+    return values * min(tokens, layer.window or tokens)
 
 
 def transformers(
@@ -208,15 +266,13 @@ def transformers(
     AWQ's kernels hold a feed-forward row for each token of the prompt; others read it in less than
     the cache still grows by.
     """
-    weights = formats.hf(lm, format).total
-    each = KV_BYTES[kv_type] * lm.kv_values * (lm.attention_layers or lm.L)
+    weights = checkpoint_bytes(lm, format)
+    tokens = prompt + generated
     copies = 2 if old_cache and KV_BYTES[kv_type] >= 2 else 1
-    cache = round(B * (prompt + generated) * each * copies)
+    values = sum(_hf_values(layer, tokens) * n for layer, n in lm.groups)
+    cache = round(B * values * KV_BYTES[kv_type] * copies) + 4 * B * lm.state_values
     reading = 2 * B * prompt * lm.F if format.startswith("awq") else 0
-    reason = (
-        f"{copies} x {B} x {prompt + generated} tokens x {lm.L} layers x {lm.kv_values} values x "
-        f"{kv_type}"
-    )
+    reason = f"{copies} x {B} x {tokens} tokens x {values // max(tokens, 1)} values x {kv_type}"
     return [
         Term("weights", weights, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
         Term("KV cache", cache, reason),
@@ -230,17 +286,24 @@ def transformers(
 
 
 def vllm(
-    lm: LM, format: str, T: int, total_bytes: int, *, utilization: float = 0.9, graphs: bool = True
+    lm: LM,
+    format: str,
+    T: int,
+    total_bytes: int,
+    *,
+    utilization: float = 0.9,
+    graphs: bool = True,
+    kv_type: str = "f16",
 ) -> list[Term]:
     """vLLM takes its share of the card whatever the model needs: weights, CUDA graphs and a step of
     logits, and cache with all the rest."""
-    weights = formats.hf(lm, format).total
+    weights = checkpoint_bytes(lm, format)
     # its profiling run: 8192 tokens in one batch, logits of 256 sequences
     step = 8192 * 2 * (2 * lm.F + 4 * lm.D) + 256 * lm.V * 4
     # CUDA graphs of 35 batch sizes: 0.5 to 1 GiB in its logs for 32 to 40 layers
     drawn = 20 * lm.L * MIB if graphs else 0
     room = round(total_bytes * utilization) - weights - step - drawn
-    each = KV_BYTES["f16"] * lm.kv_values * (lm.attention_layers or lm.L)
+    each = KV_BYTES[kv_type] * lm.kv_values or 1
     return [
         Term("weights", weights, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
         Term("activations", step, "the profiling run of 8192 tokens"),

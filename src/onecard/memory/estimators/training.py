@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from onecard.memory import formats
-from onecard.memory.architectures.lm import LM
+from onecard.memory.architectures.layers import LM, Layer
 from onecard.memory.plan import Term
 from onecard.units import MIB
 
@@ -110,21 +110,21 @@ def adapter_params(lm: LM, targets: tuple[str, ...], r: int) -> int:
     >>> adapter_params(find("qwen2.5-1.5b"), ("q", "k", "v", "o"), 32)
     8716288
     """
-    wide, narrow = lm.H * lm.K, lm.G * lm.K
-    sizes = {
-        "q": lm.D + wide,
-        "k": lm.D + narrow,
-        "v": lm.D + narrow,
-        "o": wide + lm.D,
-        "gate": lm.D + lm.F,
-        "up": lm.D + lm.F,
-        "down": lm.F + lm.D,
-    }
-    if not lm.gated:
-        sizes.pop("gate")
-    return lm.L * r * sum(sizes.get(name, 0) for name in targets) + (
-        r * (lm.D + lm.V) if "head" in targets else 0
-    )
+    total = 0
+    for layer, n in lm.groups:
+        adapted = [m for m in layer.matrices if not m.is_expert and adapts(m.role) & set(targets)]
+        total += n * sum(r * (matrix.rows + matrix.columns) for matrix in adapted)
+    return total + (r * (lm.D + lm.V) if "head" in targets else 0)
+
+
+def adapts(role: str) -> set[str]:
+    """The targets that mean a matrix of this role: latent attention splits its projections in two.
+
+    >>> sorted(adapts("kv_b")), adapts("ple")
+    (['k', 'v'], set())
+    """
+    names = {"kv_a": "kv", "kv_b": "kv", "q_a": "q", "q_b": "q"}.get(role)
+    return set(names) if names else {role} & set(ALL_LINEAR)
 
 
 def step(lm: LM, recipe: Recipe) -> list[Term]:
@@ -215,13 +215,19 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
 
 
 def layer_hump(lm: LM, s: Recipe, tokens: int) -> int:
-    """Bytes of the one layer that is recomputed and run backward; without checkpointing only its
+    """Bytes of the widest layer that is recomputed and run backward; without checkpointing only its
     gradients are new."""
+    return max(_one_layer_hump(lm, layer, s, tokens) for layer, _ in lm.groups)
+
+
+def _one_layer_hump(lm: LM, layer: Layer, s: Recipe, tokens: int) -> int:
     wide = 4 if s.compute_fp32 or s.rest_fp32 else 2
-    rows = 12 * lm.D + 3 * lm.H * lm.K + lm.G * lm.K + 3 * lm.F  # fitcheck-llm 0.3.1
+    q, narrow = layer.H * layer.K, layer.G * layer.K
+    # fitcheck-llm 0.3.1
+    rows = 12 * lm.D + 3 * q + narrow + 3 * layer.F + 3 * layer.mixer_width
     scores = (
         s.B
-        * lm.H
+        * layer.H
         * s.T**2
         * (4 if s.compute_fp32 else 2)
         * (SCORE_COPIES if s.attention == "eager" else 0)
@@ -229,7 +235,7 @@ def layer_hump(lm: LM, s: Recipe, tokens: int) -> int:
     return (
         round(tokens * rows * wide + scores)
         if s.checkpointing
-        else round(tokens * (2 * lm.F + 2 * lm.D) * wide + scores / 2)
+        else round(tokens * (2 * layer.F + 2 * lm.D) * wide + scores / 2)
     )
 
 
@@ -243,10 +249,10 @@ def _kept(lm: LM, s: Recipe, tokens: int) -> tuple[int, str]:
         ), f"{lm.L} layers x {tokens} tokens x {lm.D} x {wide} B: each layer's input" + (
             ", offloaded" if s.offload_activations else ""
         )
-    rows = layer_rows(lm, s, wide)
-    return lm.L * round(tokens * rows) + _mask(s, wide) + _scores_kept(
+    rows = sum(n * layer_rows(lm, layer, s) for layer, n in lm.groups)
+    return round(tokens * rows) + _mask(s, wide) + _scores_kept(
         lm, s
-    ), f"{lm.L} layers x {tokens} tokens x {rows / 1024:.0f} KiB: everything a layer makes"
+    ), f"{lm.L} layers x {tokens} tokens x {rows / lm.L / 1024:.0f} KiB: everything a layer makes"
 
 
 def _mask(s: Recipe, wide: int) -> int:
@@ -254,12 +260,13 @@ def _mask(s: Recipe, wide: int) -> int:
 
 
 def _scores_kept(lm: LM, s: Recipe) -> int:
-    return (
-        lm.L * s.B * lm.H * s.T**2 * 6 if s.attention == "eager" else 0
-    )  # fp32 softmax and its 16-bit copy
+    """fp32 softmax and its 16-bit copy of every layer with attention."""
+    if s.attention != "eager":
+        return 0
+    return sum(n * s.B * layer.H * s.T**2 * 6 for layer, n in lm.groups)
 
 
-def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
+def layer_rows(lm: LM, layer: Layer, s: Recipe) -> float:
     """Bytes that one token leaves in one layer without checkpointing: norms, projections, rotated
     heads, feed-forward.
 
@@ -267,49 +274,47 @@ def layer_rows(lm: LM, s: Recipe, residual: int) -> float:
     PEFT casts to fp32, autocast casts back.
     """
     wide = 4 if s.compute_fp32 else 2
+    H, q, narrow, F = layer.H, layer.H * layer.K, layer.G * layer.K, layer.F
     if s.compiled and s.method == "full":
-        return (
-            wide * (4 * lm.D + 2 * lm.H * lm.K + 2 * lm.G * lm.K + (3 if lm.gated else 2) * lm.F)
-            + 4 * lm.H
-        )
-    heads = (
-        wide
-        * (
-            2 * lm.H * lm.K
-            + 3 * lm.G * lm.K
-            + 2 * lm.H * lm.K * (lm.H > lm.G and s.attention != "samples")
-        )
-        + 4 * lm.H
-    )
+        return wide * (4 * lm.D + 2 * q + 2 * narrow + (3 if lm.gated else 2) * F) + 4 * H
+    heads: float = wide * (2 * q + 3 * narrow + 2 * q * (H > layer.G and s.attention != "samples"))
+    heads += 4 * H + wide * 3 * layer.mixer_width
     if lm.qk_norm:  # RMSNorm's input in fp32, and for its own weight's gradient the normed
-        heads += (4 + wide * (s.method == "full")) * (lm.H + lm.G) * lm.K
+        heads += (4 + wide * (s.method == "full")) * (q + narrow)
     if s.method == "full":
         norm = (
             2 * wide if not lm.gated else 4 + 2 * wide
         )  # LayerNorm keeps input and output; RMSNorm its input in fp32, the normed, its output
-        return lm.norms * norm * lm.D + heads + wide * (4 if lm.gated else 2) * lm.F
+        return lm.norms * norm * lm.D + heads + wide * (4 if lm.gated else 2) * F
     norm = 2 * wide if not lm.gated else 4
-    readers = sum(name in s.targets for name in ("q", "k", "v", "gate", "up"))
-    casts = s.adapter_fp32 and not s.compute_fp32 and s.loss != "frozen"
-    read = readers if casts else 2 * (readers > 0)
-    into = wide * (read * lm.D + ("o" in s.targets) * lm.H * lm.K * casts)
-    if s.dropout:  # fused projections have one adapter: q, k and v read once
-        into += 3 * (
-            any(name in s.targets for name in "qkv") * lm.D
-            + ("o" in s.targets) * lm.H * lm.K
-            + (("gate" in s.targets) * lm.gated + ("up" in s.targets)) * lm.D
-            + ("down" in s.targets) * lm.F
-        )
-    if s.keeps_inputs:
-        into += (4 if lm.gated else 2) * (
-            2 * lm.D + lm.H * lm.K + lm.gated * lm.D + lm.F
-        )  # RMSNorm hands on fp32 (litgpt's published rows of Llama and Gemma against Phi)
+    into = _adapter_rows(lm, layer, s, wide)
     return (
         lm.norms * norm * lm.D
         + into
         + heads
-        + wide * ((3 if lm.gated else 1) + ("down" in s.targets)) * lm.F
+        + wide * ((3 if lm.gated else 1) + ("down" in s.targets)) * F
     )
+
+
+def _adapter_rows(lm: LM, layer: Layer, s: Recipe, wide: int) -> float:
+    """Bytes that adapters, and frozen matrices of some libraries, keep of what they read."""
+    q, F = layer.H * layer.K, layer.F
+    readers = sum(name in s.targets for name in ("q", "k", "v", "gate", "up"))
+    casts = s.adapter_fp32 and not s.compute_fp32 and s.loss != "frozen"
+    read = readers if casts else 2 * (readers > 0)
+    into: float = wide * (read * lm.D + ("o" in s.targets) * q * casts)
+    if s.dropout:  # fused projections have one adapter: q, k and v read once
+        into += 3 * (
+            any(name in s.targets for name in "qkv") * lm.D
+            + ("o" in s.targets) * q
+            + (("gate" in s.targets) * lm.gated + ("up" in s.targets)) * lm.D
+            + ("down" in s.targets) * F
+        )
+    if s.keeps_inputs:
+        into += (4 if lm.gated else 2) * (
+            2 * lm.D + q + lm.gated * lm.D + F
+        )  # RMSNorm hands on fp32 (litgpt's published rows of Llama and Gemma against Phi)
+    return into
 
 
 FREE_BYTES = 50 * MIB

@@ -189,9 +189,7 @@ def talk(
     reading = max(
         prompt * (3 * words.F + 4 * words.D) * 2, prompt * words.V * 6 if all_logits else 0
     )
-    cache = math.ceil(
-        B * (image_tokens + tokens) * llm_inference.KV_BYTES["f16"] * words.kv_values * words.L
-    )
+    cache = math.ceil(B * (image_tokens + tokens) * llm_inference.KV_BYTES["f16"] * words.kv_values)
     top = max(t.peak, reading)
     return [
         Term("weights", weights.total, f"{words.n_params / 1e9:.2f}e9 of {words.name} in {format}"),

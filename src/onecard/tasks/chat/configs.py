@@ -9,7 +9,8 @@ from onecard.inference.config import LlmConfig
 from onecard.runs.config import TrackingConfig
 from onecard.serving.config import ServeConfig as HttpConfig
 
-CacheType = Literal["f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "fp8", "int8"]
+LlamaCppCache = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+CacheType = LlamaCppCache | Literal["fp8", "int8", "int4"]
 
 
 class PromptConfig(Config):
@@ -71,19 +72,28 @@ class EvaluateConfig(PromptConfig, LlmConfig, TrackingConfig):
 class PlanConfig(LlmConfig):
     """What-if: other engines than onecard's own."""
 
-    engine: Literal["llama.cpp", "transformers", "vllm"] = "llama.cpp"
-    """What runs the model."""
+    engine: Literal["embedded", "llama.cpp", "transformers", "vllm"] = "embedded"
+    """What runs the model: onecard's own llama.cpp, another program of it (llama-server, Ollama,
+    LM Studio), transformers or vLLM."""
+    build: int = Field(default=0, ge=0)
+    """llama.cpp: number of the build, as 9400 of b9400. 0 plans for the larger buffers."""
     quant: str = ""
     """Weights: q4_k_m, q8_0 ... for llama.cpp; bf16, fp8, int8, nf4, gptq-int4, awq-int4,
     exl2-4.65 ... for the others. Empty: q4_k_m or bf16."""
     kv_type: CacheType = "f16"  # type: ignore[assignment]
-    """Type of the KV cache."""
+    """Type of the KV cache; each engine has its own."""
+    v_type: CacheType | Literal[""] = ""
+    """llama.cpp: type of the cache's values where it differs from the keys'."""
     n_ctx: int = Field(default=4096, ge=1, le=10_000_000)
     """Context window (tokens): prompt and answer together."""
     n_parallel: int = Field(default=1, ge=1, le=4096)
     """Sequences at once."""
     cpu_moe: bool = False
     """llama.cpp: keep the experts of a mixture in the computer's memory."""
+    n_cpu_moe: int = Field(default=0, ge=0, le=4096)
+    """llama.cpp: of so many first layers the experts stay in the computer's memory."""
+    swa_full: bool = False
+    """llama.cpp: layers with a sliding window keep the whole context."""
     flash_attn: bool = True
     """llama.cpp: without it score matrices are added."""
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)

@@ -9,7 +9,8 @@ from onecard.hub import names
 from onecard.inference.config import AUTO, LlmConfig
 from onecard.inference.planning import resolve_auto, share
 from onecard.memory import calibration, formats, terms, throughput
-from onecard.memory.architectures.lm import LM, USUAL
+from onecard.memory.architectures.layers import LM
+from onecard.memory.architectures.lm import USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
 from onecard.memory.fallbacks import Change, FitRow, halve
@@ -17,7 +18,15 @@ from onecard.memory.plan import Plan, Term
 from onecard.memory.quant_selection import BEST_FIRST, WANTED
 from onecard.tasks.chat.configs import PlanConfig
 
-BAND = {"llama.cpp": 0.04, "transformers": 0.11, "vllm": 0.11}
+LLAMACPP = ("embedded", "llama.cpp")
+CACHE_TYPES = {
+    "llama.cpp": ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"),
+    "transformers": ("f16", "bf16", "f32", "int8", "int4"),
+    "vllm": ("f16", "bf16", "fp8"),
+}
+"""Types of the KV cache by engine: llama.cpp's common/arg.cpp, transformers' QuantizedCache, vLLM's
+kv_cache_dtype."""
+BAND = {"embedded": 0.04, "llama.cpp": 0.04, "transformers": 0.11, "vllm": 0.11}
 """Half-width of the band around a total: nine of ten published rows stay below its upper end
 (tests/validation). llama.cpp makes its buffers at the start, other engines as they answer."""
 
@@ -34,15 +43,17 @@ def plan(config: Config, device: Device) -> Plan:
 
 def _plan_engine(config: PlanConfig, device: Device) -> Plan:
     config, reason = resolve_auto(config, device)  # type: ignore[assignment]
-    lm, exact_bytes = _counts(config.model)
+    lm = _counts(config.model)
+    _check_cache(config)
     notes = [f"model auto: {config.model}, {reason}"] if reason else []
     if lm.max_tokens and config.n_ctx > lm.max_tokens:
         notes.append(
             f"the model was trained on {lm.max_tokens} tokens; n_ctx {config.n_ctx} is longer"
         )
     weight_bytes = 0
-    if config.engine == "llama.cpp":
-        parts, weight_bytes = _llamacpp(config, lm, exact_bytes, device)
+    if config.engine in LLAMACPP:
+        parts, weight_bytes = _llamacpp(config, lm, device)
+        notes += _flags(config, lm)
     else:
         parts = _other_engine(config, lm, device)
     rates = {
@@ -60,8 +71,8 @@ def _plan_engine(config: PlanConfig, device: Device) -> Plan:
     return Plan((*parts, *terms.cuda_context(device)), device, choices, tuple(notes), band)
 
 
-def _counts(name: str) -> tuple[LM, int]:
-    """The model's counts, and the bytes of its weights where a file's header gives them."""
+def _counts(name: str) -> LM:
+    """The model's counts, with the bytes of its weights where a file's header gives them."""
     if not name.strip():
         raise SettingsError(
             "no model is named",
@@ -71,35 +82,89 @@ def _counts(name: str) -> tuple[LM, int]:
     return names.counts(name)
 
 
-def _llamacpp(
-    config: PlanConfig, lm: LM, exact_bytes: int, device: Device
-) -> tuple[list[Term], int]:
-    """(terms, bytes of the weights that each token reads)."""
-    quant = known_format(
-        config.quant, WANTED, config.quant.lower() in formats.MIXTURES, formats.MIXTURES
+def _check_cache(config: PlanConfig) -> None:
+    """Raises SettingsError for a type that the engine's cache does not have."""
+    known = CACHE_TYPES["llama.cpp" if config.engine in LLAMACPP else config.engine]
+    for kind in (config.kv_type, config.v_type):
+        if kind and kind not in known:
+            raise SettingsError(
+                f"the cache of {config.engine} has no type {kind}",
+                why=f"it has: {', '.join(known)}",
+                fix="--kv_type with one of these",
+            )
+
+
+def placement(config: PlanConfig, lm: LM) -> llm_inference.Placement:
+    """Which layers and experts lie on the card."""
+    return llm_inference.Placement(
+        config.n_gpu_layers, lm.L if config.cpu_moe else config.n_cpu_moe
     )
+
+
+def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], int]:
+    """(terms, bytes of the weights that each token reads)."""
+    default = "" if lm.file else WANTED
+    good = config.quant.lower() in formats.MIXTURES
+    quant = known_format(config.quant, default, good, formats.MIXTURES)
+    if lm.file and quant and quant != lm.file.type:
+        raise SettingsError(
+            f"the file's weights are {lm.file.type}, not {quant}",
+            why="a file is planned with its own types",
+            fix="leave --quant out, or give the model's name instead of the file",
+        )
     on_cpu = device.type == "cpu"
+    build = llm_inference.build_of(config.build, config.flash_attn)
+    if config.engine == "embedded" and config.flash_attn:
+        build = "embedded"
     parts = llm_inference.llamacpp(
         lm,
         quant,
         config.n_ctx * config.n_parallel,
         k_type=config.kv_type,
+        v_type=config.v_type,
         n_ubatch=config.n_ubatch,
         n_parallel=config.n_parallel,
-        n_gpu_layers=-1 if on_cpu else config.n_gpu_layers,
-        experts_on_cpu=config.cpu_moe and not on_cpu,
-        build="now" if config.flash_attn else "fa-off",
+        place=llm_inference.WHOLE if on_cpu else placement(config, lm),
+        whole_window=config.swa_full,
+        build=build,
         device=device.type,
-        exact_bytes=exact_bytes,
     )
-    weights = formats.gguf(lm, quant)
-    return parts, weights.total - weights.embedding * (not lm.tied)
+    return parts, llm_inference.weights_on_card(lm, quant, llm_inference.WHOLE)
+
+
+def _flags(config: PlanConfig, lm: LM) -> list[str]:
+    """What llama-server and Ollama are told to do the same."""
+    place = placement(config, lm)
+    if place.n_gpu_layers < 0 and not place.n_cpu_moe:
+        return []
+    words = [f"-c {config.n_ctx * config.n_parallel}", f"-ub {config.n_ubatch}"]
+    if config.kv_type != "f16":
+        words.append(f"-ctk {config.kv_type} -ctv {config.v_type or config.kv_type}")
+    if config.n_parallel > 1:
+        words.append(f"-np {config.n_parallel}")
+    if place.n_gpu_layers >= 0:
+        words.append(f"-ngl {place.n_gpu_layers}")
+    if place.n_cpu_moe:
+        words.append(f"--n-cpu-moe {min(place.n_cpu_moe, lm.L)}")
+    notes = [f"the same in llama.cpp: llama-server -m FILE {' '.join(words)}"]
+    if place.n_cpu_moe:
+        notes.append("Ollama and vLLM cannot keep the experts of some layers off the card")
+    else:
+        notes.append(f"the same in Ollama: PARAMETER num_gpu {place.n_gpu_layers} in the Modelfile")
+    return notes
 
 
 def _other_engine(config: PlanConfig, lm: LM, device: Device) -> list[Term]:
     format = config.quant.lower()
+    if lm.file:
+        raise SettingsError(
+            f"{config.engine} does not read a GGUF file as it lies",
+            why="its weights would be unpacked first",
+            fix="--engine llama.cpp, or the name of the model",
+        )
     good = formats.known(format) and format not in formats.GGUF_ONLY
-    format = known_format(format, "bf16", good, [*formats.PLAIN, *formats.LINEAR, "exl2-N"])
+    default = lm.stored or "bf16"
+    format = known_format(format, default, good, [*formats.PLAIN, *formats.LINEAR, "exl2-N"])
     if config.engine == "transformers":
         return llm_inference.transformers(
             lm, format, 1, config.n_ctx - 1, B=config.n_parallel, kv_type=config.kv_type
@@ -110,6 +175,7 @@ def _other_engine(config: PlanConfig, lm: LM, device: Device) -> list[Term]:
         config.n_ctx * config.n_parallel,
         device.total_bytes,
         utilization=config.gpu_memory_utilization,
+        kv_type=config.kv_type,
     )
 
 
@@ -129,21 +195,24 @@ def known_format(name: str, default: str, good: bool, known: Any) -> str:
 def fallbacks(config: Config) -> Iterator[Change]:
     """Smallest loss first; what leaves the mathematics equal says so."""
     assert isinstance(config, LlmConfig)
-    if isinstance(config, PlanConfig) and not config.flash_attn:
+    what_if = config if isinstance(config, PlanConfig) else None
+    if what_if and what_if.engine not in LLAMACPP:
+        yield from halve("n_ctx", config.n_ctx, 2048, "the conversation is cut earlier")
+        return
+    if what_if and not what_if.flash_attn:
         yield {"flash_attn": True}, "the same mathematics, faster"
     if config.kv_type == "f16":
         yield {"kv_type": "q8_0"}, "hardly measurable in perplexity"
+    lm = None if config.model == AUTO else names.find_counts(config.model)
     good = BEST_FIRST[: BEST_FIRST.index(WANTED) + 1]
-    if config.quant in good:
+    if config.quant in good and not (lm and lm.file):
         for quant in good[good.index(config.quant) + 1 :]:
             yield {"quant": quant}, "a little quality: see the table of llama.cpp's quantize"
-    lm = None if config.model == AUTO else names.find_counts(config.model)
-    if lm and lm.experts and isinstance(config, PlanConfig) and not config.cpu_moe:
-        yield {"cpu_moe": True}, "experts answer from the computer's memory: slower"
-    n_ctx = config.n_ctx
-    while n_ctx > 2048:
-        n_ctx //= 2
-        yield {"n_ctx": n_ctx}, f"the conversation is cut at {n_ctx} tokens"
+    if lm and lm.expert_params and what_if and not what_if.cpu_moe:
+        for layers in range(what_if.n_cpu_moe + 1, lm.L + 1):
+            cost = f"experts of {layers} of {lm.L} layers answer from the computer's memory: slower"
+            yield {"n_cpu_moe": layers}, cost
+    yield from halve("n_ctx", config.n_ctx, 2048, "the conversation is cut earlier")
     if lm and config.n_gpu_layers < 0:
         for layers in range(lm.L, -1, -1):
             behind = lm.L + 1 - layers

@@ -11,7 +11,8 @@ from onecard.errors import SettingsError
 from onecard.hub import auto, names
 from onecard.inference.config import AUTO
 from onecard.memory import calibration, formats, number_types, terms, throughput
-from onecard.memory.architectures.lm import LM, USUAL
+from onecard.memory.architectures.layers import LM
+from onecard.memory.architectures.lm import USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
 from onecard.memory.estimators.training import ALL_LINEAR
@@ -75,7 +76,7 @@ def plan(config: Config, device: Device) -> Plan:
     config, reason = resolve_auto(config, device)
     config = config.model_copy(update={"bf16": number_types.in_bf16(config, device)})
     recipe = recipe_of(config, device.type)
-    lm, _ = counts(config.model)
+    lm = counts(config.model)
     parts = training.step(lm, recipe)
     on_cpu = device.type == "cpu"
     if on_cpu:
@@ -115,7 +116,7 @@ def _rates(lm: LM, device: Device, recipe: training.Recipe) -> dict[str, Any]:
     return {"tokens/s, about": round(rate), "s/step, about": round(seconds, 2)}
 
 
-def counts(name: str) -> tuple[LM, int]:
+def counts(name: str) -> LM:
     """The model's counts. Raises NotFound, SettingsError for no name."""
     if not name.strip():
         raise SettingsError(
@@ -268,4 +269,4 @@ def traced(config: PlanConfig) -> tuple[LM, training.Recipe]:
         # two micro-batches have the peak of eight, in a quarter of the time
         "gradient_accumulation_steps": min(config.gradient_accumulation_steps, 2),
     }
-    return counts(config.model)[0], recipe_of(config.model_copy(update=update))
+    return counts(config.model), recipe_of(config.model_copy(update=update))

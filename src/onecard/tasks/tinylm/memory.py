@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from onecard.config import Config
 from onecard.memory import calibration, number_types, terms
-from onecard.memory.architectures import lm
+from onecard.memory.architectures import layers
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
 from onecard.memory.fallbacks import SAME, Change
@@ -35,7 +35,7 @@ def plan(config: Config, device: Device) -> Plan:
     chosen = sizing.derive(config, vocab, 0)
     model = chosen.model_config
     on_cpu = device.type == "cpu"
-    counts = lm.LM(
+    counts = layers.uniform(
         "tiny",
         model.vocab_size,
         model.n_embd,

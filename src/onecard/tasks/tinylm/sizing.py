@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onecard.errors import SettingsError
-from onecard.memory.architectures import lm
+from onecard.memory.architectures import layers
 from onecard.tasks.tinylm.configs import TrainConfig
 from onecard.tasks.tinylm.model_config import ModelConfig
 
@@ -153,7 +153,7 @@ def _shape(defaults: _Defaults, size: int, vocab_size: int) -> dict[str, int]:
     gated = config.mlp == "swiglu"
     d_ff = defaults.choose(
         "d_ff",
-        lm.feed_width(n_embd, gated),
+        layers.feed_width(n_embd, gated),
         "8/3 n_embd: with its third matrix SwiGLU then has the weights of a 4 n_embd MLP"
         if gated
         else "4 n_embd, as usual",
@@ -228,7 +228,7 @@ def _learning_rate(defaults: _Defaults, n_embd: int) -> float:
 
 
 def _require_divisible(width: int, heads: int, kv_heads: int, position: str) -> None:
-    lm.share_heads(width, heads, kv_heads)
+    layers.share_heads(width, heads, kv_heads)
     if position == "rope" and (width // heads) % 2:
         raise SettingsError(
             f"a head of width {width // heads} cannot be rotated",
