@@ -7,7 +7,7 @@ from allocator import allocated_bytes, peak_bytes  # noqa: E402
 
 from onecard.memory import fake_tensor_nets  # noqa: E402
 from onecard.memory.architectures import denoisers as nets  # noqa: E402
-from onecard.memory.architectures import detr, lm  # noqa: E402
+from onecard.memory.architectures import detr, layers, lm  # noqa: E402
 from onecard.memory.estimators import speech, training, vision, vlm  # noqa: E402
 from onecard.memory.simulator import Tape  # noqa: E402
 

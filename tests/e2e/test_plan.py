@@ -176,7 +176,11 @@ def test_what_is_no_model_far_away_is_refused(onecard, served):
 
 @pytest.mark.parametrize(
     ("workload", "extra"),
-    [("llm-infer", ["--n_ctx", "256"]), ("lora", ["--seq", "128"]), ("full", ["--seq", "128"])],
+    [
+        ("llm-infer", ["--n_ctx", "256", "--engine", "transformers"]),
+        ("lora", ["--seq", "128"]),
+        ("full", ["--seq", "128"]),
+    ],
 )
 def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, workload, extra):
     (tmp_path / "config.json").write_text(
@@ -190,6 +194,9 @@ def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, worklo
             }
         )
     )
+    if workload == "llm-infer":
+        refused = onecard("plan", workload, str(tmp_path), "--json")
+        assert (refused.code, "not known" in refused.err) == (5, True), "llama.cpp is not traced"
     done = onecard("plan", workload, str(tmp_path), *extra, "--json")
     assert (
         done.code == 0

@@ -229,10 +229,15 @@ class LlamaCpp:
 
     def buffers(self) -> dict[str, float]:
         """Sizes in MiB of model, KV and compute buffers as llama.cpp printed them."""
-        text = self.log.read_text(errors="replace")
+        for _ in range(50):  # the log is written by another process
+            text = self.log.read_text(errors="replace")
+            if "compute buffer size" in text:
+                break
+            time.sleep(0.1)
         patterns = {
             "model": r"model buffer size =\s+([\d.]+) MiB",
             "kv": r"KV buffer size =\s+([\d.]+) MiB",
+            "state": r"RS buffer size =\s+([\d.]+) MiB",
             "compute": r"compute buffer size =\s+([\d.]+) MiB",
         }
         return {

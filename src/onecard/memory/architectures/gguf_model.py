@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from onecard.errors import DataError
+from onecard.memory.architectures import mixers
 from onecard.memory.architectures.gguf import Header, Tensor
 from onecard.memory.architectures.layers import LM, FileWeights, Layer, Matrix
 
@@ -191,6 +192,8 @@ class _Builder:
             values,
             self.windows[index] if keys else 0,
             self._state(block),
+            self.header.number("attention.kv_lora_rank") if has_attention else 0,
+            self._mixer_width(block),
         )
 
     def _matrix(self, key: str, tensor: Tensor) -> Matrix:
@@ -238,6 +241,14 @@ class _Builder:
         kernel, inner = number("ssm.conv_kernel"), number("ssm.inner_size")
         states, groups = number("ssm.state_size"), number("ssm.group_count")
         return max(kernel - 1, 0) * (inner + 2 * groups * states) + states * inner
+
+    def _mixer_width(self, block: dict[str, list[Tensor]]) -> int:
+        number = self.header.number
+        inner = number("ssm.inner_size")
+        channels = inner + 2 * number("ssm.group_count") * number("ssm.state_size")
+        if "ssm_in" in block:
+            return mixers.mamba_width(inner, channels, number("ssm.time_step_rank"), self.D)
+        return mixers.delta_width(channels) if "ssm_out" in block else 0
 
     def _file_weights(self) -> FileWeights:
         def total(tensors: Sequence[Tensor]) -> int:

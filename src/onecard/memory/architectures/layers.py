@@ -58,8 +58,10 @@ class Layer:
     """Tokens that a sliding window sees; 0 for all."""
     state_values: int = 0
     """Values of recurrent state and convolution that one sequence keeps, in fp32."""
+    latent: int = 0
+    """Rank of the latent of multi-head latent attention."""
     mixer_width: int = 0
-    """Values that a recurrent mixer makes of one token: what its backward pass needs."""
+    """Values of one token that a recurrent mixer holds at its widest."""
 
     @property
     def kv_values(self) -> int:
@@ -76,6 +78,11 @@ class Layer:
     @property
     def expert_params(self) -> int:
         return sum(matrix.params for matrix in self.matrices if matrix.is_expert)
+
+    @property
+    def experts_used(self) -> int:
+        """Experts that one token passes; 0 in a dense layer."""
+        return max((m.used for m in self.matrices if m.is_expert), default=0)
 
     def role(self, name: str) -> tuple[Matrix, ...]:
         return tuple(matrix for matrix in self.matrices if matrix.role == name)

@@ -47,7 +47,8 @@ def latent(get: Get, D: int, H: int) -> Layer:
         Matrix("kv_b", H * (plain + value), rank),
         Matrix("o", D, H * value),
     )
-    return Layer(H, H, plain + rope, 0, matrices, rank + q_rank, rank + rope, 0)
+    keys = rank + rope
+    return Layer(H, H, plain + rope, 0, matrices, rank + q_rank, keys, 0, latent=rank)
 
 
 def recurrent(kind: str, get: Get, config: Mapping[str, Any], D: int) -> Layer:
@@ -81,7 +82,7 @@ def delta(get: Get, D: int) -> Layer:
         matrices=matrices,
         small_params=small,
         state_values=state,
-        mixer_width=2 * channels + 2 * values,
+        mixer_width=delta_width(channels),
     )
 
 
@@ -107,8 +108,20 @@ def mamba2(get: Get, config: Mapping[str, Any], D: int) -> Layer:
         matrices=matrices,
         small_params=small,
         state_values=(kernel - 1) * channels + states * inner,
-        mixer_width=2 * inner + 2 * channels,
+        mixer_width=mamba_width(inner, channels, heads, D),
     )
+
+
+def delta_width(channels: int) -> int:
+    """Values of one token at a gated delta net's widest, by the embedded engine's buffers over 10
+    sizes (tests/e2e/test_engine_buffers.py; within 13 %)."""
+    return round(3.3 * channels)
+
+
+def mamba_width(inner: int, channels: int, heads: int, D: int) -> int:
+    """Values of one token at a Mamba 2 mixer's widest: the projection, the convolution's input,
+    output and its activation, and what the scan reads and writes (same source; within 3 %)."""
+    return inner + channels + heads + 3 * channels + 2 * inner + D // 2
 
 
 def short_conv(get: Get, config: Mapping[str, Any], D: int) -> Layer:

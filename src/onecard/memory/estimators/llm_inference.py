@@ -98,8 +98,9 @@ def llamacpp_compute(
     """Bytes of llama.cpp's compute buffer, and the arithmetic in words.
 
     embedded and server: measured here to 5 % on a grid of models, contexts and micro-batches (CPU;
-    tests/e2e/test_engine_buffers.py): three feed-forward rows, five of the model's width and the
-    fp16 mask. On CUDA published logs show two to four of the model's width: four are taken.
+    tests/e2e/test_engine_buffers.py): three feed-forward rows, five of the model's width and an
+    fp16 mask for each length of cache. On CUDA published logs show two to four of the model's
+    width: four are taken.
     before and fa-off: published logs of Llama, Llama-2, Phi-2, Qwen2.5, Qwen3, GLM and Gemma
     (tests/validation). Before, the mask was made in fp32 and cast: 6 bytes a cell.
     """
@@ -112,12 +113,33 @@ def llamacpp_compute(
             f"{n} tokens: max of score matrices ({lm.H} heads x {T}) and logits ({lm.V} words), "
             "fp32",
         )
-    wide = 5 if device == "cpu" else 4
-    mask = 6 if build == "before" else 2
-    layer = n * (4 * (3 * lm.F + wide * lm.D) + mask * T)
-    if build == "before" and output > layer:
+    residuals = 5 if device == "cpu" else 4
+    values = max(_widest(lm, layer, n, residuals) for layer, _ in lm.groups)
+    each = 6 if build == "before" else 2
+    caches = {
+        (layer.window > 0, cells(layer, T, n_ubatch=n_ubatch))
+        for layer, _ in lm.groups
+        if layer.kv_values
+    }
+    seen = sum(size for _, size in caches)
+    mask = each * n * seen
+    total = 4 * values + mask
+    if build == "before" and output > total:
         return output, f"logits of {n} tokens x ({lm.V} words + {lm.D}), fp32"
-    return layer, f"{n} tokens x (3 x {lm.F} + {wide} x {lm.D}) fp32, mask of {T} x {mask} B"
+    return total, f"{n} tokens x {values // n} values fp32, mask of {seen} cells x {each} B"
+
+
+def _widest(lm: LM, layer: Layer, n: int, residuals: int) -> int:
+    """Values that a layer's graph holds for n tokens at its widest part: the feed-forward, what
+    its experts give before they are summed, attention, or the recurrent mixer and its state."""
+    q, kv = layer.H * layer.K, layer.kv_values
+    attention = 2 * q + kv + 3 * lm.D
+    if layer.latent:  # queries, their sums and what these become, all as wide as the rank
+        attention = layer.H * (2 * layer.latent + layer.k_values) + 2 * lm.D
+    # what the experts give, twice while it is weighed, beside what one of their matrices made
+    given = 2 * layer.experts_used * lm.D + layer.F + 2 * lm.D if layer.experts_used else 0
+    mixer = n * layer.mixer_width + (2 * layer.state_values if layer.mixer_width else 0)
+    return max(n * max(3 * layer.F + residuals * lm.D, given, attention), mixer)
 
 
 @dataclass(frozen=True)

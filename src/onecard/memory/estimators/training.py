@@ -224,7 +224,7 @@ def _one_layer_hump(lm: LM, layer: Layer, s: Recipe, tokens: int) -> int:
     wide = 4 if s.compute_fp32 or s.rest_fp32 else 2
     q, narrow = layer.H * layer.K, layer.G * layer.K
     # fitcheck-llm 0.3.1
-    rows = 12 * lm.D + 3 * q + narrow + 3 * layer.F + 3 * layer.mixer_width
+    rows = 12 * lm.D + 3 * q + narrow + 3 * layer.F + layer.mixer_width
     scores = (
         s.B
         * layer.H
@@ -278,7 +278,7 @@ def layer_rows(lm: LM, layer: Layer, s: Recipe) -> float:
     if s.compiled and s.method == "full":
         return wide * (4 * lm.D + 2 * q + 2 * narrow + (3 if lm.gated else 2) * F) + 4 * H
     heads: float = wide * (2 * q + 3 * narrow + 2 * q * (H > layer.G and s.attention != "samples"))
-    heads += 4 * H + wide * 3 * layer.mixer_width
+    heads += 4 * H + wide * layer.mixer_width
     if lm.qk_norm:  # RMSNorm's input in fp32, and for its own weight's gradient the normed
         heads += (4 + wide * (s.method == "full")) * (q + narrow)
     if s.method == "full":
