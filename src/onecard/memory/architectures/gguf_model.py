@@ -199,10 +199,10 @@ class _Builder:
     def _matrix(self, key: str, tensor: Tensor) -> Matrix:
         role = ROLES.get(key, key)
         columns, rows = tensor.shape[0], tensor.shape[1]
-        if len(tensor.shape) == 3:
-            used = self.header.number("expert_used_count", 1) if "exps" in key else tensor.shape[2]
+        if "exps" in key and len(tensor.shape) == 3:
+            used = self.header.number("expert_used_count", 1)
             return Matrix(role, rows, columns, tensor.shape[2], used)
-        return Matrix(role, rows, columns)
+        return Matrix(role, _values(tensor) // max(columns, 1), columns)
 
     def _key_width(self, index: int, H: int) -> int:
         swa = self.number("attention.key_length_swa", index) if self.windows[index] else 0
