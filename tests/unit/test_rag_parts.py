@@ -16,6 +16,7 @@ from onecard.tasks.rag import (
     coverage,
     rank_fusion,
     tool_calling,
+    units,
 )
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.calculator import calculate
@@ -454,3 +455,12 @@ def test_token_scores_by_hand():
     # 6 words are quoted, 7 are in the passage, 5 are common
     assert scores == {"token_recall": 5 / 6, "token_precision": 5 / 7, "token_iou": 5 / 8}
     assert token_scores(RANKED, [{"path": "n/2.md"}]) == {}
+
+
+def test_fences_are_no_quotations_and_a_parenthesis_stays_with_its_sentence():
+    text = "Turn it on:\n```shell\nrun --fast\n```\n- the limit of all. (Default 100)"
+    assert units.split_sentences(text) == [
+        "Turn it on:",
+        "run --fast",
+        "the limit of all. (Default 100)",
+    ]

@@ -15,6 +15,9 @@ PROSE = re.compile(r"\s*(?=(?:\S+ ){2,}\S)[-\w`*\"'(\[][^={};]*$")
 LIST_MARKER = re.compile(r"\s*([-*+] |\* ?\*|\d+[.)] )")
 MARKDOWN_PREFIX = re.compile(r"^[\s#>|]*(?:[-*+]\s+)?")
 SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]")
+PARENTHESIS = re.compile(r"[(（][^()]*[)）][.。]?")
+FENCE = re.compile(r"\s*(?:`{3,}|~{3,})\s*[\w{}.+#-]*\s*")
+"""The line around a block of code."""
 FIELD = re.compile(r"[^\W\d][\w .()/-]{0,40}: ?\S")
 TABLE_RULE = re.compile(r":?-+:?")
 """A cell of the line between a table's header and its rows."""
@@ -151,16 +154,28 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _sentence_parts(line: str) -> list[str]:
-    """The line cut behind the ends of its sentences."""
+    """The line cut behind the ends of its sentences; a parenthesis stays with the one before it.
+
+    >>> _sentence_parts("The most that are open. (Default 100)")
+    ['The most that are open. (Default 100)']
+    """
     cuts = [0, *(match.end() for match in SENTENCE_END.finditer(line)), len(line)]
-    return [part for a, b in itertools.pairwise(cuts) if (part := line[a:b].strip())]
+    parts: list[str] = []
+    for part in (line[a:b].strip() for a, b in itertools.pairwise(cuts)):
+        if parts and PARENTHESIS.fullmatch(part):
+            parts[-1] += f" {part}"
+        elif part:
+            parts.append(part)
+    return parts
 
 
 def _joined_lines(text: str) -> list[str]:
     """Lines, with those joined that continue a sentence of prose."""
     lines: list[str] = []
     for line in text.split("\n"):
-        if (
+        if FENCE.fullmatch(line):
+            lines.append("")
+        elif (
             lines
             and lines[-1][-1:] not in (*'.!?:。！？"', "")
             and PROSE.match(lines[-1])
