@@ -40,8 +40,8 @@ def main():
     for seed in range(11, 11 + parser.parse_args().seeds):
         with tempfile.TemporaryDirectory() as temp:
             notes, index = Path(temp, "notes"), Path(temp, "index")
-            questions = made_dialogues.two_notes(notes, seed, 20)
-            dialogues = made_dialogues.dialogues(notes, seed, 12)
+            questions = made_dialogues.two_notes(notes, seed, 24)
+            dialogues = made_dialogues.dialogues(notes, seed, 18)
             store = Store(index, create=True)
             Indexer(store, IndexConfig(index=str(index)), Reporter()).update([notes])
             store.close()
