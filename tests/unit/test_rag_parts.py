@@ -6,7 +6,18 @@ import pytest
 from onecard.datasets.blocks import Block
 from onecard.errors import DataError, SettingsError
 from onecard.inference.client import Reply
-from onecard.tasks.rag import answer, bm25, chat, chunking, citations, rank_fusion, tool_calling
+from onecard.tasks.rag import (
+    analyzer,
+    answer,
+    bm25,
+    chunking,
+    citations,
+    conversation,
+    coverage,
+    rank_fusion,
+    tool_calling,
+    units,
+)
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.calculator import calculate
 from onecard.tasks.rag.configs import ChatConfig
@@ -17,8 +28,9 @@ from onecard.tasks.rag.store import Chunk
 from onecard.tasks.rag.tools import tool_from
 
 
-def hit(text, n=1, dense=0.9, coverage=1.0, title="Head"):
-    return Hit(Chunk(n, f"/n/{n}.md", title, text, 1, 3, 0), 1.0 / n, dense, 1.0, coverage)
+def hit(text, n=1, dense=0.9, coverage=1.0, title="Head", background=0.8):
+    chunk = Chunk(n, f"/n/{n}.md", title, text, 1, 3, 0)
+    return Hit(chunk, 1.0 / n, dense, 1.0, coverage, background)
 
 
 def test_terms_of_words_code_and_chinese():
@@ -72,13 +84,42 @@ def test_bm25_by_hand():
     assert not index.scores("unknownword", 3).any()
 
 
-def test_coverage_is_the_weighted_share_of_the_questions_terms():
+def covered(question, *texts):
     index = build(["cat cat dog", "dog bird", "fish"])
-    assert index.coverage("cat dog", 0, 3) == 1
+    sets = [set(analyzer.terms(text)) for text in texts]
+    return coverage.coverage(
+        coverage.question_parts(question), sets, lambda term: index.rarity(term, 3)
+    )
+
+
+def test_coverage_is_the_weighted_share_of_the_questions_terms_in_one_text():
+    assert covered("cat dog", "cat dog") == 1
     in_one, in_two = np.log(1 + 3.5 / 1.5), np.log(1 + 3.5 / 2.5)
-    assert index.coverage("cat dog", 1, 3) == pytest.approx(in_two / (in_one + in_two))
-    assert index.coverage("cat dog", 2, 3) == 0
-    assert index.coverage("", 0, 3) == 0
+    assert covered("cat dog", "dog bird") == pytest.approx(in_two / (in_one + in_two))
+    assert covered("cat dog", "dog", "cat") == pytest.approx(in_one / (in_one + in_two))
+    assert covered("cat dog", "fish") == covered("", "fish") == covered("cat") == 0
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "expected"),
+    [
+        ("v4.2.1", "4.2.1", 1),
+        ("v4.2.1", "2.1.4", 0),
+        ("4 March 2025", "2025-03-04", 1),
+        ("4 March 2025", "March 4, 2024", 0),
+        ("2025年3月4日", "on 4.3.2025", 1),
+        ("如何設定", "我們設定它", 1),
+        ("如何刪除設定", "設定", 0.5),
+        ("什麼是背景任務？", "背景任務", 1),
+    ],
+)
+def test_parts_of_dates_and_of_chinese_words_do_not_count(question, text, expected):
+    assert covered(question, text) == pytest.approx(expected)
+
+
+def test_a_date_weighs_more_than_the_words_around_it():
+    assert covered("what happened on 4 March 2025", "2025-03-04") > 0.7
+    assert covered("what happened on 4 March 2025", "happened in March 2025") < 0.3
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
@@ -249,9 +290,10 @@ def test_an_echo_is_no_answer_and_not_found_is_said():
     [
         ([], 0.0),
         ([hit("y", dense=0.80, coverage=0.0)], 0.0),
-        ([hit("y", dense=0.90, coverage=1.0)], 1.0),
-        ([hit("y", dense=0.85, coverage=0.2)], 0.35 * 0.2 + 0.65 * 0.5),
+        ([hit("y", dense=0.92, coverage=1.0)], 1.0),
+        ([hit("y", dense=0.86, coverage=0.2)], 0.5 * 0.2 + 0.5 * 0.5),
         ([hit("y", dense=0.95, coverage=0.0), hit("z", dense=0.7, coverage=1.0)], 1.0),
+        ([hit("y", dense=0.0, coverage=0.6, background=None)], 0.6),
     ],
 )
 def test_groundedness_by_hand(hits, expected):
@@ -336,11 +378,11 @@ TURNS = [{"question": "How large is the connection pool?", "answer": "100"}]
     ],
 )
 def test_a_standalone_question_is_not_changed(question, turns):
-    assert chat.condense_question(question, turns, None) == question
+    assert conversation.condense_question(question, turns, None) == question
 
 
 def test_a_follow_up_is_put_behind_the_question_before_it():
-    condensed = chat.condense_question("Can it be changed?", TURNS, None)
+    condensed = conversation.condense_question("Can it be changed?", TURNS, None)
     assert condensed == "How large is the connection pool: Can it be changed?"
 
 
@@ -363,7 +405,7 @@ class Rewriter:
     ],
 )
 def test_a_rewrite_is_used_only_if_it_adds_and_loses_nothing(rewrite, used):
-    condensed = chat.condense_question("Can it be changed?", TURNS, Rewriter(rewrite))
+    condensed = conversation.condense_question("Can it be changed?", TURNS, Rewriter(rewrite))
     assert (condensed == rewrite) == used
 
 
@@ -413,3 +455,12 @@ def test_token_scores_by_hand():
     # 6 words are quoted, 7 are in the passage, 5 are common
     assert scores == {"token_recall": 5 / 6, "token_precision": 5 / 7, "token_iou": 5 / 8}
     assert token_scores(RANKED, [{"path": "n/2.md"}]) == {}
+
+
+def test_fences_are_no_quotations_and_a_parenthesis_stays_with_its_sentence():
+    text = "Turn it on:\n```shell\nrun --fast\n```\n- the limit of all. (Default 100)"
+    assert units.split_sentences(text) == [
+        "Turn it on:",
+        "run --fast",
+        "the limit of all. (Default 100)",
+    ]

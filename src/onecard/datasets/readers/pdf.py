@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onecard.datasets.blocks import Block, Document
+from onecard.datasets.readers.columns import reading_order
 from onecard.datasets.readers.sections import paragraphs
 from onecard.errors import DataError
 
@@ -36,7 +37,7 @@ def read(path: Path, data: bytes, *, ocr: bool = False) -> Document:
         n_pages = len(reader.pages)
         for number in range(1, n_pages + 1):
             try:
-                text = reader.pages[number - 1].extract_text() or ""
+                text = page_text(reader.pages[number - 1])
             except (MemoryError, KeyboardInterrupt):
                 raise
             except Exception:  # one broken page leaves the others
@@ -74,6 +75,21 @@ def read(path: Path, data: bytes, *, ocr: bool = False) -> Document:
     if title.strip("()").lower() in NO_TITLES:
         title = path.stem
     return Document(title, "pdf", blocks, notes=notes)
+
+
+def page_text(page: Any) -> str:
+    """The text of a page in the order of its file, or column by column where it has columns: many
+    programs write those line by line over the whole page."""
+    text = page.extract_text() or ""
+    try:
+        ordered = reading_order(page.extract_text(extraction_mode="layout"))
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception:  # this way of pypdf reads fewer pages than the other
+        return text
+    # it leaves turned text out, and what else it does not place
+    is_complete = sorted("".join(ordered.split())) == sorted("".join(text.split()))
+    return ordered if is_complete else text
 
 
 def scanned_text(page: Any) -> str:

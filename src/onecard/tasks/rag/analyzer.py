@@ -213,15 +213,17 @@ def terms(text: str) -> list[str]:
     """
     result: list[str] = []
     for run in WORD.findall(unicodedata.normalize("NFKC", text)):
-        if run[0] < "\u3040" or not _is_cjk(run[0]):
-            for piece in _SPLIT_CJK.split(run) if not run.isascii() else (run,):
-                if piece and _is_cjk(piece[0]):
-                    result += _pairs(piece)
-                elif piece:
-                    result += _word_terms(piece[: 4 * MAX_TERM_CHARS])
-        else:
-            result += _pairs(run)
+        for piece in split_scripts(run):
+            if is_cjk(piece[0]):
+                result += _pairs(piece)
+            else:
+                result += _word_terms(piece[: 4 * MAX_TERM_CHARS])
     return result + compound_terms(text)
+
+
+def split_scripts(run: str) -> list[str]:
+    """A run of letters cut where CJK characters begin and end."""
+    return [run] if run.isascii() else [piece for piece in _SPLIT_CJK.split(run) if piece]
 
 
 def compound_terms(text: str) -> list[str]:
@@ -274,7 +276,7 @@ def _iso(year: str, month: int, day: str) -> list[str]:
     return []
 
 
-def _is_cjk(letter: str) -> bool:
+def is_cjk(letter: str) -> bool:
     return (
         "\u3040" <= letter <= "\u30ff"
         or "\u3400" <= letter <= "\u9fff"

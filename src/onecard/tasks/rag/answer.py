@@ -20,22 +20,21 @@ from onecard.tasks.rag.configs import ChatConfig
 from onecard.tasks.rag.quotes import best_quotes
 from onecard.tasks.rag.retrieve import Hit
 
-UNRELATED_COSINE, PARAPHRASE_COSINE = 0.80, 0.90
-"""Cosines of e5 between a question and the best passage: an unrelated question reaches the first, a
-paraphrase the second (README.md, abstention)."""
-MEANING_WEIGHT = 0.65
-"""The rest weighs terms: they often differ, and unrelated questions share some."""
+MEANING_SPAN = 0.12
+"""A cosine this far above that of all passages is a paraphrase (e5; README.md, abstention)."""
 
 
 def groundedness(hits: Sequence[Hit]) -> float:
-    """How far the best passages can answer the question, 0 to 1, by terms and by meaning."""
+    """How far the best passages can answer the question, 0 to 1: the mean of the share of its terms
+    that one sentence has, and of how far a passage is nearer in meaning than all of them are."""
     if not hits:
         return 0.0
-    span = PARAPHRASE_COSINE - UNRELATED_COSINE
-    meaning = max((hit.dense - UNRELATED_COSINE) / span for hit in hits)
     coverage = max(hit.coverage for hit in hits)
-    meaning = min(max(meaning, 0.0), 1.0)
-    return float(min(max((1 - MEANING_WEIGHT) * coverage + MEANING_WEIGHT * meaning, 0.0), 1.0))
+    lifts = [hit.dense - hit.background for hit in hits if hit.background is not None]
+    if not lifts:
+        return coverage
+    meaning = min(max(max(lifts) / MEANING_SPAN, 0.0), 1.0)
+    return (coverage + meaning) / 2
 
 
 def answer(

@@ -83,19 +83,10 @@ class BM25Index:
             return slice(0, 0)
         return slice(int(self.starts[place]), int(self.starts[place + 1]))
 
-    def coverage(self, question: str, row: int, n: int) -> float:
-        """Share of the question's terms that one chunk contains, weighted by rarity, 0 to 1.
-
-        A term that no chunk contains weighs most.
-        """
-        total = covered = 0.0
-        for term in sorted(set(terms(question))):
-            postings = self._postings(term)
-            weight = float(np.log(1 + (n + 0.5) / (postings.stop - postings.start + 0.5)))
-            total += weight
-            if row in self.rows[postings]:
-                covered += weight
-        return covered / total if total else 0.0
+    def rarity(self, term: str, n: int) -> float:
+        """Inverse document frequency; highest for a term that none of the n chunks contains."""
+        postings = self._postings(term)
+        return float(np.log(1 + (n + 0.5) / (postings.stop - postings.start + 0.5)))
 
     def save(self, path: Path) -> None:
         with fsio.atomic_write(path) as draft, draft.open("wb") as file:

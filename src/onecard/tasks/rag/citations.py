@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onecard.tasks.rag.analyzer import terms
-from onecard.tasks.rag.quotes import Quote, is_echo, term_share, units
+from onecard.tasks.rag.quotes import Quote, is_echo, term_share
 from onecard.tasks.rag.retrieve import Hit
 from onecard.tasks.rag.store import location_suffix
+from onecard.tasks.rag.units import units
 
 NO_ANSWER = "Your notes do not contain the answer."
 MIN_SUPPORT = 0.7

@@ -14,9 +14,9 @@ from onecard.runs.record import Run
 from onecard.tasks.rag.analyzer import terms
 from onecard.tasks.rag.chunking import estimate_tokens
 from onecard.tasks.rag.configs import DraftQuestionsConfig
-from onecard.tasks.rag.quotes import split_sentences
 from onecard.tasks.rag.retrieve import Retriever
 from onecard.tasks.rag.store import Chunk
+from onecard.tasks.rag.units import split_sentences
 
 SCHEMA = {
     "type": "object",

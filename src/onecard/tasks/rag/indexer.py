@@ -27,7 +27,7 @@ BATCH_CHUNKS = 128
 BATCH_FILES = 500
 """Files that are written at once when they bring few new texts, as copies do."""
 MAX_FAULTS_SHOWN = 20
-READERS = "3"
+READERS = "4"
 """Raised when readers or the analyzer give more of a file than before: an index of older ones reads
 all again."""
 MAX_REASONS_SHOWN = 12

@@ -1,6 +1,7 @@
 """Retrieval: dense, lexical or hybrid search, pseudo-relevance feedback, reranking."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,20 @@ from onecard.inference.rerankers import Reranker, open_reranker
 from onecard.reporting import Reporter
 from onecard.tasks.rag import rank_fusion, store, vector_index
 from onecard.tasks.rag.configs import SearchConfig
+from onecard.tasks.rag.coverage import coverage, question_parts
 from onecard.tasks.rag.store import Chunk
+from onecard.tasks.rag.units import units
 
 RERANK_DEPTH = 50
 """Passages that a reranker reads. A cross-encoder takes about 20 ms for each on a GPU, 200 ms on 2
 CPU cores."""
 MAX_QUESTION_CHARS = 4000
 """Characters of a question that are searched with; the embedder reads 512 tokens of them anyway."""
+
+UNRELATED_COSINE = 0.80
+"""Of e5, between a question and a passage on another subject."""
+PRIOR_PASSAGES = 5
+"""Unrelated passages that are counted in beside those of an index."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,9 @@ class Hit:
     lexical: float
     """BM25."""
     coverage: float
-    """Share of the question's terms that the passage contains, weighted by rarity."""
+    """Share of the question's terms that its best sentence contains, weighted by rarity."""
+    background: float | None = None
+    """Mean cosine of the question to all passages; None in a search by words alone."""
 
 
 class Retriever:
@@ -108,19 +118,26 @@ class Retriever:
         rows, scores, cosines, bm25 = self.rank(question, query, config)
         depth = max(k, RERANK_DEPTH) if config.rerank_model else k
         chunks = self.store.chunks([int(self.ids[row]) for row in rows[:depth]])
+        background = self._background(query) if query is not None else None
         hits = [
-            Hit(
-                chunk,
-                float(scores[i]),
-                float(cosines[i]),
-                float(bm25[i]),
-                self.bm25.coverage(question, int(rows[i]), len(self.ids)),
-            )
+            Hit(chunk, float(scores[i]), float(cosines[i]), float(bm25[i]), 0.0, background)
             for i, chunk in enumerate(chunks)
         ]
         if config.rerank_model:
             hits = self._rerank(question, hits, config.rerank_model)
-        return hits[:k]
+        parts = question_parts(question)
+        rarity = partial(self.bm25.rarity, n=len(self.ids))
+        return [
+            replace(hit, coverage=coverage(parts, (u.terms() for u in units(hit.chunk)), rarity))
+            for hit in hits[:k]
+        ]
+
+    def _background(self, query: np.ndarray) -> float:
+        """Mean cosine to all passages; in a small index drawn to that of unrelated texts, as the
+        answer itself is a large part of it."""
+        n = len(self.ids)
+        total = n * float(query @ self.vectors.mean) + PRIOR_PASSAGES * UNRELATED_COSINE
+        return total / (n + PRIOR_PASSAGES)
 
     def rank(
         self, question: str, query: np.ndarray | None, config: SearchConfig

@@ -18,7 +18,7 @@ from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
 from onecard.serving.shell import in_thread, turn
 from onecard.serving.turns import Turns
-from onecard.tasks.rag.chat import condense_question
+from onecard.tasks.rag import conversation
 from onecard.tasks.rag.configs import ServeConfig
 from onecard.tasks.rag.search import hit_as_dict
 from onecard.tasks.rag.session import Session, open_session
@@ -139,8 +139,7 @@ class _Routes:
 
     def _answer(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         turns = _turns(messages[:-1])
-        question = condense_question(messages[-1]["content"], turns, self.session.client)
-        answer, _, _ = self.session.ask(question)
+        answer, question = conversation.reply(self.session, messages[-1]["content"], turns)
         row = answer.as_dict()
         n_prompt = sum(self._n_tokens(message["content"]) for message in messages)
         return {
