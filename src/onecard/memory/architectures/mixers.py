@@ -127,6 +127,8 @@ def mamba_width(inner: int, channels: int, heads: int, D: int) -> int:
 def short_conv(get: Get, config: Mapping[str, Any], D: int) -> Layer:
     """LFM2's double-gated short convolution."""
     kernel = get("conv_L_cache", default=3)
+    if kernel < 1:
+        raise ValueError("conv_L_cache is 0: no convolution")
     small = D * kernel + (D + 4 * D if config.get("conv_bias") else 0)
     return Layer(
         matrices=(Matrix("in", 3 * D, D), Matrix("out", D, D)),
