@@ -82,6 +82,7 @@ class _Api:
         return await self._answer(request, "translate")
 
     async def _answer(self, request: Request, task: str) -> Response:
+        await shell.turn_for_body(request, self.turns)
         async with request.form(max_files=1, max_fields=30) as form:
             upload = form.get("file")
             if not isinstance(upload, UploadFile):
