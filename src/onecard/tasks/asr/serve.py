@@ -203,6 +203,10 @@ def to_response(result: Transcript, form: str, task: str = "transcribe") -> Resp
         {
             "task": task,
             "language": language_names.name_of(result.language),
+            "languages": [
+                {**row, "language": language_names.name_of(row["language"])}
+                for row in result.languages
+            ],
             "duration": result.seconds,
             "text": result.text,
             "segments": [_segment_row(i, segment) for i, segment in enumerate(result.segments)],
