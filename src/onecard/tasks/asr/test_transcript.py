@@ -163,6 +163,19 @@ def test_a_single_span_is_one_speaker(voices):
     assert diarization.cluster(voices[:1], np.array([3.0]), 0, 0.27).tolist() == [0]
 
 
+@pytest.mark.parametrize("n_speakers", [1, 2, 3, 5])
+def test_the_number_of_speakers_is_the_one_that_separates_best(n_speakers):
+    """Voices that are nearer to each other than 0.27, as those of one family, with replies of a
+    second."""
+    random = np.random.default_rng(n_speakers)
+    common = np.ones(64) / 8
+    people = [common + 0.5 * axis for axis in np.eye(64)[:n_speakers]]
+    spans = np.array([people[i % n_speakers] + random.normal(0, 0.01, 64) for i in range(20)])
+    spans = (spans / np.linalg.norm(spans, axis=1, keepdims=True)).astype(np.float32)
+    labels = diarization.cluster(spans, np.full(20, 1.0), 0, 0.0)
+    assert labels.tolist() == [i % n_speakers for i in range(20)]
+
+
 def test_an_enrolled_voice_has_its_name():
     assert diarization.name_speakers(UNIT[[1, 0]], {"Anna": UNIT[0]}) == ["speaker 1", "Anna"]
 
