@@ -1,6 +1,7 @@
 """The shell of a server and its queue, with routes of our own: no model, no network."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -57,6 +58,7 @@ def post(content, headers=(), **options):
         b"",
         b"[]",
         b'{"a": ' + b"9" * 9000 + b"}",
+        b"{" + b",".join(b'"%d":1' % i for i in range(30_000)) + b"}",
     ],
 )
 def test_what_is_no_usable_json_is_400(content):
@@ -226,6 +228,12 @@ def test_a_full_queue_takes_the_place_from_the_client_with_most():
 
     turns = asyncio.run(main())
     assert (turns._free, turns.n_waiting) == (1, 0)
+
+
+def test_json_within_a_text_does_not_count_as_names():
+    inner = json.dumps({str(i): i for i in range(30_000)})
+    reply = post(json.dumps({"content": inner}).encode())
+    assert reply.json() == {"content": inner}
 
 
 @pytest.mark.parametrize(("size", "waits"), [(100, False), (1 << 20, True)])
