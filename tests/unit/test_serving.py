@@ -230,6 +230,21 @@ def test_a_full_queue_takes_the_place_from_the_client_with_most():
     assert (turns._free, turns.n_waiting) == (1, 0)
 
 
+def test_a_refusal_is_held_back_and_holds_up_nobody_else(monkeypatch):
+    monkeypatch.setattr(guards, "REFUSAL_S", 3600)
+
+    async def call():
+        async with served(app_of(echo)) as client:
+            refused = asyncio.create_task(client.post("/x", content=b"{"))
+            await asyncio.sleep(0.05)
+            reply = await client.post("/x", json={"a": 1})
+            assert not refused.done()
+            refused.cancel()
+            return reply.status_code
+
+    assert asyncio.run(call()) == 200
+
+
 def test_json_within_a_text_does_not_count_as_names():
     inner = json.dumps({str(i): i for i in range(30_000)})
     reply = post(json.dumps({"content": inner}).encode())

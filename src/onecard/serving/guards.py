@@ -4,6 +4,7 @@ Beyond loopback a token is demanded. A page in the user's browser can send reque
 without the Host check, a page behind a rebound DNS name could read the answers.
 """
 
+import asyncio
 import hmac
 import ipaddress
 import json
@@ -26,6 +27,9 @@ App = Callable[
 ]
 MAX_BODY_BYTES = 32 << 20
 """Largest request: an hour of speech in opus; the body is held in memory."""
+REFUSAL_S = 0.05
+"""How long a refusal is held back: a program that sends bad requests as fast as they are refused
+(a thousand a second) takes the processor from the work of the others."""
 MAX_NESTING = 100
 """Levels of lists and objects in a body."""
 
@@ -221,6 +225,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        send = _slow_refusals(send)
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -280,6 +285,15 @@ class Guard:
             return urlsplit(origin).netloc == host
         except ValueError:
             return False
+
+
+def _slow_refusals(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    async def send_refusals_late(message: Any) -> None:
+        if 400 <= message.get("status", 200) < 500:
+            await asyncio.sleep(REFUSAL_S)
+        await send(message)
+
+    return send_refusals_late
 
 
 def _hostname(host: str) -> str | None:
