@@ -160,6 +160,94 @@ def shapes(path):
     return kept
 
 
+def upload(path, parts, boundary="b", end=True, headers=(), length=None):
+    """A multipart request; `parts` are (head lines, content)."""
+    mark = b"--" + boundary.encode()
+    rows = [b"%s\r\n%s\r\n\r\n%s\r\n" % (mark, head, content) for head, content in parts]
+    body = b"".join(rows) + (mark + b"--\r\n" if end else b"")
+    request = wire(path, body, headers=headers, length=length)
+    content_type = f"multipart/form-data; boundary={boundary}".encode()
+    return request.replace(b"application/json", content_type, 1)
+
+
+def sound_shapes(path, sound):
+    """For the multipart route at `path`; `sound` is a whole sound file."""
+
+    def head(name=b"file", filename=b"a.wav", more=b""):
+        return b'Content-Disposition: form-data; name="%s"; filename="%s"%s' % (
+            name,
+            filename,
+            more,
+        )
+
+    def file(content, **fields):
+        return upload(path, [(head(**fields), content)])
+
+    def field(name, value):
+        return b'Content-Disposition: form-data; name="%s"' % name, value
+
+    silence = sound[:44] + b"\0" * len(sound[44:])
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n#EXT-X-ENDLIST\n"
+    whole = upload(path, [(head(), sound)])
+    rows = {
+        "no boundary": whole.replace(b"; boundary=b", b"", 1),
+        "other boundary": whole.replace(b"boundary=b", b"boundary=c", 1),
+        "long boundary": upload(path, [(head(), sound)], boundary="b" * 5000),
+        "boundary of line breaks": upload(path, [(head(), b"\r" * (1 << 20))]),
+        "nearly boundaries": upload(path, [(head(), b"\r\n--" * (1 << 18))]),
+        "no end": upload(path, [(head(), silence)], end=False),
+        "truncated part": upload(path, [(head(), sound[: len(sound) // 2])], end=False),
+        "truncated head": wire(path, b"--b\r\n" + head()[:30]).replace(
+            b"application/json", b"multipart/form-data; boundary=b", 1
+        ),
+        "length too short": upload(path, [(head(), sound)], length=200),
+        "length zero": upload(path, [(head(), sound)], length=0),
+        "name with NUL": file(sound[:500], name=b"fi\0le"),
+        "file name with NUL": file(sound[:500], filename=b"a\0.wav"),
+        "file name path": file(b"RIFF", filename=b"../../etc/passwd"),
+        "file name bytes": file(b"RIFF", filename=b"\xed\xa0\x80\xff.wav"),
+        "long file name": file(b"RIFF", filename=b"a" * 60_000),
+        "huge part header": file(sound[:500], more=b"; x=" + b"y" * 200_000),
+        "many part headers": upload(path, [(head() + b"\r\nX: 1" * 5000, sound[:500])]),
+        "part without name": upload(path, [(b"Content-Disposition: form-data", sound[:500])]),
+        "part without head": upload(path, [(b"", sound[:500])]),
+        "thousand fields": upload(path, [field(b"f%d" % i, b"1") for i in range(1000)]),
+        "thousand files": upload(path, [(head(), b"RIFF")] * 1000),
+        "huge field": upload(path, [field(b"prompt", b"a" * (4 << 20)), (head(), b"RIFF")]),
+        "no file": upload(path, [field(b"model", b"base")]),
+        "file as text": upload(path, [field(b"file", sound[:500])]),
+        "two files": upload(path, [(head(), b""), (head(), b"")]),
+        "zero length": file(b""),
+        "one byte": file(b"R"),
+        "text": file(b"This is no sound. " * 5000),
+        "noise": file(bytes(range(256)) * 4000),
+        "head alone": file(sound[:44]),
+        "head of another length": file(sound[:40] + b"\xff" * 4),
+        "rate zero": file(sound[:24] + bytes(4) + sound[28:]),
+        "channels 65535": file(sound[:22] + b"\xff\xff" + sound[24:]),
+        "mp3 of zeros": file(b"ID3" + bytes(100_000), filename=b"a.mp3"),
+        "ogg cut": file(b"OggS" + bytes(5000), filename=b"a.ogg"),
+        "mp4 deep": file((b"\0\0\xff\xffmoov" * 8000), filename=b"a.mp4"),
+        "webm": file(b"\x1aE\xdf\xa3" + b"\xff" * 50_000, filename=b"a.webm"),
+        "playlist": file(playlist, filename=b"a.m3u8"),
+        "playlist as wav": file(playlist),
+        "concat": file(b"ffconcat version 1.0\nfile /etc/passwd\n", filename=b"a.txt"),
+        "sdp": file(b"v=0\nm=audio 9 RTP/AVP 0\nc=IN IP4 127.0.0.1\n", filename=b"a.sdp"),
+        "dash": file(b'<?xml version="1.0"?><MPD><BaseURL>/etc</BaseURL></MPD>'),
+        "zip": file(b"PK\x03\x04" + bytes(3000), filename=b"a.zip"),
+        "too large": upload(path, [(head(), bytes(33 << 20))]),
+    }
+    for name, value in {
+        "format": (b"response_format", b"exe"),
+        "language": (b"language", b"klingon"),
+        "language bytes": (b"language", b"\xff\xfe"),
+        "prompt bytes": (b"prompt", b"\xed\xa0\x80"),
+    }.items():
+        rows[f"{name} unknown"] = upload(path, [field(*value), (head(), b"RIFF")])
+    shapes = [Shape(name, content) for name, content in rows.items()]
+    return [*shapes, Shape("leaves in upload", whole[: len(whole) // 2], hang_up_s=0.3)]
+
+
 def send(port, shape, timeout=120):
     """The status of the answer; 0 where the server closed without one, or we hung up."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:

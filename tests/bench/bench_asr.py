@@ -8,6 +8,9 @@ python tests/bench/bench_asr.py rtf
 python tests/bench/bench_asr.py diarize
     diarization error on synthetic conversations (flite, espeak-ng) and AMI clips, number of
     speakers not given
+python tests/bench/bench_asr.py levels
+    diarization error on AMI clips at five levels and three amounts of noise, with and without
+    the levelling of quiet sound
 python tests/bench/bench_asr.py fsdd
     fine-tune on spoken digits, scored before and after and on everyday speech
 python tests/bench/bench_asr.py editor
@@ -47,6 +50,7 @@ from onecard.tasks.asr import (
     punctuation_restorer,
     recording,
 )
+from onecard.tasks.asr import speech as speech_regions
 from onecard.tasks.asr.configs import DecodeConfig, DiarizeConfig, RecordingConfig
 from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.diarization import EmbeddingDiarizer
@@ -176,11 +180,7 @@ def diarization(args):
                 sound, rttm = voices.conversation(pair, Path(temp), seed=seed)
                 out[f"{pair[0]} and {pair[1]}, {seed}"] = score(sound, read_rttm(rttm))
     mean = statistics.mean(row["der"] for row in out.values())
-    reference: dict = {}
-    for line in (DATA / "ami_diar" / "debug.train.rttm").read_text().splitlines():
-        part = line.split()
-        turn = Turn(float(part[3]), float(part[3]) + float(part[4]), part[7])
-        reference.setdefault(part[1], []).append(turn)
+    reference = ami_turns()
     for path in sorted((DATA / "ami_diar").glob("*.wav")):
         out[f"AMI {path.stem}"] = score(path, reference[path.stem])
     for name, row in out.items():
@@ -191,6 +191,58 @@ def diarization(args):
         )
     print(f"synthetic conversations: mean DER {mean:.1%} (collar {COLLAR_S} s, number not given)")
     return {"rows": out, "made_mean_der": mean}
+
+
+GAINS_DB = (0, -10, -20, -30, -50)
+NOISE_DB = (None, 20, 10)
+"""Signal to noise over the whole clip; None adds nothing."""
+
+
+def with_noise(sound, gain_db, snr_db):
+    """Pink noise, as rooms and microphones have it; in 16 bits, as a file would hold it."""
+    sound = sound * 10 ** (gain_db / 20)
+    if snr_db is not None:
+        spectrum = np.fft.rfft(np.random.default_rng(0).normal(0, 1, len(sound)))
+        spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
+        noise = np.fft.irfft(spectrum, len(sound))
+        sound = sound + noise / noise.std() * sound.std() * 10 ** (-snr_db / 20)
+    return (np.round(sound * 32768) / 32768).astype(np.float32)
+
+
+def ami_turns():
+    """Name of a clip -> its reference turns."""
+    reference: dict = {}
+    for line in (DATA / "ami_diar" / "debug.train.rttm").read_text().splitlines():
+        part = line.split()
+        turn = Turn(float(part[3]), float(part[3]) + float(part[4]), part[7])
+        reference.setdefault(part[1], []).append(turn)
+    return reference
+
+
+def levels(args):
+    """All four clips together: seconds of error over seconds of speech."""
+    reference, out = ami_turns(), {}
+    clips = [(path, audio.load(path)) for path in sorted((DATA / "ami_diar").glob("*.wav"))]
+    levelled = speech_regions.levelled
+    for snr in NOISE_DB:
+        for gain in GAINS_DB:
+            for name, level in (("as it is", lambda sound: sound), ("levelled", levelled)):
+                speech_regions.levelled = level
+                sums = dict.fromkeys(("missed_s", "false_alarm_s", "confusion_s", "total_s"), 0.0)
+                for path, clip in clips:
+                    sound = with_noise(clip, gain, snr)
+                    diarizer = EmbeddingDiarizer(DiarizeConfig())
+                    regions = speech_regions.regions(sound, DecodeConfig().vad_threshold)
+                    diarizer.add(sound, regions, 0.0)
+                    row = diarization_error(
+                        diarizer.turns(), reference[path.stem], len(sound) / audio.RATE_HZ
+                    )
+                    sums = {key: sums[key] + row[key] for key in sums}
+                sums["der"] = (sum(sums.values()) - sums["total_s"]) / sums["total_s"]
+                out[f"{gain} dB, noise {snr}, {name}"] = sums
+                print(gain, snr, name, {key: round(sums[key], 3) for key in sums}, flush=True)
+    speech_regions.levelled = levelled
+    return out
 
 
 def fsdd(args):
@@ -350,6 +402,7 @@ WHAT = {
     "wer": wer,
     "rtf": rtf,
     "diarize": diarization,
+    "levels": levels,
     "fsdd": fsdd,
     "editor": editor,
     "memory": memory,

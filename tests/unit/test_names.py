@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import processes
 import pytest
@@ -261,3 +262,15 @@ def test_names_that_are_not_utf8_are_written(tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     fsio.write_text(tmp_path / "x.json", json.dumps({"file": name}, ensure_ascii=False))
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"file": name}
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "llama-3.1-8b", "e5-small"])
+def test_a_folder_in_the_working_directory_takes_no_catalogued_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert names.local_path(name) is None
+    assert names.find(name).source == "catalog"
+    assert names.local_path(f"./{name}") == Path(name)
+    assert names.find(f"./{name}").path == tmp_path / name
+    (tmp_path / "mine").mkdir()
+    assert names.find("mine").path == tmp_path / "mine"

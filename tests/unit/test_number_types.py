@@ -6,14 +6,19 @@ from dataclasses import replace
 import pytest
 
 from onecard import api
+from onecard.errors import SettingsError
 from onecard.memory import devices, fallbacks, number_types
 from onecard.memory.number_types import AMX, ARM, AVX512
+from onecard.reporting import TerminalReporter
+from onecard.tasks.asr import compute_types
 from onecard.tasks.asr import memory as asr
 from onecard.tasks.asr.configs import TrainConfig as AsrConfig
+from onecard.tasks.asr.configs import TranscribeConfig
 from onecard.tasks.finetune import memory as finetune
 from onecard.tasks.finetune.configs import TrainConfig as FinetuneConfig
 from onecard.tasks.tinylm import memory as tinylm
 from onecard.tasks.tinylm.configs import TrainConfig as TinyConfig
+from onecard.training import number_type
 
 AVX2 = frozenset({"avx", "avx2", "fma", "f16c"})
 ZEN4 = AVX2 | {"avx512f", "avx512bw", "avx512_bf16"}
@@ -141,3 +146,29 @@ def test_4_bit_weights_compute_in_fp32_on_a_card_without_bf16():
 def test_a_named_card_is_planned_in_bf16_as_before():
     plan = api.plan("tinylm", TinyConfig(), card="12gb")
     assert "computing in bf16 (tensor cores)" in " ".join(plan.notes)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_start_says_what_the_plan_says_and_warns_of_emulated_bf16(bf16, processor, capsys):
+    cpu = devices.find("cpu")
+    number_type.announce(bf16, cpu, TerminalReporter())
+    told = capsys.readouterr().err
+    assert number_types.describe(bf16, cpu) in " ".join(told.split())
+    assert ("warning" in told) == (bf16 and not processor)
+
+
+@pytest.mark.parametrize("setting", ["float16", "int8_float16"])
+def test_a_type_that_a_processor_has_no_kernels_for_is_refused_by_the_plan(setting):
+    pytest.importorskip("ctranslate2", reason="installed by make test")
+    config = TranscribeConfig(compute_type=setting)
+    with pytest.raises(SettingsError, match="float32"):
+        asr.plan(config, devices.find("cpu"))
+    assert asr.plan(config, devices.find("16gb")).choices["format"] in ("fp16", "int8-fp16")
+
+
+def test_what_fits_a_transcription_runs_on_a_processor_too():
+    changes = [
+        row["compute_type"] for row, _ in asr.fallbacks(TranscribeConfig()) if "compute_type" in row
+    ]
+    assert changes
+    assert [compute_types.resolve(change, on_card=False) for change in changes] == changes

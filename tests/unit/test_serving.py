@@ -1,6 +1,7 @@
 """The shell of a server and its queue, with routes of our own: no model, no network."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -33,7 +34,7 @@ def app_of(route):
 
 
 async def echo(request):
-    return JSONResponse(await guards.body(request))
+    return JSONResponse(guards.parse_body(await request.body()))
 
 
 def post(content, headers=(), **options):
@@ -57,6 +58,7 @@ def post(content, headers=(), **options):
         b"",
         b"[]",
         b'{"a": ' + b"9" * 9000 + b"}",
+        b"{" + b",".join(b'"%d":1' % i for i in range(30_000)) + b"}",
     ],
 )
 def test_what_is_no_usable_json_is_400(content):
@@ -226,6 +228,68 @@ def test_a_full_queue_takes_the_place_from_the_client_with_most():
 
     turns = asyncio.run(main())
     assert (turns._free, turns.n_waiting) == (1, 0)
+
+
+def test_a_refusal_is_held_back_and_holds_up_nobody_else(monkeypatch):
+    monkeypatch.setattr(guards, "REFUSAL_S", 3600)
+
+    async def call():
+        async with served(app_of(echo)) as client:
+            refused = asyncio.create_task(client.post("/x", content=b"{"))
+            await asyncio.sleep(0.05)
+            reply = await client.post("/x", json={"a": 1})
+            assert not refused.done()
+            refused.cancel()
+            return reply.status_code
+
+    assert asyncio.run(call()) == 200
+
+
+def test_json_within_a_text_does_not_count_as_names():
+    inner = json.dumps({str(i): i for i in range(30_000)})
+    reply = post(json.dumps({"content": inner}).encode())
+    assert reply.json() == {"content": inner}
+
+
+@pytest.mark.parametrize(("size", "waits"), [(100, False), (1 << 20, True)])
+def test_a_large_body_is_read_in_its_turn(size, waits):
+    turns, readers = Turns(), []
+
+    def read(content):
+        readers.append(threading.current_thread())
+        return guards.parse_body(content)
+
+    async def route(request):
+        body = await shell.read_body(request, turns, read)
+        await shell.turn(request, turns)
+        return JSONResponse({"n": len(body["a"])})
+
+    async def call():
+        async with served(app_of(route)) as client:
+            await turns.take("another client")
+            job = asyncio.create_task(client.post("/x", json={"a": "b" * size}))
+            await asyncio.sleep(0.3)
+            assert bool(readers) != waits
+            turns.release(0.1)
+            return await job
+
+    assert asyncio.run(call()).json() == {"n": size}
+    assert (readers[0] is threading.main_thread()) != waits
+    assert (turns._free, turns.n_waiting) == (1, 0)
+
+
+def test_a_large_body_that_is_refused_gives_its_turn_back():
+    turns = Turns()
+
+    async def route(request):
+        return JSONResponse(await shell.read_body(request, turns, guards.parse_body))
+
+    async def call():
+        async with served(app_of(route)) as client:
+            return [await client.post("/x", content=b"[" * 100_000) for _ in range(3)]
+
+    assert [reply.status_code for reply in asyncio.run(call())] == [400] * 3
+    assert turns._free == 1
 
 
 def test_too_many_requests_are_told_when_to_come_back():

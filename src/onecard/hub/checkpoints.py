@@ -26,8 +26,8 @@ PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 def folder(name: str, reporter: Reporter) -> Path:
     """Raises NotFound with what to do (a gated licence too), DataError for what holds no
     safetensors."""
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = names.local_path(name)
+    if path and path.is_dir():
         return _whole(path)
     if name.startswith("run:"):
         for out in store.output_folders(store.find(name[4:])):

@@ -2,7 +2,8 @@
 
 llama3.1:8b   llama-3.1-8b   meta-llama/Meta-Llama-3.1-8B-Instruct   the catalog, any spelling
 org/name   hf:org/name[:quant]                                       a repository of the hub
-./file.gguf   ./folder   https://host/file.gguf                      a file, folder or address
+./file.gguf   ./folder   https://host/file.gguf                      a file, folder or address; a
+                                               bare word that the catalog has is never a folder
 ollama:name   run:ID   a name given by `onecard models import`
 auto                                                                 see hub/auto.py
 """
@@ -11,7 +12,7 @@ import json
 import re
 import tomllib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -88,6 +89,19 @@ def model_dir(name: str) -> Path:
     return paths.models() / safe
 
 
+def local_path(name: str, known: Container[str] = ()) -> Path | None:
+    """The file or folder that a name stands for; None where there is none, or where a bare word is
+    the catalog's or one of `known`.
+
+    So that a folder `base` in the working directory takes no model's name; `./base` names it.
+    """
+    path = Path(name).expanduser()
+    if not name or not path.exists():
+        return None
+    is_bare = "/" not in name and not name.startswith((".", "~"))
+    return None if is_bare and (name in known or in_catalog(name)) else path
+
+
 def find(name: str, quant: str = "") -> Model:
     """What a name stands for: see the grammar above.
 
@@ -111,9 +125,9 @@ def find(name: str, quant: str = "") -> Model:
         return _hub(name, quant)
     if name.lower().startswith(("http://", "https://")):
         return _address(name, quant)
+    if local := local_path(name):
+        return Model(name, "file", local.resolve(), quant_of(local.name))
     path = Path(name).expanduser()
-    if name not in catalog() and path.exists():
-        return Model(name, "file", path.resolve(), quant_of(path.name))
     if row := in_catalog(name):
         return _catalog(row, quant)
     if imported := _imported(name, quant):
@@ -194,10 +208,11 @@ def counts(name: str) -> LM:
 
         return gguf_model.from_header(read_remote(name), name.rpartition("/")[2])
     path = Path(name).expanduser()
-    if path.suffix == ".json" and path.is_file():
-        return config_json.from_file(path)
+    local = local_path(name)
+    if local and local.suffix == ".json" and local.is_file():
+        return config_json.from_file(local)
     unknown: NotFound | None = None
-    if not (path.is_file() or path.is_dir()) and path.suffix != ".gguf":
+    if local is None and path.suffix != ".gguf":
         try:
             return lm.find(name)
         except NotFound as fault:

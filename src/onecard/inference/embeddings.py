@@ -73,8 +73,12 @@ def open_torch_model(class_name: str, name: str) -> Any:
     Raises NotFound, MissingExtra.
     """
     hub_name = str(names.catalog().get(name, {}).get("hub", "")) or name.removeprefix("hf:")
-    candidates = (Path(name).expanduser(), names.model_dir(name), names.model_dir(f"hf:{hub_name}"))
-    folder = next((path for path in candidates if (path / "config.json").is_file()), None)
+    candidates = (
+        names.local_path(name),
+        names.model_dir(name),
+        names.model_dir(f"hf:{hub_name}"),
+    )
+    folder = next((path for path in candidates if path and (path / "config.json").is_file()), None)
     if folder is None and name.startswith((".", "/", "~")):
         raise NotFound(
             f"there is no model in {name}",

@@ -75,7 +75,11 @@ def describe(bf16: bool, device: Device) -> str:
     """What a training computes in, and why."""
     unit = bf16_unit(device)
     if bf16:
-        return f"computing in bf16 ({unit})" if unit else f"computing in bf16, but {EMULATED}"
+        return (
+            f"computing in bf16 ({unit})"
+            if unit
+            else f"computing in bf16, but {EMULATED} (leave --bf16 out)"
+        )
     if unit:
         return f"computing in fp32 ({unit} would multiply bf16)"
     return "computing in fp32 (this processor emulates bf16)"

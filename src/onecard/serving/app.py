@@ -9,12 +9,14 @@ SIGTERM end the server gracefully: open requests have SHUTDOWN_S to be answered,
 cancelled.
 """
 
+import ctypes
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,6 +30,13 @@ from onecard.serving.config import ServeConfig
 from onecard.serving.protocol import BoundedProtocol
 from onecard.serving.shell import Shell
 
+SWITCH_S = 0.0005
+"""Longest time that one thread keeps the interpreter from another (Python's own: 5 ms). A flood of
+requests keeps the event loop busy, and work in a thread waits so long after each of its calls into
+numpy, SQLite or ONNX."""
+MALLOPT = {-8: 2, -3: 1 << 20}
+"""glibc's M_ARENA_MAX and M_MMAP_THRESHOLD: its threads keep what they freed, two heaps a core, and
+blocks of a size that was freed once come from those heaps. A large body is to go back at once."""
 SHUTDOWN_S = 5
 """Time for open requests after Ctrl-C or SIGTERM."""
 EXIT_S = 20
@@ -68,6 +77,8 @@ class Server:
                 "other users of this machine see the token in the list of processes; give it as "
                 "--token env:NAME or file:PATH"
             )
+        sys.setswitchinterval(SWITCH_S)
+        _bound_heaps()
         shell = Shell(app, self.timeout_s, on_timeout)
         guarded = guards.Guard(shell, self.host, self.token, open_paths, self.allow_origin)
         options = uvicorn.Config(
@@ -90,6 +101,14 @@ class Server:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _bound_heaps() -> None:
+    """Only glibc has mallopt."""
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in MALLOPT.items():
+            mallopt(parameter, value)
 
 
 def _command_line() -> str:

@@ -5,6 +5,7 @@
 - A request whose client has gone is cancelled: its coroutine, the threads that work for it
   (`in_thread`) and, through them, the engine's work.
 - A route takes a turn (`turn`) before it works; the turn ends with the answer, streamed or whole.
+  Reading a large body is work too (`read_body`).
 - An answer of which nothing comes for `limit_s` is given up.
 - What goes wrong unforeseen is a JSON error and a line in the log, not a broken connection.
 """
@@ -37,6 +38,9 @@ MAX_HELD_BYTES = 8 * MAX_BODY_BYTES
 """Bodies of all requests together: as many as eight of the largest."""
 STOP_S = 30
 """Longest wait for a thread whose request was cancelled before its turn goes to the next."""
+SMALL_BODY_BYTES = 16 << 10
+"""A body up to this size is parsed at once, in less than a millisecond; a megabyte of JSON takes 60
+ms, in which neither the event loop nor another thread runs."""
 REQUEST = "onecard.request"
 """Key of the scope under which a request's _Work lies."""
 log = logging.getLogger("onecard.serving")
@@ -53,6 +57,8 @@ class _Work:
         self.waiting = self.answering = False
 
     async def take(self, turns: Turns) -> None:
+        if self.turns is turns:  # taken before for its large body
+            return
         self.waiting = True
         await turns.take(self.client)
         self.turns, self.waiting = turns, False
@@ -84,6 +90,27 @@ class _Work:
 async def turn(request: Request, turns: Turns) -> None:
     """Wait until this request may work; its turn ends with its answer. Raises Full (429)."""
     await request.scope[REQUEST].take(turns)
+
+
+async def turn_for_body(request: Request, turns: Turns) -> bytes:
+    """The body; a large one waits for its turn, as reading it is work already. Raises Full.
+
+    So that bodies that are refused only after they were parsed cost their sender's turns, and not
+    the time of the requests beside them.
+    """
+    content = await request.body()
+    if len(content) > SMALL_BODY_BYTES:
+        await turn(request, turns)
+    return content
+
+
+async def read_body(request: Request, turns: Turns, read: Callable[[bytes], R]) -> R:
+    """`read` on the request's body, in a thread where it is large. Raises what `read` raises, and
+    Full."""
+    content = await turn_for_body(request, turns)
+    if len(content) > SMALL_BODY_BYTES:
+        return await in_thread(read, content)
+    return read(content)
 
 
 CURRENT: contextvars.ContextVar[_Work | None] = contextvars.ContextVar("request", default=None)

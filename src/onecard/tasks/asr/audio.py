@@ -182,6 +182,21 @@ def duration_s(source: Source) -> float:
         return float(container.duration / av.time_base) if container.duration else 0.0
 
 
+def require_sound(files: Sequence[Path]) -> None:
+    """Raises DataError where none of the files can be opened as sound: told before a model is
+    fetched for them."""
+    first: DataError | None = None
+    for file in files:
+        try:
+            duration_s(file)
+        except DataError as fault:
+            first = first or fault
+        else:
+            return
+    if first:
+        raise first
+
+
 def n_channels(source: Source, selection: Selection) -> int:
     """Of the chosen track, as its header says. Raises DataError, SettingsError."""
     with containers.opened(source) as container:

@@ -68,8 +68,9 @@ class DiarizeConfig(Config):
     """Tell who speaks when."""
     num_speakers: int = Field(default=0, ge=0, le=100)
     """Number of speakers; 0 estimates it."""
-    speaker_threshold: float = Field(default=0.27, gt=0, lt=2)
-    """Cosine distance between two voices from which they count as two speakers."""
+    speaker_threshold: float = Field(default=0.0, ge=0, lt=2)
+    """Cosine distance between two voices from which they count as two speakers; 0 takes the number
+    of speakers whose voices separate best."""
     diarizer: Literal["embedded", "pyannote"] = "embedded"
     """embedded needs no token; pyannote needs its package and an accepted licence."""
 

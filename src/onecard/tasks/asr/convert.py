@@ -41,8 +41,8 @@ def transformers_folder(name: str, reporter: Reporter) -> Path:
 
     Raises NotFound, DataError.
     """
-    path = Path(name).expanduser()
-    if path.is_dir() and (path / "config.json").exists() and list(path.glob("*.safetensors")):
+    path = model_files.local_folder(name)
+    if path and (path / "config.json").exists() and list(path.glob("*.safetensors")):
         return path
     if name.startswith("run:"):
         merged = model_files.of_run(name[4:]).parent / "merged"
@@ -54,7 +54,7 @@ def transformers_folder(name: str, reporter: Reporter) -> Path:
             )
         return checkpoints.folder(str(merged), reporter)
     short = model_files.short_name(name)
-    if short != model_files.EMBEDDED or path.is_dir():
+    if short != model_files.EMBEDDED or path:
         return checkpoints.folder(name if "/" in name else f"openai/whisper-{short}", reporter)
     target = paths.home() / "dense" / f"whisper-{short}"
     with download.locked(target, reporter):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.metrics import silhouette_score
 
 from onecard import paths
 from onecard.errors import MissingExtra, NotFound
@@ -23,6 +24,14 @@ MIN_SPEAKER_S = 0.9
 """A shorter span makes no speaker of its own; it goes to the most similar one."""
 SPLIT_S = 4.0
 """From twice this length on, a span may hold two people who follow each other without a pause."""
+TWO_VOICES_DISTANCE = 0.27
+"""Cosine distance from which two voices are two speakers where nothing else is known."""
+MIN_SILHOUETTE = 0.3
+"""Below this mean silhouette (Rousseeuw 1987) of the best number of speakers, it is one speaker:
+chosen on dialogues of other clips than those in README.md's table."""
+MAX_SPEAKERS = 20
+MIN_SPANS = 4
+"""Fewer spans tell nothing about how well they separate."""
 HALF_SPAN_DISTANCE = 0.08
 """Two halves of a few seconds differ by this much more than whole spans do."""
 MAX_ENROLLED_DISTANCE = 0.25
@@ -81,7 +90,8 @@ class EmbeddingDiarizer:
             after = self.encoder.embed(sound[at : min(end, at + width)])
             candidates.append((1 - float(before @ after), at))
         distance, at = max(candidates)
-        if distance < self.config.speaker_threshold + HALF_SPAN_DISTANCE:
+        threshold = self.config.speaker_threshold or TWO_VOICES_DISTANCE
+        if distance < threshold + HALF_SPAN_DISTANCE:
             return [(start, end)]
         return [*self._split(sound, start, at), *self._split(sound, at, end)]
 
@@ -121,14 +131,17 @@ def cluster(
     """(n) speaker numbers from 0 in the order of their first span.
 
     Average linkage on the cosine distance of spans that are long enough; the others go to the most
-    similar speaker. `n_speakers`: 0 stops at `threshold`.
+    similar speaker. `n_speakers`: 0 stops at `threshold`; without both, the number decides with
+    which spans are nearest to their own speaker and farthest from the next (silhouette).
     """
     reliable = np.flatnonzero(lengths >= MIN_SPEAKER_S)
     if len(reliable) < max(n_speakers, 1):
         reliable = np.argsort(-lengths)[: max(n_speakers, 1)]
+    if not n_speakers and not threshold and len(reliable) < MIN_SPANS:
+        threshold = TWO_VOICES_DISTANCE
     labels = np.full(len(embeddings), -1)
     labels[reliable] = _link(embeddings[reliable], n_speakers, threshold)
-    if not n_speakers:
+    if threshold and not n_speakers:
         _drop_small(labels, lengths)
     speakers = [label for label in np.unique(labels) if label >= 0]
     centroids = np.stack(
@@ -144,9 +157,27 @@ def _link(embeddings: np.ndarray, n_speakers: int, threshold: float) -> np.ndarr
     if len(embeddings) == 1:
         return np.array([1])
     tree = linkage(embeddings, method="average", metric="cosine")
+    if not n_speakers and not threshold:
+        n_speakers = _separable(tree, embeddings)
     if n_speakers:
         return np.asarray(fcluster(tree, n_speakers, "maxclust"))
     return np.asarray(fcluster(tree, threshold, "distance"))
+
+
+def _separable(tree: np.ndarray, embeddings: np.ndarray) -> int:
+    """The number of clusters with the highest mean silhouette; 1 where none reaches
+    MIN_SILHOUETTE."""
+    distances = np.clip(1 - embeddings @ embeddings.T, 0, None)
+    np.fill_diagonal(distances, 0)
+    best, n_best = MIN_SILHOUETTE, 1
+    for n in range(2, min(MAX_SPEAKERS, len(embeddings) - 1) + 1):
+        labels = fcluster(tree, n, "maxclust")
+        if len(np.unique(labels)) < n:  # ties in the tree
+            continue
+        silhouette = float(silhouette_score(distances, labels, metric="precomputed"))
+        if silhouette > best:
+            best, n_best = silhouette, n
+    return n_best
 
 
 def _drop_small(labels: np.ndarray, lengths: np.ndarray) -> None:

@@ -18,6 +18,7 @@ def enroll(config: EnrollConfig, run: Run) -> Result:
     """The mean voice of one or more clips. Raises SettingsError, NotFound, DataError."""
     name, clips = _name_and_clips(config)
     files = audio.find_files(clips)
+    audio.require_sound(files)
     embedding, seconds = _embed(name, files, open_transcriber(DecodeConfig(), run))
     path = paths.safe_join(diarization.voices_folder(), f"{name}.json")
     voice = {"name": name, "vector": embedding, "seconds": seconds}

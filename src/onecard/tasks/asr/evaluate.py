@@ -13,7 +13,7 @@ from onecard.evaluation import stats
 from onecard.evaluation.metrics.kinds import kind_of
 from onecard.reporting import Reporter, Result, table
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.asr import corpora, metrics, punctuation_restorer, speaker_embedding
+from onecard.tasks.asr import audio, corpora, metrics, punctuation_restorer, speaker_embedding
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import EvaluateConfig, RecordingConfig
 from onecard.tasks.asr.corpora import Clip
@@ -50,6 +50,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         )
     # 1. recordings and references
     clips = corpora.read(config.references)
+    audio.require_sound([clip.path for clip in clips if clip.path.is_file()])
     digests = sorted(fingerprint(clip.path)[:8] for clip in clips if clip.path.exists())
     run.data("questions", rows=len(clips), sha256="".join(digests)[:64])
     diarize = config.diarize or any(clip.rttm for clip in clips)

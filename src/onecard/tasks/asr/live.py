@@ -15,7 +15,7 @@ from onecard import fsio
 from onecard.errors import DataError, MissingExtra, SettingsError
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.asr import formats
+from onecard.tasks.asr import formats, transcript
 from onecard.tasks.asr.audio import RATE_HZ
 from onecard.tasks.asr.configs import TranscribeConfig
 from onecard.tasks.asr.transcriber import open_transcriber, shift
@@ -73,6 +73,8 @@ class _Session:
         self.out = output_dir.resolve(config.output_dir, run)
         self.transcriber = open_transcriber(config, run)
         self.result = Transcript(language="" if config.language == "auto" else config.language)
+        self.probabilities: dict[str, float] = {}
+        """The highest of each language, over the passages that are mostly in it."""
         self.buffer = np.zeros(0, dtype=np.float32)
         self.start_s = 0.0
         """Of the buffer."""
@@ -100,6 +102,8 @@ class _Session:
         if hypothesis.language and not result.language:
             result.language = hypothesis.language
             result.language_probability = hypothesis.language_probability
+        before = self.probabilities.get(hypothesis.language, 0.0)
+        self.probabilities[hypothesis.language] = max(before, hypothesis.language_probability)
         result.dropped += [
             {**row, "start": row["start"] + start_s, "end": row["end"] + start_s}
             for row in hypothesis.dropped
@@ -109,6 +113,9 @@ class _Session:
             result.segments.append(segment)
             time = formats.timestamp(segment.start)[:8]
             self.run.reporter.stream(f"[{time}] {segment.text.strip()}\n")
+        result.languages = transcript.spoken_languages(result.segments)
+        if self.config.multilingual and result.languages:
+            transcript.name_languages(result, self.probabilities)
         for form in self.config.formats:
             text = formats.render(result, form, "live")
             fsio.write_text(self.out / f"live.{form}", text)

@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 from onecard.config import Config
-from onecard.errors import SettingsError
+from onecard.errors import NotFound, SettingsError
+from onecard.hub import names
 from onecard.memory import calibration, number_types, terms
 from onecard.memory.architectures.whisper import Whisper
 from onecard.memory.devices import Device
 from onecard.memory.estimators import speech
 from onecard.memory.fallbacks import CHECKPOINTING, Change, FitRow, halve, halve_batch
 from onecard.memory.plan import Plan, Term
+from onecard.tasks.asr import compute_types
 from onecard.tasks.asr.configs import DecodeConfig, PlanConfig, TrainConfig
 from onecard.units import GIB, MIB
 
@@ -55,9 +57,7 @@ def plan(config: Config, device: Device) -> Plan:
 
 
 def _format(config: DecodeConfig, device: Device) -> str:
-    if config.compute_type == "auto":
-        return "int8" if device.type == "cpu" else "fp16"
-    return FORMATS[config.compute_type]
+    return FORMATS[compute_types.resolve(config.compute_type, device.type != "cpu")]
 
 
 def _plan_training(config: TrainConfig, device: Device) -> Plan:
@@ -98,7 +98,12 @@ def find(name: str) -> tuple[str, Whisper]:
             fix="onecard plan asr large-v3-turbo",
         )
     plain = not name.startswith("run:") and "/" not in name.removeprefix("openai/")
-    return speech.find(name if plain else "base")
+    try:
+        return speech.find(name if plain else "base")
+    except NotFound:
+        if names.local_path(name):
+            return speech.find("base")
+        raise
 
 
 def fallbacks(config: Config) -> Iterator[Change]:
@@ -117,7 +122,7 @@ def fallbacks(config: Config) -> Iterator[Change]:
         yield from halve("batch_size", config.batch_size, 1, "the same text, slower")
         if config.compute_type in ("auto", "float16", "float32", "bfloat16"):
             cost = "word errors rise by some tenths of a point at most in published runs"
-            yield {"compute_type": "int8_float16"}, cost
+            yield {"compute_type": "int8"}, cost
         yield from halve("beam_size", config.beam_size, 1, "a few more errors")
 
 

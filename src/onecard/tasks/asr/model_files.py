@@ -7,7 +7,7 @@ from faster_whisper.utils import _MODELS, download_model
 
 from onecard import fsio, paths
 from onecard.errors import DataError, NotFound, not_found
-from onecard.hub import download, network
+from onecard.hub import download, names, network
 from onecard.reporting import Reporter
 from onecard.runs import store
 from onecard.runs.record import fingerprint, read_json
@@ -30,13 +30,18 @@ def short_name(name: str) -> str:
     return name.removeprefix("openai/").removeprefix("whisper-")
 
 
+def local_folder(name: str) -> Path | None:
+    """The folder that a name stands for; `base` and the other sizes are no folders, `./base` is."""
+    path = names.local_path(name, {name} if short_name(name) in {EMBEDDED, *_MODELS} else ())
+    return path if path and path.is_dir() else None
+
+
 def find(name: str, reporter: Reporter) -> Path:
     """The folder of a model: a path, run:ID, the embedded one, or a download.
 
     Raises NotFound with what to do, DataError for a folder without a model.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
+    if path := local_folder(name):
         return _require_model(path)
     if name.startswith("run:"):
         return _require_model(of_run(name[4:]))

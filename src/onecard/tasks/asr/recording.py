@@ -2,7 +2,7 @@
 memory of ten minutes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,9 @@ def transcribe_recording(
         result.turns = transcript.turns_of(result.segments)
     else:
         job.hear(result, selection)
+    result.languages = transcript.spoken_languages(result.segments)
+    if config.multilingual and result.languages:
+        transcript.name_languages(result, job.probabilities)
     result.warnings += _warnings(result)
     if not config.word_timestamps:
         result.segments = segments.without_words(result.segments)
@@ -69,6 +72,8 @@ class _Job:
     config: RecordingConfig
     finished: Iterator[Row]
     on_chunk: OnChunk | None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    """The highest of each language, over the chunks that are mostly in it."""
 
     def hear(self, result: Transcript, selection: Selection) -> None:
         """Add what is said to `result`."""
@@ -83,6 +88,8 @@ class _Job:
             result.dropped += row["dropped"]
             result.unheard += row.get("unheard", [])
             result.foreign += row.get("foreign", [])
+            before = self.probabilities.get(row["language"], 0.0)
+            self.probabilities[row["language"]] = max(before, row["sure"])
             if row["language"] and not result.language_probability:
                 result.language, result.language_probability = row["language"], row["sure"]
             if diarizer is not None:

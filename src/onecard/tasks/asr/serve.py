@@ -82,6 +82,7 @@ class _Api:
         return await self._answer(request, "translate")
 
     async def _answer(self, request: Request, task: str) -> Response:
+        await shell.turn_for_body(request, self.turns)
         async with request.form(max_files=1, max_fields=30) as form:
             upload = form.get("file")
             if not isinstance(upload, UploadFile):
@@ -202,6 +203,10 @@ def to_response(result: Transcript, form: str, task: str = "transcribe") -> Resp
         {
             "task": task,
             "language": language_names.name_of(result.language),
+            "languages": [
+                {**row, "language": language_names.name_of(row["language"])}
+                for row in result.languages
+            ],
             "duration": result.seconds,
             "text": result.text,
             "segments": [_segment_row(i, segment) for i, segment in enumerate(result.segments)],

@@ -1,23 +1,28 @@
 """Captions, file formats, speakers and the hallucination filter: no model."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import voices as synthetic
 
 pytest.importorskip("faster_whisper", reason="installed by make test")
 
 from onecard.tasks.asr import (
+    audio,
     diarization,
     formats,
     hallucination_filter,
+    model_files,
     names,
     recording,
+    speech,
     transcribe,
 )
 from onecard.tasks.asr import transcript as transcripts
-from onecard.tasks.asr.configs import DecodeConfig
+from onecard.tasks.asr.configs import DecodeConfig, TranscribeConfig
 from onecard.tasks.asr.transcript import Segment, Transcript, Turn, Word
 
 
@@ -158,6 +163,19 @@ def test_a_single_span_is_one_speaker(voices):
     assert diarization.cluster(voices[:1], np.array([3.0]), 0, 0.27).tolist() == [0]
 
 
+@pytest.mark.parametrize("n_speakers", [1, 2, 3, 5])
+def test_the_number_of_speakers_is_the_one_that_separates_best(n_speakers):
+    """Voices that are nearer to each other than 0.27, as those of one family, with replies of a
+    second."""
+    random = np.random.default_rng(n_speakers)
+    common = np.ones(64) / 8
+    people = [common + 0.5 * axis for axis in np.eye(64)[:n_speakers]]
+    spans = np.array([people[i % n_speakers] + random.normal(0, 0.01, 64) for i in range(20)])
+    spans = (spans / np.linalg.norm(spans, axis=1, keepdims=True)).astype(np.float32)
+    labels = diarization.cluster(spans, np.full(20, 1.0), 0, 0.0)
+    assert labels.tolist() == [i % n_speakers for i in range(20)]
+
+
 def test_an_enrolled_voice_has_its_name():
     assert diarization.name_speakers(UNIT[[1, 0]], {"Anna": UNIT[0]}) == ["speaker 1", "Anna"]
 
@@ -197,3 +215,45 @@ def test_names_of_a_file_are_added(tmp_path):
     (tmp_path / "names.txt").write_text("Anna\nZürich\n\n")
     config = DecodeConfig(names=("Anna", "Bo"), names_file=str(tmp_path / "names.txt"))
     assert names.with_names_file(config).names == ("Anna", "Bo", "Zürich")
+
+
+# Languages
+
+
+def test_the_language_of_a_recording_is_the_one_with_most_speech(tmp_path, monkeypatch):
+    """A German greeting in the first chunk, then English: the chunks were transcribed before."""
+    monkeypatch.setattr(recording, "CHUNK_S", audio.BLOCK_S)
+
+    class Silent:
+        def regions(self, sound):
+            return speech.regions(sound, 0.5)
+
+    path = synthetic.write(tmp_path / "a.wav", np.zeros(3 * audio.BLOCK_S * 16_000, np.float32))
+
+    def row(language, sure, start, end):
+        heard = asdict(segment("a b", start, end, language=language))
+        return {"segments": [heard], "dropped": [], "language": language, "sure": sure}
+
+    rows = [row("de", 0.9, 0, 1), row("en", 0.7, 2, 3.5), row("en", 0.8, 4, 5)]
+    for multilingual, language in ((True, "en"), (False, "de")):
+        config = TranscribeConfig(multilingual=multilingual)
+        result = recording.transcribe_recording(Silent(), path, config, rows)
+        assert result.language == language
+        assert result.languages == [
+            {"language": "en", "seconds": 2.5},
+            {"language": "de", "seconds": 1.0},
+        ]
+        assert result.language_probability == {"en": 0.8, "de": 0.9}[language]
+
+
+# Names of models
+
+
+@pytest.mark.parametrize("name", ["base", "whisper-base", "small"])
+def test_a_folder_in_the_working_directory_takes_no_models_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    assert model_files.local_folder(name) is None
+    assert model_files.local_folder(f"./{name}") == Path(name)
+    (tmp_path / "mine").mkdir()
+    assert model_files.local_folder("mine") == Path("mine")

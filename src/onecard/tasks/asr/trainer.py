@@ -23,7 +23,7 @@ from onecard.tasks.asr import dataset, features
 from onecard.tasks.asr.configs import TrainConfig
 from onecard.tasks.asr.corpora import Clip
 from onecard.tasks.asr.features import Batch
-from onecard.training import checkpoints, output_dir
+from onecard.training import checkpoints, number_type, output_dir
 from onecard.training.interrupt import graceful_interrupt
 from onecard.training.schedules import lr_at
 from onecard.training.seeds import seed_step
@@ -120,7 +120,7 @@ def fit(
     step = restore(folder, weights, optimizer)
     # 3. steps
     device = number_types.here(next(net.parameters()).device.type)
-    run.reporter.line(number_types.describe(config.bf16, device))
+    number_type.announce(config.bf16, device, run.reporter)
     with run.reporter.progress("training", steps) as bar, graceful_interrupt() as interrupt:
         bar.step(step)
         while step < steps:

@@ -61,6 +61,7 @@ def transcribe(config: TranscribeConfig, run: Run) -> Result:
         return live.listen(config, run)
     _require_input(config)
     files = audio.find_files(config.audio)
+    audio.require_sound(files)
     out = output_dir.resolve(config.output_dir, run)
     names = output_names(files)
     jobs = [Job(file, out / names[file], fingerprint(file, config)) for file in files]
@@ -164,6 +165,7 @@ class Job:
             "file": str(self.file),
             "text": result.text,
             "language": result.language,
+            "languages": result.languages,
             "language_probability": result.language_probability,
             "seconds": result.seconds,
             "speakers": sorted({turn.speaker for turn in result.turns}),

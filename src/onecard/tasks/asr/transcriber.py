@@ -18,6 +18,7 @@ from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
 from onecard.tasks.asr import (
+    compute_types,
     guards,
     hallucination_filter,
     languages,
@@ -87,9 +88,7 @@ class Transcriber:
     def __init__(self, config: DecodeConfig, reporter: Reporter, *, cuda: bool = False) -> None:
         self.config, self.reporter = config, reporter
         self._warned = False
-        compute_type: str = config.compute_type
-        if compute_type == "auto":
-            compute_type = "float16" if cuda else "int8"
+        compute_type = compute_types.resolve(config.compute_type, cuda)
         folder = model_files.find(config.model, reporter)
         try:
             with _memory_errors():

@@ -1,7 +1,7 @@
 """A transcript: words, segments, turns of speakers. Pure text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,7 @@ class Turn:
 @dataclass
 class Transcript:
     language: str = ""
+    """With --multilingual the one that most of the speech is in."""
     language_probability: float = 0.0
     seconds: float = 0.0
     segments: list[Segment] = field(default_factory=list)
@@ -60,6 +61,8 @@ class Transcript:
     foreign: list[dict[str, Any]] = field(default_factory=list)
     """{start, end, language} of what sounds like another language than it was written in."""
     warnings: list[str] = field(default_factory=list)
+    languages: list[dict[str, Any]] = field(default_factory=list)
+    """{language, seconds} of speech in each, the most first."""
 
     @property
     def text(self) -> str:
@@ -67,6 +70,26 @@ class Transcript:
 
     def as_dict(self) -> dict[str, Any]:
         return {"text": self.text, **asdict(self)}
+
+
+def name_languages(result: Transcript, probabilities: Mapping[str, float]) -> None:
+    """Of a recording in several languages: the one that most of the speech is in.
+
+    `probabilities`: of each language, where it was detected.
+    """
+    result.language = result.languages[0]["language"]
+    result.language_probability = probabilities.get(result.language, 0.0)
+
+
+def spoken_languages(segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """{language, seconds} of each, the most first."""
+    seconds: dict[str, float] = {}
+    for segment in segments:
+        if segment.language:
+            spent = segment.end - segment.start
+            seconds[segment.language] = seconds.get(segment.language, 0.0) + spent
+    ordered = sorted(seconds, key=lambda language: -seconds[language])
+    return [{"language": name, "seconds": round(seconds[name], 2)} for name in ordered]
 
 
 def join_texts(texts: Sequence[str]) -> str:

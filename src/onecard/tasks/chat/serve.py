@@ -27,7 +27,7 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
-from onecard.serving.shell import in_thread, turn
+from onecard.serving.shell import in_thread, read_body, turn
 from onecard.serving.turns import Turns
 from onecard.tasks.chat import tool_calls
 from onecard.tasks.chat.configs import ServeConfig
@@ -98,8 +98,6 @@ class _Routes:
 
         There is one model: it answers whatever `model` names.
         """
-        body = await guards.body(request)
-        _check_request(body, request.url.path)
         content = await request.body()
         if self.client.engine and len(content) > CHARS_PER_TOKEN * self.config.n_ctx:
             raise DataError(
@@ -107,8 +105,8 @@ class _Routes:
                 why=f"{len(content):,} bytes do not fit in {self.config.n_ctx} tokens",
                 fix="a shorter request, or a server with a larger --n_ctx",
             )
-        unenforced = tool_calls.unenforced(body)
-        forced = tool_calls.forced_request(body) if request.url.path == CHAT else None
+        read = _read_chat if request.url.path == CHAT else _read_completion
+        body, unenforced, forced = await read_body(request, self.turns, read)
         await turn(request, self.turns)
         if forced:
             return await self._tool_call(forced, body, unenforced)
@@ -202,7 +200,7 @@ class _Routes:
         return self._reranker
 
     async def embeddings(self, request: Request) -> Response:
-        body = await guards.body(request)
+        body = await read_body(request, self.vector_turns, guards.parse_body)
         texts: Any = body.get("input")
         texts = [texts] if isinstance(texts, str) else texts
         if refusal := self._embedding_refusal(body, texts):
@@ -252,7 +250,7 @@ class _Routes:
         return None
 
     async def rerank(self, request: Request) -> Response:
-        body = await guards.body(request)
+        body = await read_body(request, self.vector_turns, guards.parse_body)
         query, documents = body.get("query"), body.get("documents")
         texts: list[Any] = []
         if isinstance(documents, list):
@@ -286,8 +284,21 @@ def _encoded(vector: np.ndarray, as_base64: bool) -> Any:
     return base64.b64encode(vector.tobytes()).decode() if as_base64 else vector.tolist()
 
 
-def _check_request(body: dict[str, Any], path: str) -> None:
-    """Refuse what the engine would answer with an unclear error. Raises DataError."""
+_Request = tuple[dict[str, Any], list[str], dict[str, Any] | None]
+"""The body of a request, what of its schema is not enforced, and what is sent in its place where a
+tool call is demanded."""
+
+
+def _read_chat(content: bytes) -> _Request:
+    """Raises DataError."""
+    body, unenforced, _ = _read_completion(content)
+    openai_schemas.text_messages(body)
+    return body, unenforced, tool_calls.forced_request(body)
+
+
+def _read_completion(content: bytes) -> _Request:
+    """Refuses what the engine would answer with an unclear error. Raises DataError."""
+    body = guards.parse_body(content)
     n = body.get("n")
     if n is not None and (n != 1 or isinstance(n, bool)):
         raise DataError(
@@ -295,8 +306,7 @@ def _check_request(body: dict[str, Any], path: str) -> None:
             why="the engine generates one answer a request",
             fix="send the request n times with different seeds",
         )
-    if path == CHAT:
-        openai_schemas.text_messages(body)
+    return body, tool_calls.unenforced(body), None
 
 
 def _no_answer(fault: Exception) -> EngineError:

@@ -28,7 +28,7 @@ from onecard.tasks.finetune import (
 )
 from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.training_data import ModelLimits, TrainingData
-from onecard.training import output_dir, trainer_checkpoints
+from onecard.training import number_type, output_dir, trainer_checkpoints
 
 
 def train(config: TrainConfig, run: Run) -> Result:
@@ -37,6 +37,7 @@ def train(config: TrainConfig, run: Run) -> Result:
     Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with settings
     that need less.
     """
+    parsed = training_data.read(config)
     folder = checkpoints.folder(config.model, run.reporter)
     tokenizer = model.load_tokenizer(folder)
     tokenization.require_chat_template(tokenizer, config.model)
@@ -45,12 +46,12 @@ def train(config: TrainConfig, run: Run) -> Result:
     machine = number_types.here("cuda" if torch.cuda.is_available() else "cpu")
     config = config.model_copy(update={"bf16": number_types.in_bf16(config, machine)})
     in_bf16 = number_types.products_in_bf16(config, machine)
-    run.reporter.line(number_types.describe(in_bf16, machine))
+    number_type.announce(in_bf16, machine, run.reporter)
     with output_dir.training_folder(
         config.output_dir, run, identity, resume=config.resume, may_change=MAY_CHANGE
     ) as out:
         # 1. data
-        data = training_data.prepare(config, tokenizer, ModelLimits.of_folder(folder))
+        data = training_data.prepare(config, parsed, tokenizer, ModelLimits.of_folder(folder))
         _record_data(config, data, out, run)
         run.reporter.line(data.render())
         # 2. the base, scored before anything changes

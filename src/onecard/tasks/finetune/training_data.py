@@ -59,15 +59,24 @@ class TrainingData:
         )
 
 
-def prepare(config: CheckConfig, tokenizer: Any, limits: ModelLimits) -> TrainingData:
-    """Read, validate, split and tokenize. Raises DataError, NotFound, SettingsError."""
+def read(config: CheckConfig) -> dataset.ParsedDataset:
+    """The rows, before a model is fetched or converted for them.
+
+    Raises DataError, NotFound, SettingsError.
+    """
     if not config.dataset:
         raise SettingsError(
             "there is no dataset",
             why="--dataset names no file",
             fix="onecard finetune train your_instructions.jsonl",
         )
-    parsed = dataset.read(Path(config.dataset), config.columns)
+    return dataset.read(Path(config.dataset), config.columns)
+
+
+def prepare(
+    config: CheckConfig, parsed: dataset.ParsedDataset, tokenizer: Any, limits: ModelLimits
+) -> TrainingData:
+    """Validate, split and tokenize. Raises DataError, NotFound, SettingsError."""
     report = validation.validate(parsed, preferences=config.method != "sft")
     report.findings += _template_findings(tokenizer, report.samples, config)
     train, evaluation = _split(config, report)

@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from onecard.errors import DataError
 from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.serving import guards, openai_schemas
 from onecard.serving.app import listen
-from onecard.serving.shell import in_thread, turn
+from onecard.serving.shell import in_thread, read_body, turn
 from onecard.serving.turns import Turns
 from onecard.tasks.rag import conversation
 from onecard.tasks.rag.configs import ServeConfig
@@ -87,7 +88,7 @@ class _Routes:
         return openai_schemas.model_reply(request.path_params["name"], ["notes"], self.started)
 
     async def search(self, request: Request) -> Response:
-        body = await guards.body(request)
+        body = await read_body(request, self.turns, guards.parse_body)
         query, k = body.get("query"), body.get("top_k", self.session.config.top_k)
         if (
             not isinstance(query, str)
@@ -105,14 +106,7 @@ class _Routes:
         return JSONResponse({"passages": [hit_as_dict(hit) for hit in hits]})
 
     async def chat(self, request: Request) -> Response:
-        body = await guards.body(request)
-        messages = openai_schemas.text_messages(body)
-        if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
-            return guards.error(400, "messages must end with a question of the user")
-        if sum(len(message["content"]) for message in messages) > MAX_CHAT_CHARS:
-            return guards.error(400, f"the messages have more than {MAX_CHAT_CHARS} characters")
-        if len(messages[-1]["content"]) > MAX_QUESTION_CHARS:
-            return guards.error(400, f"the question has more than {MAX_QUESTION_CHARS} characters")
+        body, messages = await read_body(request, self.turns, _conversation)
         await turn(request, self.turns)
         answer = await in_thread(self._answer, messages)
         usage = openai_schemas.usage(*answer.pop("n_tokens"))
@@ -152,6 +146,23 @@ class _Routes:
         """By the model's tokenizer; without a model, 4 characters a token."""
         client = self.session.client
         return client.count_tokens(text) if client else len(text) // 4 + 1
+
+
+def _conversation(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The request of a body and its messages. Raises DataError."""
+    body = guards.parse_body(content)
+    messages = openai_schemas.text_messages(body)
+    question, n_chars = messages[-1], sum(len(message["content"]) for message in messages)
+    why = ""
+    if question["role"] != "user" or not question["content"].strip():
+        why = "they must end with a question of the user"
+    elif n_chars > MAX_CHAT_CHARS:
+        why = f"they have more than {MAX_CHAT_CHARS} characters"
+    elif len(question["content"]) > MAX_QUESTION_CHARS:
+        why = f"the question has more than {MAX_QUESTION_CHARS} characters"
+    if why:
+        raise DataError("the messages cannot be answered", why=why, fix="send other messages")
+    return body, messages
 
 
 def _turns(messages: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from onecard import fsio
 from onecard.errors import DataError, NotFound, SettingsError
+from onecard.hub import names
 from onecard.runs import store
 from onecard.runs.record import read_json
 from onecard.tasks.tinylm import model_config
@@ -85,8 +86,8 @@ def _find(name: str) -> Path:
             why="no run was named",
             fix="onecard tinylm generate last, or the ID of a training: onecard runs list",
         )
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    folder = names.local_path(name, ("last",))
+    if folder is None or not folder.is_dir():
         artifacts = store.find(name.removeprefix("run:")).folder / "artifacts"
         recorded = str(read_json(artifacts / POINTER).get("model", ""))
         folder = artifacts / "model"
