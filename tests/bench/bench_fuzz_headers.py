@@ -28,7 +28,8 @@ def plan(path: Path) -> None:
     """What a command does with a file: its model, and every estimate of it."""
     model = names.counts(str(path))
     terms = llm_inference.llamacpp(model, "" if model.file else "q4_k_m", 8192)
-    throughput.decode_tokens_per_s(model, terms, find("4070ti"), 8192)
+    read = throughput.active_bytes(model, formats.gguf(model, (model.file and "") or "q4_k_m"))
+    throughput.decode_tokens_per_s(model, read, find("4070ti"), 8192)
     formats.hf(model, "nf4")
     terms += training.step(model, training.Recipe("qlora", "nf4"))
     assert all(term.bytes >= 0 for term in terms), "less than nothing"

@@ -115,8 +115,9 @@ def _on_gpu(planned: Share, config: LlmConfig, lm: LM, mixture: str, device: Dev
         place=llm_inference.Placement(layers),
     )
     choices: dict[str, Any] = {**planned.choices, "n_gpu_layers": layers}
-    total = llm_inference.weights_on_card(lm, mixture, llm_inference.WHOLE)
-    rate = throughput.decode_tokens_per_s(lm, terms, device, 1, config.kv_type, total)
+    place = llm_inference.Placement(layers)
+    read = throughput.active_bytes(lm, formats.gguf(lm, mixture), place)
+    rate = throughput.decode_tokens_per_s(lm, read, device, 1, config.kv_type)
     if rate:
         choices["tokens/s, about"] = round(rate, 1)
     notes = planned.notes

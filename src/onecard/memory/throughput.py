@@ -5,21 +5,20 @@ A token of an answer reads every weight and the whole cache once; a prompt and a
 bound by the tensor cores.
 """
 
-from collections.abc import Sequence
-
-from onecard.memory.architectures.layers import LM
+from onecard.memory.architectures.layers import LM, FileWeights
 from onecard.memory.devices import Device
-from onecard.memory.estimators.llm_inference import KV_BYTES
-from onecard.memory.plan import Term
+from onecard.memory.estimators.llm_inference import KV_BYTES, WHOLE, Placement, lookup_bytes
 
-WEIGHT_SHARE = 0.93
-"""Of the bandwidth that reading weights reaches, and LAYER_S the kernels' time beside it: both from
-Llama-3-8B in Q4_K_M and F16 on four cards
-(XiongjieDai/GPU-Benchmarks-on-LLM-Inference @00dd2bd, May 2024, llama.cpp):
-tests/unit/test_speed.py holds 27 figures within 25 %."""
-LAYER_S = 85e-6
-CACHE_SHARE = 0.4
-"""The cache is read less well than weights (same source, 8192 against 512 tokens)."""
+WEIGHT_SHARE = 0.83
+"""Of the bandwidth that reading weights reaches. This, LAYER_S, EXPERT_S and CACHE_SHARE are fitted
+to 36 published figures of llama.cpp on GeForce cards (2023 to 2026) and hold 15 of 16 others, from
+other sources and cards, within 25 % (tests/validation/speeds.csv; docs/concepts/plan.md)."""
+LAYER_S = 51e-6
+"""The kernels' time of one layer beside reading it."""
+EXPERT_S = 19e-6
+"""What a layer with experts takes beyond that."""
+CACHE_SHARE = 1.0
+"""Of the bandwidth that reading the cache reaches, with flash attention."""
 HOST_GB_S = 50.0
 """Bandwidth of the computer's own memory for layers left there: two channels of DDR5-5600 reach
 about half of their 90 GB/s. A guess."""
@@ -33,29 +32,45 @@ TRAIN_SHARE = 0.4
 """Of the tensor throughput that a training step reaches. A guess until a run is calibrated."""
 
 
+def active_bytes(lm: LM, weights: FileWeights, place: Placement = WHOLE) -> tuple[float, float]:
+    """(bytes on the card, bytes in the computer's memory) that one token of an answer reads: of
+    experts those that it passes, of tables the output head alone."""
+    card = host = 0.0
+    first = place.first(lm.L)
+    for i, layer in enumerate(lm.layers):
+        expert = next((matrix for matrix in layer.matrices if matrix.is_expert), None)
+        passed = weights.experts[i] * expert.used / expert.count if expert else 0.0
+        rest = weights.layers[i] - weights.experts[i]
+        if i < first:
+            host += rest + passed
+        elif i < place.n_cpu_moe:
+            card, host = card + rest, host + passed
+        else:
+            card += rest + passed
+    head = (weights.head or weights.embedding - lookup_bytes(lm, weights)) + weights.rest
+    return (card + head, host) if first <= lm.L else (card, host + head)
+
+
 def decode_tokens_per_s(
     lm: LM,
-    parts: Sequence[Term],
+    read: tuple[float, float],
     device: Device,
     T: int,
     kv_type: str = "f16",
-    total_weights: int = 0,
 ) -> float:
     """Tokens/s of one answer with T tokens in the cache; 0 where the card's bandwidth is not known.
 
-    `total_weights`: bytes on and off the card.
+    `read`: bytes of weights that a token reads, on the card and off it (`active_bytes`). Layers with
+    a window read what they keep; a recurrent state is read and written.
     """
     if not device.bandwidth_gb_s:
         return 0.0
-    on_card = next((part.bytes for part in parts if part.name == "weights"), 0)
-    off_card = max(total_weights - on_card, 0)
-    active = lm.active_params / (lm.linear_params + lm.embedding_params)
+    bandwidth = device.bandwidth_gb_s * 1e9
     values = sum(n * layer.kv_values * min(T, layer.window or T) for layer, n in lm.groups)
-    cache = values * KV_BYTES[kv_type] + 4 * lm.state_values
-    seconds = on_card * active / (device.bandwidth_gb_s * 1e9 * WEIGHT_SHARE) + cache / (
-        device.bandwidth_gb_s * 1e9 * CACHE_SHARE
-    )
-    return 1 / (seconds + off_card * active / (HOST_GB_S * 1e9) + lm.L * LAYER_S)
+    cache = values * KV_BYTES[kv_type] + 8 * lm.state_values
+    seconds = read[0] / (bandwidth * WEIGHT_SHARE) + cache / (bandwidth * CACHE_SHARE)
+    experts = sum(n for layer, n in lm.groups if layer.experts_used)
+    return 1 / (seconds + read[1] / (HOST_GB_S * 1e9) + lm.L * LAYER_S + experts * EXPERT_S)
 
 
 def prompt_tokens_per_s(lm: LM, device: Device) -> float:

@@ -50,18 +50,17 @@ def _plan_engine(config: PlanConfig, device: Device) -> Plan:
         notes.append(
             f"the model was trained on {lm.max_tokens} tokens; n_ctx {config.n_ctx} is longer"
         )
-    weight_bytes = 0
     if config.engine in LLAMACPP:
-        parts, weight_bytes = _llamacpp(config, lm, device)
+        parts, read = _llamacpp(config, lm, device)
         notes += _flags(config, lm)
     else:
         parts = _other_engine(config, lm, device)
+        share = lm.active_params / (lm.linear_params + lm.embedding_params)
+        read = (parts[0].bytes * share, 0.0)
     rates = {
-        "tokens/s, first": throughput.decode_tokens_per_s(
-            lm, parts, device, 1, config.kv_type, weight_bytes
-        ),
+        "tokens/s, first": throughput.decode_tokens_per_s(lm, read, device, 1, config.kv_type),
         f"tokens/s at {config.n_ctx}": throughput.decode_tokens_per_s(
-            lm, parts, device, config.n_ctx, config.kv_type, weight_bytes
+            lm, read, device, config.n_ctx, config.kv_type
         ),
         "prompt tokens/s": throughput.prompt_tokens_per_s(lm, device),
     }
@@ -101,8 +100,8 @@ def placement(config: PlanConfig, lm: LM) -> llm_inference.Placement:
     )
 
 
-def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], int]:
-    """(terms, bytes of the weights that each token reads)."""
+def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], tuple[float, float]]:
+    """(terms, bytes of the weights that each token reads on the card and off it)."""
     default = "" if lm.file else WANTED
     good = config.quant.lower() in formats.MIXTURES
     quant = known_format(config.quant, default, good, formats.MIXTURES)
@@ -129,7 +128,8 @@ def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], i
         build=build,
         device=device.type,
     )
-    return parts, llm_inference.weights_on_card(lm, quant, llm_inference.WHOLE)
+    place = llm_inference.WHOLE if on_cpu else placement(config, lm)
+    return parts, throughput.active_bytes(lm, formats.gguf(lm, quant), place)
 
 
 def _flags(config: PlanConfig, lm: LM) -> list[str]:
