@@ -97,6 +97,123 @@ def test_the_term_is_named(text, term):
     assert oom.read(text).term == term
 
 
+PROGRAMS = {
+    "llama.cpp's cache": (
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 8192.00 MiB on device 0: "
+        "cudaMalloc failed: out of memory\nalloc_tensor_range: failed to allocate CUDA0 buffer of "
+        "size 8589934592\nllama_init_from_model: failed to initialize the context: failed to "
+        "allocate buffer for kv cache",
+        "KV cache",
+    ),
+    "llama.cpp's compute buffer": (
+        "graph_reserve: failed to allocate compute buffers\nllama_init_from_model: failed to "
+        "initialize the context: failed to allocate compute pp buffers",
+        "compute",
+    ),
+    "vLLM without room": (
+        "ValueError: No available memory for the cache blocks. Try increasing "
+        "`gpu_memory_utilization` when initializing the engine.",
+        "KV cache",
+    ),
+    "vLLM's long context": (
+        "ValueError: The model's max seq len (131072) is larger than the maximum number of tokens "
+        "that can be stored in KV cache (20480).",
+        "KV cache",
+    ),
+    "a picture's decoder": (
+        trace(
+            '  File "diffusers/models/autoencoders/autoencoder_kl.py", line 304, in decode',
+            '  File "diffusers/models/upsampling.py", line 180, in forward',
+            "    hidden_states = F.interpolate(hidden_states, scale_factor=2.0)",
+        ),
+        "decoder",
+    ),
+    "bitsandbytes": (
+        "Error out of memory at line 380 in file /src/csrc/pythonInterface.c\n"
+        "transformers.from_pretrained",
+        "weights",
+    ),
+    "a DataLoader's worker": (
+        "RuntimeError: DataLoader worker (pid 4242) is killed by signal: Killed.",
+        "host memory",
+    ),
+    "shared memory": (
+        "RuntimeError: DataLoader worker (pid 17) is killed by signal: Bus error. It is possible "
+        "that dataloader's workers are out of shared memory. Please try to raise your shared "
+        "memory limit.",
+        "shared memory",
+    ),
+    "torch inside a worker": (
+        "RuntimeError: Caught OutOfMemoryError in pin memory thread for device 0.\n"
+        + trace('  File "train.py", line 3, in forward', "    x = conv(x)"),
+        "activations",
+    ),
+    "Linux": (
+        "Out of memory: Killed process 1234 (python3) total-vm:41943040kB, anon-rss:31457280kB",
+        "host memory",
+    ),
+    "a shell": ("Epoch 3/50\nKilled\n", "host memory"),
+    "a container": ("process exited with code 137", "host memory"),
+    "torch on a CPU": (
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't "
+        "allocate memory: you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate "
+        "memory)",
+        "host memory",
+    ),
+    "numpy": (
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 2.00 GiB for an array with "
+        "shape (268435456,) and data type float64",
+        "host memory",
+    ),
+    "Metal": (
+        "RuntimeError: MPS backend out of memory (MPS allocated: 17.95 GB, other allocations: "
+        "384.00 KB, max allowed: 18.13 GB). Tried to allocate 128.00 MB on private pool.",
+        "activations",
+    ),
+    "cuBLAS": (
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "activations",
+    ),
+    "CTranslate2": ("RuntimeError: CUDA failed with error out of memory", "activations"),
+    "Ollama": (
+        "Error: model requires more system memory (5.6 GiB) than is available (4.0 GiB)",
+        "host memory",
+    ),
+    "Vulkan": (
+        "ggml_vulkan: Device memory allocation of size 704643072 failed /ErrorOutOfDeviceMemory",
+        "activations",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_messages_of_many_programs(name):
+    text, term = PROGRAMS[name]
+    found = oom.read(text)
+    assert found.term == term
+    assert found.render().startswith(term)
+
+
+def test_sizes_in_messages_of_other_programs():
+    assert oom.read(PROGRAMS["numpy"][0]).asked_bytes == 2 * GIB
+    assert oom.read(PROGRAMS["torch on a CPU"][0]).asked_bytes == 8 * GIB
+    assert oom.read(PROGRAMS["llama.cpp's cache"][0]).asked_bytes == 8 * GIB
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the killer feature of memory foam",
+        "exit code 13",
+        "val loss 137 at step 4",
+        "I ran out of time. Memory is fine.",
+    ],
+)
+def test_words_alike_are_no_lack_of_memory(text):
+    with pytest.raises(DataError):
+        oom.read(text)
+
+
 def test_figures_of_new_and_old_messages():
     found = oom.read(trace("  x", asked="300.00 MiB"))
     assert (found.asked_bytes, found.free_bytes, found.total_bytes) == (

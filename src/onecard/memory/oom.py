@@ -21,6 +21,36 @@ UNITS = {
     "MB": 10**6,
     "GB": 10**9,
 }
+LACKS = re.compile(
+    r"(?i)out of (?:host |device |gpu |shared )?memory|OutOf\w*Memory|failed to allocate|"
+    r"cudaMalloc failed|unable to allocate|can.t allocate memory|cannot allocate memory|"
+    r"oom-kill|killed process|killed by signal: (?:killed|bus)|exit(?:ed with)? (?:code |status )?"
+    r"-?137\b|returned 137|^killed$|MemoryError|ALLOC_FAILED|no available memory for the cache|"
+    r"larger than the maximum number of tokens that can be stored in KV cache|"
+    r"less than desired GPU memory utilization|RESOURCE_EXHAUSTED|smaller than requested bytes|"
+    r"requires more (?:system|gpu)? ?memory|insufficient memory|MPS backend out of memory|"
+    r"cudaErrorMemoryAllocation|shared memory limit",
+    re.MULTILINE,
+)
+"""What programs say when memory is short: torch, CTranslate2, llama.cpp, Ollama, vLLM,
+bitsandbytes, cuBLAS and cuDNN, ONNX Runtime, XLA, numpy, Linux and its shells, Metal, Vulkan."""
+WHOLE = (
+    (r"shared memory limit|out of shared memory|signal: bus", "shared memory"),
+    (
+        r"oom-kill|killed process|killed by signal: killed|\b-?137\b|^killed$|MemoryError|"
+        r"DefaultCPUAllocator|_ArrayMemoryError|requires more system memory|"
+        r"for an array with shape|std::bad_alloc",
+        "host memory",
+    ),
+    (
+        r"kv[ _]cache|cache blocks|stored in KV cache|for the KV cache",
+        "KV cache",
+    ),
+    (r"compute buffers?|graph_reserve|ggml_gallocr", "compute"),
+    (r"autoencoder|vae[_.]decode|\bvae\b|VaeDecode|decode_first_stage", "decoder"),
+    (r"unable to allocate \S+ buffer|model buffer|llama_model_load|load_tensors", "weights"),
+)
+"""Whole messages that name what did not fit, whatever stands around them; the first counts."""
 # what stands in the last lines of a traceback, and the term it belongs to; the first that matches
 # counts
 PLACES = (
@@ -48,6 +78,14 @@ MEANS = {
     "weights": "the weights alone, before any work",
     "activations": "what the layers keep for the backward pass",
     "compute": "llama.cpp's buffer for one micro-batch",
+    "decoder": "the picture's decoder (VAE), whose layers are as large as the picture",
+    "host memory": "the computer's own memory, not the card's: the system stopped the program",
+    "shared memory": "memory that DataLoader's workers share (/dev/shm), not the card's",
+}
+ADVICE = {
+    "decoder": "VAE tiling or slicing decodes it in parts",
+    "host memory": "fewer DataLoader workers, a smaller cache or data set in memory, or swap",
+    "shared memory": "num_workers=0, or docker run --shm-size=8g",
 }
 
 
@@ -88,6 +126,8 @@ class Oom:
         figures = ", ".join(f"{name} {size(value)}" for name, value in facts.items() if value)
         if figures:
             out.append(figures)
+        if self.term in ADVICE:
+            out.append(f"what helps: {ADVICE[self.term]}")
         if self.fragmented:
             out.append(
                 "memory is in pieces: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True gives them "
@@ -98,22 +138,19 @@ class Oom:
 
 def read(text: str) -> Oom:
     """Raises DataError for a text that tells of no lack of memory."""
-    if not re.search(
-        r"(?i)out of memory|OutOfMemoryError|failed to allocate|cudaMalloc failed|unable to "
-        r"allocate|oom-kill|Killed process",
-        text,
-    ):
+    if not LACKS.search(text):
         raise DataError(
             "this text tells of no lack of memory",
             why="neither 'out of memory' nor a failed allocation stands in it",
             fix="give the whole traceback, or the run's folder",
         )
-    term, line = _place(text)
+    term, line = _whole(text) or _place(text)
     return Oom(
         term,
         _number(
             r"[Tt]ried to allocate ([\d.]+) (\w+)|allocating ([\d.]+) (\w+)|failed to allocate "
-            r".*?size ([\d.]+)()",
+            r".*?size ([\d.]+)()|Unable to allocate ([\d.]+) (\w+)|while trying to allocate "
+            r"([\d.]+) (\w+)|buffer of size ([\d.]+)()",
             text,
         ),
         _number(r"total capacity of ([\d.]+) (\w+)|([\d.]+) (\w+) total capacity", text),
@@ -122,6 +159,22 @@ def read(text: str) -> Oom:
         _number(r"([\d.]+) (\w+) is reserved by PyTorch but unallocated", text),
         line,
     )
+
+
+def _whole(text: str) -> tuple[str, str] | None:
+    """(term, line) of a message that names what did not fit; None for another.
+
+    torch's own error is judged by its traceback, except where a picture's decoder stands in it.
+    """
+    of_torch = re.search(r"OutOfMemoryError|CUDA out of memory|HIP out of memory", text)
+    for form, term in WHOLE:
+        if of_torch and term not in ("decoder", "shared memory"):
+            continue
+        match = re.search(f"(?im){form}", text)
+        if match:
+            start = text.rfind("\n", 0, match.start()) + 1
+            return term, text[start:].split("\n", 1)[0].strip()
+    return None
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -60,8 +60,8 @@ def decode_tokens_per_s(
 ) -> float:
     """Tokens/s of one answer with T tokens in the cache; 0 where the card's bandwidth is not known.
 
-    `read`: bytes of weights that a token reads, on the card and off it (`active_bytes`). Layers with
-    a window read what they keep; a recurrent state is read and written.
+    `read`: bytes of weights that a token reads, on the card and off it (`active_bytes`). A layer
+    with a window reads what it keeps; a recurrent state is read and written.
     """
     if not device.bandwidth_gb_s:
         return 0.0
