@@ -172,7 +172,10 @@ def models(database: Path, configs: Path) -> None:
             config_json.from_values(values, name)
         except OneCardError:
             continue
-        add(name, {k: v for k, v in values.items() if k in read and k not in DROPPED}, 1)
+        config = {k: v for k, v in values.items() if k in read and k not in DROPPED}
+        if config_json.stored_format(values) == "mxfp4":  # how these models are published at all
+            config["quantization_config"] = {"quant_method": "mxfp4"}
+        add(name, config, 1)
     rows = [r for r in json.loads(database.read_text()) if r.get("hidden_size")]
     for row in sorted(rows, key=lambda r: -r["hf_downloads"]):
         usable = row["architecture"] in FAMILIES and row["architecture"] not in NEEDS_MORE

@@ -288,11 +288,15 @@ def fit_card(card: str = "auto") -> Result:
             row["workload"],
             row["summary"],
             row["model"] or "–",
+            row.get("format") or "–",
             row["what"],
             gib(row["bytes"]) if row["bytes"] else "–",
+            f"{row['tokens_per_s']:.0f}" if row.get("tokens_per_s") else "–",
         ]
         for row in rows
     ]
-    head = ["plan", "what", "largest usual model", "with", "needs"]
+    head = ["plan", "what", "largest usual model", "format", "with", "needs", "tokens/s"]
+    commands = "\n".join(row["command"] for row in rows if row.get("command"))
     data = {"card": device.as_dict(), "rows": rows}
-    return Result(data, f"{device.render()}\n\n{table(cells, head)}")
+    text = f"{device.render()}\n\n{table(cells, head)}\n\neach row's plan:\n{commands}"
+    return Result(data, text)

@@ -40,7 +40,12 @@ class Fallback:
 
 @dataclass(frozen=True)
 class FitRow:
-    """One row of `onecard fit`: the largest of `models` that fits, then the largest of `values`."""
+    """One row of `onecard fit`: the largest of `models` that fits in one of `formats`, in the best
+    of these, then the largest of `values`.
+
+    Larger models in 4 bits are better than smaller ones in more (Dettmers and Zettlemoyer 2023,
+    arXiv 2212.09720); below 4 bits that ends, so that formats end there.
+    """
 
     plan: str
     """Short name of the plan."""
@@ -50,6 +55,8 @@ class FitRow:
     """Usual models, smallest first."""
     knob: str
     values: tuple[int, ...]
+    formats: Callable[[Any], Iterable[dict[str, Any]]] = lambda config: ({},)
+    """Changes of a config with its model named, the best quality first."""
 
 
 @dataclass(frozen=True)
@@ -123,28 +130,57 @@ def next_changes(
 
 
 def largest(row: FitRow, device: Device, planner: Planner) -> dict[str, Any]:
-    """The largest of a row's models that fits with its band, and its largest context or batch."""
+    """The largest of a row's models that fits with its band, in the best format, and its largest
+    context or batch; with the command that plans it."""
 
     def fits(config: Any) -> bool:
         return planner(config, device).high_bytes <= device.free_bytes
 
     facts = {"workload": row.plan, "summary": row.summary}
-    candidates = (row.config.model_copy(update={"model": name}) for name in reversed(row.models))
-    best = next((config for config in candidates if fits(config)), None)
-    if best is None:
+    candidates = (
+        (config.model_copy(update=change), change)
+        for config in (row.config.model_copy(update={"model": m}) for m in reversed(row.models))
+        for change in row.formats(config)
+    )
+    found = next(((config, change) for config, change in candidates if fits(config)), None)
+    if found is None:
         return facts | {"model": "", "bytes": 0, "what": "none of the usual models"}
+    best, change = found
     larger = (value for value in reversed(row.values) if value >= getattr(best, row.knob))
     value = next(
         (value for value in larger if fits(best.model_copy(update={row.knob: value}))),
         getattr(best, row.knob),
     )
     chosen = best.model_copy(update={row.knob: value})
+    plan = planner(chosen, device)
+    settings = chosen.model_dump(mode="json", exclude_defaults=True)
+    settings.pop("model", None)
     return facts | {
         "model": chosen.model,
-        "bytes": planner(chosen, device).total_bytes,
+        "format": ", ".join(f"{name} {value}" for name, value in change.items()),
+        "bytes": plan.total_bytes,
         "what": f"{row.knob} {value}",
+        "tokens_per_s": plan.choices.get("tokens/s, first"),
+        "command": command_line(row.plan, chosen.model, settings),
         "settings": chosen.model_dump(mode="json"),
     }
+
+
+def command_line(plan: str, model: str, settings: dict[str, Any]) -> str:
+    """The command that plans these settings.
+
+    >>> command_line("llm-infer", "qwen3-14b", {"n_ctx": 8192, "cpu_moe": True, "swa_full": False})
+    'onecard plan llm-infer qwen3-14b --n_ctx 8192 --cpu_moe --no-swa_full'
+    """
+    words = ["onecard", "plan", plan, model]
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            words.append(f"--{name} {','.join(map(str, value))}")
+        else:
+            words.append(f"--{name} {value}")
+    return " ".join(words)
 
 
 def halve(name: str, value: int, least: int, cost: str) -> Iterator[Change]:

@@ -103,6 +103,8 @@ def placement(config: PlanConfig, lm: LM) -> llm_inference.Placement:
 def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], tuple[float, float]]:
     """(terms, bytes of the weights that each token reads on the card and off it)."""
     default = "" if lm.file else WANTED
+    if lm.stored in formats.MIXTURES:
+        default = lm.stored  # gpt-oss is published in no other
     good = config.quant.lower() in formats.MIXTURES
     quant = known_format(config.quant, default, good, formats.MIXTURES)
     if lm.file and quant and quant != lm.file.type:
@@ -222,15 +224,28 @@ def fallbacks(config: Config) -> Iterator[Change]:
         yield from halve("n_ctx", 2048, 512, "the conversation is cut earlier")
 
 
+def _formats(config: PlanConfig) -> Iterator[dict[str, Any]]:
+    """Best quality first, down to 4 bits; then with experts in the computer's memory, a layer more
+    each time."""
+    lm = names.counts(config.model)
+    good = BEST_FIRST[: BEST_FIRST.index(WANTED) + 1]
+    if lm.stored in formats.MIXTURES:
+        good = (lm.stored,)
+    yield from ({"quant": quant} for quant in good)
+    if lm.expert_params:
+        yield from ({"quant": good[-1], "n_cpu_moe": n} for n in range(1, lm.L + 1))
+
+
 def fit_rows() -> tuple[FitRow, ...]:
     """What `onecard fit` shows of chat."""
     return (
         FitRow(
             "llm-infer",
-            "chat, Q4_K_M",
-            PlanConfig(quant="q4_k_m", n_ctx=8192),
+            "chat",
+            PlanConfig(n_ctx=8192),
             USUAL,
             "n_ctx",
             (8192, 16384, 32768, 65536, 131072),
+            _formats,
         ),
     )
