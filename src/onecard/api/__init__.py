@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onecard.api.machine import convert, doctor, models, pull, quantize
     from onecard.api.planning import (
+        compare_plan,
         configure,
         configure_plan,
         explain_oom,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "machine": ("convert", "doctor", "models", "pull", "quantize"),
     "planning": (
+        "compare_plan",
         "configure",
         "configure_plan",
         "explain_oom",
@@ -51,6 +53,7 @@ _MODULES = {
     ),
     "running": (
         "compare",
+        "compare_plan",
         "find_run",
         "plan_calibrate",
         "plan_check",
@@ -71,6 +74,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "compare",
+    "compare_plan",
     "configure",
     "configure_plan",
     "convert",

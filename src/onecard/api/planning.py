@@ -17,7 +17,7 @@ from onecard.memory.plan import Plan
 from onecard.memory.terms import cuda_context
 from onecard.reporting import Result, table
 from onecard.tasks.base import PlanPreset, Task
-from onecard.units import gib
+from onecard.units import MIB, gib, size
 
 
 def presets(task: str) -> list[str]:
@@ -118,6 +118,47 @@ def plan_config(task: Task, config: Config, device: Device) -> Plan:
         if getattr(config, "engine", "") in LLAMACPP:
             raise fault from None
         return _traced_plan(config, device, fault)
+
+
+def compare_plan(task: str, config: Config, *, card: str = "auto") -> Result:
+    """The plan beside what other programs' formulas say of the same case, and for a GGUF file on
+    this disk what the embedded llama.cpp itself takes on a CPU.
+
+    Raises NotFound, SettingsError where nothing is there to compare with.
+    """
+    the_task, device = tasks.get(task), devices.find(card)
+    memory = tasks.memory(the_task)
+    rows = list(memory.peers(config, device)) if hasattr(memory, "peers") else []
+    if not rows:
+        raise SettingsError(
+            f"no other program's estimate of {task} is known",
+            why="formulas exist for GGUF files and for training language models",
+            fix="onecard plan llm-infer MODEL --compare, or lora, qlora, full",
+        )
+    planned = plan_config(the_task, config, device)
+    cells = [["onecard", size(planned.total_bytes), "1.00", ""]]
+    for row in rows:
+        ratio = f"{row.bytes / planned.total_bytes:.2f}"
+        cells.append([row.name, size(row.bytes), ratio, f"leaves out {row.leaves_out}"])
+    engine = _engine_itself(config)
+    if engine:
+        cells.append(["llama.cpp itself, on a CPU", size(engine), "", "loaded and asked"])
+    text = f"{planned.render()}\n\n{table(cells, ['estimate', 'total', 'ratio', ''])}"
+    data = planned.as_dict() | {
+        "peers": [{"name": r.name, "bytes": r.bytes, "leaves_out": r.leaves_out} for r in rows],
+        "engine_bytes": engine,
+    }
+    return Result(data, text)
+
+
+def _engine_itself(config: Any) -> int:
+    """Bytes of the buffers that the embedded engine makes of a file; 0 for a model that is none."""
+    path = Path(str(getattr(config, "model", ""))).expanduser()
+    if path.suffix.lower() != ".gguf" or not path.is_file():
+        return 0
+    engine = importlib.import_module("onecard.inference.llamacpp")
+    with engine.LlamaCpp(path, n_ctx=config.n_ctx, n_ubatch=config.n_ubatch) as running:
+        return int(sum(running.buffers().values()) * MIB)
 
 
 LLAMACPP = ("embedded", "llama.cpp")

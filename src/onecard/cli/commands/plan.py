@@ -32,6 +32,8 @@ def plan_command(
         card = flags.get("card") or "auto"
         if flags.get("trace"):
             result = api.trace(task.name, config)
+        elif flags.get("compare"):
+            result = api.compare_plan(task.name, config, card=card)
         elif flags.get("fit"):
             result = api.fit(task.name, config, card=card)
         else:
@@ -52,6 +54,11 @@ def plan_command(
                 ["--fit"],
                 is_flag=True,
                 help="change what must be changed until it fits, smallest loss first",
+            ),
+            click.Option(
+                ["--compare"],
+                is_flag=True,
+                help="beside it what other programs' formulas say of the same case",
             ),
             click.Option(
                 ["--trace"],

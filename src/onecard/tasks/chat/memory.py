@@ -9,11 +9,13 @@ from onecard.hub import names
 from onecard.inference.config import AUTO, LlmConfig
 from onecard.inference.planning import resolve_auto, share
 from onecard.memory import calibration, formats, terms, throughput
+from onecard.memory import peers as memory_peers
 from onecard.memory.architectures.layers import LM
 from onecard.memory.architectures.lm import USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
 from onecard.memory.fallbacks import Change, FitRow, halve
+from onecard.memory.peers import PeerEstimate
 from onecard.memory.plan import Plan, Term
 from onecard.memory.quant_selection import BEST_FIRST, WANTED
 from onecard.tasks.chat.configs import PlanConfig
@@ -192,6 +194,20 @@ def known_format(name: str, default: str, good: bool, known: Any) -> str:
             fix="--quant with one of these",
         )
     return name.lower()
+
+
+def peers(config: Config, device: Device) -> list[PeerEstimate]:
+    """What others' formulas say of the same model, format and context."""
+    if not isinstance(config, PlanConfig) or config.engine not in LLAMACPP:
+        return []
+    lm = _counts(config.model)
+    default = lm.stored if lm.stored in formats.MIXTURES else WANTED
+    total = formats.gguf(lm, "" if lm.file else config.quant.lower() or default).total
+    n_ctx = config.n_ctx * config.n_parallel
+    return [
+        memory_peers.oobabooga(lm, total, n_ctx, config.kv_type, config.n_gpu_layers),
+        memory_peers.accelerate_inference(lm, total),
+    ]
 
 
 def fallbacks(config: Config) -> Iterator[Change]:

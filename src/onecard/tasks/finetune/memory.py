@@ -11,12 +11,14 @@ from onecard.errors import SettingsError
 from onecard.hub import auto, names
 from onecard.inference.config import AUTO
 from onecard.memory import calibration, formats, number_types, terms, throughput
+from onecard.memory import peers as memory_peers
 from onecard.memory.architectures.layers import LM
 from onecard.memory.architectures.lm import USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
 from onecard.memory.estimators.training import ALL_LINEAR
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve_batch
+from onecard.memory.peers import PeerEstimate
 from onecard.memory.plan import Plan, Term
 from onecard.tasks.finetune.configs import LAYERS, PlanConfig, TrainConfig
 from onecard.units import GIB
@@ -99,6 +101,15 @@ def plan(config: Config, device: Device) -> Plan:
     choices |= _rates(lm, device, recipe)
     band = calibration.band(device, recipe.method, BAND[recipe.method])
     return Plan(tuple(parts), device, choices, tuple(notes), band)
+
+
+def peers(config: Config, device: Device) -> list[PeerEstimate]:
+    """What others' formulas say of the same step."""
+    if not isinstance(config, TrainConfig):
+        return []
+    config, _ = resolve_auto(config, device)
+    recipe = recipe_of(config, device.type)
+    return memory_peers.training(counts(config.model), recipe.method, recipe.B * recipe.T)
 
 
 def _twice(term: Term) -> Term:
