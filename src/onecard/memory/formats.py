@@ -31,6 +31,9 @@ LINEAR = {
     "awq-int4": 0.5 + 2 / 128 + 0.5 / 128,
     "awq-int4-32g": 0.5 + 2 / 32 + 0.5 / 32,
 }
+LINEAR_ONLY = ("nf4", "nf4-dq", "int8")
+"""bitsandbytes' formats: transformers 5 replaces nn.Linear alone (integrations/bitsandbytes.py), and
+holds experts as one parameter a layer, which stays in 16 bits."""
 MIXTURES = {  # GGUF name -> (most matrices, attn_v and some ffn_down, output head)
     "q2_k": ("q2_k", "q4_k", "q6_k"),
     "q3_k_s": ("q3_k", "q3_k", "q6_k"),
@@ -126,6 +129,8 @@ def hf(lm: LM, format: str, rest_bytes: float = 2.0) -> Weights:
         )
     each = bits(format) / 8 or LINEAR[format]
     linears = round(lm.linear_params * each)
+    if format in LINEAR_ONLY:
+        linears += round(lm.expert_params * (rest_bytes - each))
     if format == "mxfp4":  # gpt-oss: the experts alone
         linears += round((lm.linear_params - lm.expert_params) * (rest_bytes - each))
     head = 0.0

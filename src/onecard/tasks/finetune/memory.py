@@ -90,6 +90,11 @@ def plan(config: Config, device: Device) -> Plan:
         parts = [_twice(term) for term in parts]
     notes = [f"model auto: {config.model}, {reason}"] if reason else []
     notes.append(number_types.describe(number_types.products_in_bf16(config, device), device))
+    if lm.expert_params and recipe.weights in formats.LINEAR_ONLY:
+        notes.append(
+            "experts stay in 16 bits: transformers 5 holds them as one parameter a layer, and "
+            "bitsandbytes quantizes linear layers only"
+        )
     if recipe.method == "full":
         notes.append("full fine-tuning was measured on few cards: its band is wider")
     choices: dict[str, Any] = {
