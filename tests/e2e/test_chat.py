@@ -20,7 +20,7 @@ from onecard import api
 from onecard.errors import DataError, EngineError
 from onecard.inference import llamacpp
 from onecard.inference.backends import language_model
-from onecard.inference.config import LlmConfig
+from onecard.inference.config import PROMPT_CACHE_MIB, LlmConfig
 from onecard.memory import devices
 from onecard.reporting import Reporter
 from onecard.tasks.chat.configs import AskConfig
@@ -39,6 +39,12 @@ def test_plan_agrees_with_what_llamacpp_prints(client):
     assert terms["weights"] == pytest.approx(printed["model"], rel=0.005)
     assert terms["KV cache"] == pytest.approx(printed["kv"], rel=0.005)
     assert terms["compute"] == pytest.approx(printed["compute"], rel=0.5)
+
+
+def test_kept_prompts_are_bounded(client):
+    """The library keeps up to 8 GiB of them, which no plan counts."""
+    log = client.engine.log.read_text(errors="replace")
+    assert f"size limit: {PROMPT_CACHE_MIB} MiB" in log
 
 
 def test_a_stream_gives_the_same_answer_in_pieces(client):

@@ -23,6 +23,7 @@ from typing import Any
 from onecard import paths
 from onecard.errors import EngineError
 from onecard.inference import threads
+from onecard.inference.config import PROMPT_CACHE_MIB
 from onecard.memory import devices
 from onecard.memory.architectures.gguf import read_header
 from onecard.reporting import Reporter
@@ -95,6 +96,7 @@ class LlamaCpp:
             "n_gpu_layers": self.n_gpu_layers,
             "n_threads": self.threads.n,
             "kv_type": self.kv_type,
+            "cache_ram_mib": PROMPT_CACHE_MIB,
             "embedding": self.embedding,
             "rerank": self.rerank,
             "adapter": str(self.adapter or ""),

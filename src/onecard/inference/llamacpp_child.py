@@ -34,6 +34,7 @@ def main() -> None:
         xllamacpp.ggml_type, f"GGML_TYPE_{request['kv_type'].upper()}"
     )
     params.use_jinja, params.endpoint_metrics, params.ui = True, True, False
+    params.cache_ram_mib = request["cache_ram_mib"]  # the library's own bound is 8 GiB
     params.fit_params = False  # the plan has placed the layers already
     params.verbosity = 4  # prints where the layers went and how large each buffer is
     if request["embedding"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from onecard.hub import auto, names
 from onecard.hub.names import Model
-from onecard.inference.config import AUTO, LlmConfig
+from onecard.inference.config import AUTO, PROMPT_CACHE_MIB, LlmConfig
 from onecard.memory import calibration, formats, quant_selection, throughput
 from onecard.memory.architectures.layers import LM
 from onecard.memory.devices import Device
@@ -81,6 +81,9 @@ def share(config: LlmConfig, device: Device) -> Share:
     mixture = model.quant if model.quant in formats.MIXTURES else quant_selection.WANTED
     if lm.file:
         mixture = ""  # the file's own types decide, not what its name says
+    notes.append(
+        f"prompts of earlier conversations may take {PROMPT_CACHE_MIB} MiB of the computer's memory"
+    )
     stored = lm.stored if lm.file else model.quant or "as stored"
     planned = Share([], {"model": config.model, "quant": stored}, notes)
     if device.type == "cpu":
