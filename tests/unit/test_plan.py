@@ -268,3 +268,56 @@ def test_a_table_of_measurements_is_planned_and_what_cannot_be_is_told(tmp_path)
         done.data["summary"]["all"]["count"] == 4
         and done.data["summary"]["all"]["planned_share"] == 0.25
     )
+
+
+def notes(**values):
+    config = api.configure_plan("llm-infer", values={"model": "qwen3-30b-a3b", **values})
+    return " ".join(api.plan("chat", config, card="24gb").notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [
+        ({"n_cpu_moe": 8}, "--n-cpu-moe 8"),
+        ({"n_gpu_layers": 20, "kv_type": "q8_0"}, "-ctk q8_0 -ctv q8_0 -ngl 20"),
+        ({"n_gpu_layers": 20}, "PARAMETER num_gpu 20"),
+        ({"engine": "vllm", "n_ctx": 8192, "kv_type": "fp8"}, "--kv-cache-dtype fp8"),
+    ],
+)
+def test_flags_of_other_programs_are_printed(values, flags):
+    assert flags in notes(**values)
+
+
+@pytest.mark.parametrize(
+    ("engine", "kv_type"),
+    [("llama.cpp", "fp8"), ("embedded", "int8"), ("transformers", "q8_0"), ("vllm", "q4_0")],
+)
+def test_a_cache_type_of_another_engine_is_refused(engine, kv_type):
+    with pytest.raises(SettingsError, match="has no type"):
+        notes(engine=engine, kv_type=kv_type)
+
+
+@pytest.mark.parametrize("quant", [*formats.MIXTURES, *formats.PLAIN, *formats.LINEAR, "exl2-4.5"])
+@pytest.mark.parametrize("engine", ["embedded", "transformers", "vllm"])
+def test_every_format_is_planned_or_refused(engine, quant):
+    try:
+        assert notes(engine=engine, quant=quant) is not None
+    except SettingsError as fault:
+        assert fault.fix
+
+
+@pytest.mark.parametrize(
+    ("build", "flash_attn", "engine", "mib"),
+    [
+        (0, True, "llama.cpp", 300.75),
+        (9272, True, "llama.cpp", 300.75),
+        (9500, True, "llama.cpp", 84.5),
+        (0, True, "embedded", 84.5),
+    ],
+)
+def test_the_build_decides_the_compute_buffer(build, flash_attn, engine, mib):
+    """Qwen2.5-3B: 4 x 512 x (151936 + 2048) of logits before June 2026 (MEMORY-NOTES.md)."""
+    values = {"model": "qwen2.5-3b", "engine": engine, "build": build, "n_ctx": 4096}
+    config = api.configure_plan("llm-infer", values=values)
+    terms = {t.name: t.bytes for t in api.plan("chat", config, card="12gb").terms}
+    assert terms["compute"] / MIB == pytest.approx(mib, rel=0.01)

@@ -32,8 +32,8 @@ LINEAR = {
     "awq-int4-32g": 0.5 + 2 / 32 + 0.5 / 32,
 }
 LINEAR_ONLY = ("nf4", "nf4-dq", "int8")
-"""bitsandbytes' formats: transformers 5 replaces nn.Linear alone (integrations/bitsandbytes.py); its
-experts are one parameter a layer, which stays in 16 bits."""
+"""bitsandbytes' formats: transformers 5 replaces nn.Linear alone (integrations/bitsandbytes.py);
+experts are one parameter a layer there, which stays in 16 bits."""
 MIXTURES = {  # GGUF name -> (most matrices, attn_v and some ffn_down, output head)
     "q2_k": ("q2_k", "q4_k", "q6_k"),
     "q3_k_s": ("q3_k", "q3_k", "q6_k"),

@@ -57,6 +57,8 @@ def _plan_engine(config: PlanConfig, device: Device) -> Plan:
         notes += _flags(config, lm)
     else:
         parts = _other_engine(config, lm, device)
+        if config.engine == "vllm":
+            notes.append(_vllm_flags(config))
         share = lm.active_params / (lm.linear_params + lm.embedding_params)
         read = (parts[0].bytes * share, 0.0)
     rates = {
@@ -156,6 +158,15 @@ def _flags(config: PlanConfig, lm: LM) -> list[str]:
     else:
         notes.append(f"the same in Ollama: PARAMETER num_gpu {place.n_gpu_layers} in the Modelfile")
     return notes
+
+
+def _vllm_flags(config: PlanConfig) -> str:
+    words = [f"vllm serve {config.model} --max-model-len {config.n_ctx}"]
+    words.append(f"--max-num-seqs {config.n_parallel}")
+    words.append(f"--gpu-memory-utilization {config.gpu_memory_utilization:g}")
+    if config.kv_type == "fp8":
+        words.append("--kv-cache-dtype fp8")
+    return f"the same in vLLM: {' '.join(words)}"
 
 
 def _other_engine(config: PlanConfig, lm: LM, device: Device) -> list[Term]:
