@@ -250,6 +250,8 @@ def broken(dice, data):
     """A copy with wrong bytes, cut, or with a part repeated."""
     data = bytearray(data)
     for _ in range(dice.randrange(1, 12)):
+        if not data:
+            break
         place = dice.randrange(len(data))
         change = dice.randrange(4)
         if change == 0:
