@@ -65,6 +65,18 @@ def test_bits_per_weight_as_llamacpp_publishes_them():
         "q2_k": 3.1593,
         "q8_0": 8.5008,
         "q3_k_m": 3.9960,
+        "iq1_s": 2.0042,
+        "iq1_m": 2.1460,
+        "iq2_xxs": 2.3824,
+        "iq2_xs": 2.5882,
+        "iq2_s": 2.7403,
+        "iq2_m": 2.9294,
+        "iq3_xxs": 3.2548,
+        "iq3_xs": 3.4977,
+        "iq3_s": 3.6606,
+        "iq3_m": 3.7628,
+        "q2_k_s": 2.9697,
+        "q3_k_s": 3.6429,
     }.items():
         assert formats.gguf(model, quant).total * 8 / 8.03e9 == pytest.approx(bits, rel=5e-4), quant
 

@@ -56,7 +56,7 @@ MIXTURES = {  # GGUF name -> (most matrices, attn_v and some ffn_down, output he
     "iq1_m": ("iq1_m", "q2_k", "q5_k"),
     "iq2_xxs": ("iq2_xxs", "q2_k", "q5_k"),
     "iq2_xs": ("iq2_xs", "q2_k", "q5_k"),
-    "iq2_s": ("iq2_xs", "q2_k", "q5_k"),
+    "iq2_s": ("iq2_xs", "iq3_s", "q5_k"),
     "iq2_m": ("iq2_s", "iq3_s", "q5_k"),
     "iq3_xxs": ("iq3_xxs", "iq3_s", "q5_k"),
     "iq3_xs": ("iq3_s", "iq3_s", "q6_k"),
@@ -156,7 +156,7 @@ def gguf(lm: LM, quant: str) -> FileWeights:
     if lm.file and quant in ("", lm.file.type):
         return lm.file
     usual, _, output = MIXTURES[quant]
-    table = output if lm.tied else usual
+    table = output if lm.tied else TABLES.get(quant, usual)
     small = lm.small_params * 4
     layers, experts = [], []
     for index, layer in enumerate(lm.layers):
@@ -177,40 +177,75 @@ def gguf(lm: LM, quant: str) -> FileWeights:
     )
 
 
+TABLES = {
+    **dict.fromkeys(["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs"], "q2_k"),
+    **dict.fromkeys(["iq2_s", "iq2_m", "iq3_xxs"], "iq3_s"),
+    **dict.fromkeys(["tq1_0", "tq2_0"], "q4_k"),
+}
+"""Type of the table of words where it is not that of most matrices and not the head too."""
+
+
 def _finer(lm: LM, quant: str, index: int, layer: Layer) -> dict[str, str]:
-    """Types of attn_v, ffn_down and attn_output in one layer (llama_tensor_get_type; IQ types with
-    an importance matrix, as they are published)."""
+    """Types by role where one layer departs from the mixture's usual type (llama-quant.cpp,
+    llama_tensor_get_type_impl; IQ types with an importance matrix, as they are published)."""
     usual, fine, _ = MIXTURES[quant]
+    eight = _has_eight_experts(layer)
+    few_heads = 4 * max(layer.G, 1) <= layer.H
+    if quant.startswith(("iq1", "iq2")):
+        return _lowest_types(lm, quant, index, layer, few_heads)
     L = lm.L
     more = index < L // 8 or index >= 7 * L // 8 or (index - L // 8) % 3 == 2  # use_more_bits
-    first, few_heads = index < L // 8, 4 * max(layer.G, 1) <= layer.H
+    first = index < L // 8
     value = fine if more else usual
-    down, out = value, usual
+    kinds = {"v": value, "down": value, "o": usual}
     if quant == "q4_k_s":
-        value, down = "q5_k" if index < 4 else usual, "q5_k" if first else usual
-    elif quant == "iq4_xs":
-        value, down = "q5_k" if few_heads else usual, usual
+        kinds |= {"v": "q5_k" if index < 4 else usual, "down": "q5_k" if first else usual}
+    elif quant in ("iq4_xs", "iq4_nl"):
+        kinds |= {"v": "q5_k" if few_heads else usual, "down": usual}
     elif quant in ("q4_0", "q5_0"):
-        value, down = usual, {"q4_0": "q4_1", "q5_0": "q5_1"}[quant] if first else usual
+        kinds |= {"v": usual, "down": {"q4_0": "q4_1", "q5_0": "q5_1"}[quant] if first else usual}
     elif quant == "q2_k":
-        value, down, out = "q4_k" if few_heads else "q3_k", "q3_k", "q3_k"
+        kinds = {"v": "q4_k" if few_heads else "q3_k", "down": "q3_k", "o": "q3_k"}
     elif quant == "q2_k_s":
-        value, down = "q4_k" if few_heads else usual, "q4_k" if first else usual
+        kinds |= {"v": "q4_k" if few_heads else usual, "down": "q4_k" if first else usual}
     elif quant == "q3_k_m":
-        value, out = "q5_k" if index < 2 else "q4_k", "q4_k"
         down = "q5_k" if index < L // 16 else "q4_k"
+        kinds = {"v": "q5_k" if index < 2 else "q4_k", "down": down, "o": "q4_k"}
     elif quant == "q3_k_l":
-        value = down = out = "q5_k"
-    elif quant.startswith(("iq1", "iq2")):
-        value = "q4_k" if few_heads else fine
-        down = fine if first else usual
-        out = "iq2_xxs" if quant.startswith("iq1") else usual
+        kinds = dict.fromkeys(("v", "down", "o"), "q5_k")
     elif quant.startswith("iq3"):
-        value = "q4_k" if few_heads or quant == "iq3_m" else "iq3_s"
-        down, out = usual, "q4_k" if quant == "iq3_m" else "iq3_s"
-    if _has_eight_experts(layer) and quant not in ("f16", "bf16", "f32"):
-        value = "q8_0"
-    return {"v": value, "down": down, "o": out}
+        kinds = _three_bit_types(quant, first, L // 8 <= index < 7 * L // 8, few_heads)
+    if kinds["v"] in ("q3_k", "q4_k") and (L, layer.H, layer.G) == (80, 64, 8):
+        kinds["v"] = "q5_k"  # llama.cpp's 70B: eight heads share it
+    if eight and quant not in ("f16", "bf16", "f32"):
+        kinds |= {"v": "q8_0", "k": "q8_0"}
+    return kinds
+
+
+def _lowest_types(lm: LM, quant: str, index: int, layer: Layer, few_heads: bool) -> dict[str, str]:
+    """IQ1 and IQ2."""
+    usual, fine, _ = MIXTURES[quant]
+    many_experts = any(matrix.count >= 4 for matrix in layer.matrices)
+    out = {"iq1_s": "iq2_xxs", "iq1_m": "iq2_xxs", "iq2_s": "iq3_s", "iq2_m": "iq3_s"}
+    return {
+        "v": "q4_k" if few_heads or many_experts else fine,
+        "down": fine if index < lm.L // 8 else usual,
+        "o": "q5_k" if _has_eight_experts(layer) else out.get(quant, usual),
+    }
+
+
+def _three_bit_types(quant: str, first: bool, middle: bool, few_heads: bool) -> dict[str, str]:
+    usual = MIXTURES[quant][0]
+    kinds = {"v": "q4_k" if few_heads else usual, "down": usual, "o": usual}
+    if quant == "iq3_m":
+        kinds = {"v": "q4_k", "down": "q4_k" if first else usual, "o": "q4_k"}
+    elif quant == "iq3_xxs":
+        kinds |= {"q": "iq2_s", "k": "iq2_s", "o": "iq3_s"}
+    elif quant == "iq3_xs":
+        kinds |= {"q": "iq3_xxs", "k": "iq3_xxs"}
+        if middle:
+            kinds |= {"gate": "iq3_xxs", "up": "iq3_xxs"}
+    return kinds
 
 
 def _has_eight_experts(layer: Layer) -> bool:
