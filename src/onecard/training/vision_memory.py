@@ -46,6 +46,7 @@ def recipe_of(config: Any) -> vision.Recipe:
         config.amp,
         config.optimizer,
         config.ema,
+        buckets=config.num_gpus > 1,
         boxes=getattr(config, "max_boxes", vision.BOXES),
         multi_scale=config.multi_scale,
     )

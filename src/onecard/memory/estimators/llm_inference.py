@@ -280,11 +280,13 @@ def transformers(
     B: int = 1,
     kv_type: str = "f16",
     old_cache: bool = False,
+    all_logits: bool = False,
 ) -> list[Term]:
     """transformers' generate at the end of the answer, when the cache is longest.
 
     `old_cache`: tuples of before 4.36 and of models with code of their own: each new token copies
     the cache, so that two live at once.
+    `all_logits`: of the whole prompt, in 16 bits and in fp32 (before 4.45).
     AWQ's kernels hold a feed-forward row for each token of the prompt; others read it in less than
     the cache still grows by.
     """
@@ -295,14 +297,13 @@ def transformers(
     cache = round(B * values * KV_BYTES[kv_type] * copies) + 4 * B * lm.state_values
     reading = 2 * B * prompt * lm.F if format.startswith("awq") else 0
     reason = f"{copies} x {B} x {tokens} tokens x {values // max(tokens, 1)} values x {kv_type}"
+    why = f"AWQ reads {B} x {prompt} tokens x {lm.F} in 16 bits"
+    if all_logits and (logits := 6 * B * prompt * lm.V) > reading:
+        reading, why = logits, f"logits of {B} x {prompt} tokens x {lm.V} words in fp32 and 16 bits"
     return [
         Term("weights", weights, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
         Term("KV cache", cache, reason),
-        *(
-            [Term("activations", reading, f"AWQ reads {B} x {prompt} tokens x {lm.F} in 16 bits")]
-            if reading
-            else []
-        ),
+        *([Term("activations", reading, why)] if reading else []),
         Term("workspace", GATHER_BYTES, "cuBLAS and buffers of the last token"),
     ]
 

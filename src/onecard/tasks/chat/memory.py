@@ -166,8 +166,16 @@ def _other_engine(config: PlanConfig, lm: LM, device: Device) -> list[Term]:
     default = lm.stored or "bf16"
     format = known_format(format, default, good, [*formats.PLAIN, *formats.LINEAR, "exl2-N"])
     if config.engine == "transformers":
+        prompt = min(config.prompt_tokens, config.n_ctx)
         return llm_inference.transformers(
-            lm, format, 1, config.n_ctx - 1, B=config.n_parallel, kv_type=config.kv_type
+            lm,
+            format,
+            prompt,
+            config.n_ctx - prompt,
+            B=config.n_parallel,
+            kv_type=config.kv_type,
+            old_cache=config.legacy_cache,
+            all_logits=config.logits_to_keep == 0,
         )
     return llm_inference.vllm(
         lm,

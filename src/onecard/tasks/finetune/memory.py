@@ -152,10 +152,21 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
         config.gradient_checkpointing,
         ATTENTION[what_if.attn_implementation],  # type: ignore[arg-type]
         what_if.fp32_norms,
+        what_if.autocast_adapter_dtype,
         loss="frozen" if what_if.loss == "onecard" else what_if.loss,
         compute_fp32=weights in ("fp32", "f32"),
         accumulation=config.gradient_accumulation_steps,
-        keeps_logits=False,
+        keeps_logits=what_if.keep_logits,
+        mixed=what_if.fp32_master_weights,
+        deepspeed=what_if.deepspeed,
+        dropout=config.lora_dropout > 0,
+        keeps_inputs=what_if.keep_inputs,
+        untied=not what_if.tie_word_embeddings,
+        optimizer_in_backward=what_if.optimizer_in_bwd,
+        compiled=what_if.torch_compile,
+        offload_activations=what_if.enable_activation_offloading,
+        shards=what_if.num_gpus,
+        zero=what_if.zero_stage,
     )
 
 

@@ -27,6 +27,13 @@ class AskConfig(VlmConfig):
     """Pictures at once."""
     quant: str = "bf16"
     """Weights of the language model: bf16, int8, nf4 ..."""
+    num_images: int = Field(default=1, ge=0, le=1)
+    """Pictures of a question; 0 for words only."""
+    logits_to_keep: int = Field(default=1, ge=0)
+    """0 makes logits of the whole prompt, in fp32, as transformers before 4.45 does; models that
+    bring such code of their own do it anyway."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel of the vision tower; eager keeps score matrices."""
 
 
 class TrainConfig(VlmConfig):

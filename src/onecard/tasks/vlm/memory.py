@@ -38,7 +38,15 @@ def plan(config: Config, device: Device) -> Plan:
                 fix="--quant with one of these",
             )
         parts = vlm.talk(
-            model, format, config.batch_size, width, height, config.text_tokens, model.old_code
+            model,
+            format,
+            config.batch_size,
+            width,
+            height,
+            config.text_tokens,
+            model.old_code or config.logits_to_keep == 0,
+            config.attn_implementation == "sdpa",
+            config.num_images > 0,
         )
     else:
         assert isinstance(config, TrainConfig)
