@@ -327,6 +327,11 @@ def _adapter_rows(lm: LM, layer: Layer, s: Recipe, wide: int) -> float:
 
 FREE_BYTES = 50 * MIB
 """Segments that are held and not full, at the least."""
+FRAGMENTS_EAGER, FRAGMENTS_FUSED = 0.65, 1.2
+"""Of the smaller of the two humps, what its blocks hold beside the larger one: attention with score
+matrices, and fused attention."""
+FRAGMENTS_LOSS = 0.05
+"""Of the loss, what its blocks hold and do not fill."""
 
 
 def fragments(lm: LM, s: Recipe) -> Term:
@@ -338,9 +343,9 @@ def fragments(lm: LM, s: Recipe) -> Term:
     """
     tokens = s.B * s.T
     loss, layer = loss_hump(lm, s, tokens), layer_hump(lm, s, tokens)
-    share = 0.65 if s.attention == "eager" else 1.2
+    share = FRAGMENTS_EAGER if s.attention == "eager" else FRAGMENTS_FUSED
     return Term(
         "fragments",
-        round(FREE_BYTES + share * min(loss, layer) + 0.05 * loss),
-        f"{share} x the smaller of loss and layer, and 5 % of the loss",
+        round(FREE_BYTES + share * min(loss, layer) + FRAGMENTS_LOSS * loss),
+        f"{share} x the smaller of loss and layer, and {FRAGMENTS_LOSS:.0%} of the loss",
     )
