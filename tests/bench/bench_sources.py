@@ -178,14 +178,15 @@ def main():
             command = row["command"] + (f" {engine[1]}" if engine else "")
             parts[f"peaks and totals of {command}"].append(row["id"])
     out = {}
-    print("\n| rows | number | median | 90 % | low by > 5 % | shipped constants |\n|---|---|---|---|---|---|")
+    head = "rows | number | median | 90 % | low by > 5 % | shipped: median, 90 % | band needed"
+    print(f"\n| {head} |\n|---|---|---|---|---|---|---|")
     for name, ids in sorted(parts.items()):
         left, here = figures([errors[i] for i in ids]), figures([shipped[i] for i in ids])
         out[name] = {"left_out": left, "shipped": here}
         print(
             f"| {name} | {left['rows']} | {left['median']:.1%} | {left['p90']:.1%} | "
-            f"{left['under_5']:.0%} | {here['median']:.1%} / {here['p90']:.1%} | band "
-            f"{left['band']:.1%}"
+            f"{left['under_5']:.0%} | {here['median']:.1%} / {here['p90']:.1%} | "
+            f"{left['band']:.1%} |"
         )
     path = Path("bench-results") / "sources.json"
     path.parent.mkdir(exist_ok=True)

@@ -185,3 +185,55 @@ def test_published_measurements():
     assert exact["median"] <= 0.02 and exact["p90"] <= 0.08 and exact["under_5"] <= 0.05
     assert others["median"] <= 0.05 and others["p90"] <= 0.18
     assert all_rows["inside"] >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "grows"),
+    [
+        ({"fp32_norms": True}, True),
+        ({"keep_inputs": True}, True),
+        ({"keep_logits": True}, True),
+        ({"lora_dropout": 0.05}, True),
+        ({"optim": "adamw_torch", "deepspeed": True}, True),
+        ({"autocast_adapter_dtype": False}, False),
+        ({"gradient_checkpointing": True, "enable_activation_offloading": True}, False),
+    ],
+)
+def test_a_trainers_habits_are_settings(change, grows):
+    base = {"model": "qwen2.5-1.5b", "gradient_checkpointing": False, "loss": "upcast"}
+    before, after = (
+        api.plan("finetune", api.configure_plan("qlora", values=values), card="24gb").total_bytes
+        for values in (base, base | change)
+    )
+    assert after > before if grows else after < before
+
+
+def test_fp32_norms_hand_on_fp32_without_checkpointing():
+    """4-bit layers under fp32 norms answer in fp32: three rows of the feed-forward are wide."""
+    base = {"model": "qwen2.5-1.5b", "gradient_checkpointing": False, "max_seq_length": 1024}
+
+    def kept(**values):
+        plan = api.plan("finetune", api.configure_plan("qlora", values=base | values), card="24gb")
+        return next(term.bytes for term in plan.terms if term.name == "activations")
+
+    wide = 28 * 1024 * 3 * 8960 * 2
+    assert kept(fp32_norms=True) - kept() == pytest.approx(wide, rel=0.01)
+
+
+def test_where_the_error_is_not_known_it_is_said():
+    plan = api.plan("vlm", api.configure_plan("vlm", values={"model": "qwen2.5-vl-3b"}), card="8gb")
+    assert "is not known" in plan.render() and plan.as_dict()["high_bytes"] is None
+    known = api.plan("chat", api.configure_plan("llm-infer", values={"model": "qwen3-4b"}))
+    assert "is not known" not in known.render() and known.as_dict()["high_bytes"]
+
+
+def test_transformers_settings_change_the_plan():
+    base = {"model": "qwen2.5-7b", "engine": "transformers", "n_ctx": 8192}
+
+    def total(**values):
+        config = api.configure_plan("llm-infer", values=base | values)
+        return api.plan("chat", config, card="24gb").total_bytes
+
+    prompt = {"prompt_tokens": 6000}
+    assert total(**prompt, logits_to_keep=0) - total(**prompt) == 6 * 6000 * 152064
+    assert total(legacy_cache=True) > total()

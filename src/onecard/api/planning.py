@@ -147,7 +147,7 @@ def _traced_plan(config: Any, device: Device, fault: UnknownFamily) -> Plan:
     return Plan((*terms, *cuda_context(device)), device, choices, (note,), TRACED_BAND)
 
 
-TRACED_BAND = 0.12
+TRACED_BAND = 0.14
 """Half-width of the band of a traced plan, as of full fine-tuning."""
 
 

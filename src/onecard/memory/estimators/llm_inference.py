@@ -298,6 +298,8 @@ def transformers(
     reading = 2 * B * prompt * lm.F if format.startswith("awq") else 0
     reason = f"{copies} x {B} x {tokens} tokens x {values // max(tokens, 1)} values x {kv_type}"
     why = f"AWQ reads {B} x {prompt} tokens x {lm.F} in 16 bits"
+    if format.startswith("exl2"):
+        reading, why = exl2_scratch(lm), f"ExLlama's scratch for {EXL2_TOKENS} tokens"
     if all_logits and (logits := 6 * B * prompt * lm.V) > reading:
         reading, why = logits, f"logits of {B} x {prompt} tokens x {lm.V} words in fp32 and 16 bits"
     return [
@@ -306,6 +308,17 @@ def transformers(
         *([Term("activations", reading, why)] if reading else []),
         Term("workspace", GATHER_BYTES, "cuBLAS and buffers of the last token"),
     ]
+
+
+EXL2_TOKENS = 2048
+"""ExLlamaV2's max_input_len: prompts are read in pieces of so many tokens."""
+
+
+def exl2_scratch(lm: LM) -> int:
+    """What ExLlamaV2 takes when it loads a model: the largest matrix opened to 16 bits, and rows of
+    one piece of a prompt: two of the feed-forward, four of the model's width."""
+    largest = max(m.rows * m.columns for layer, _ in lm.groups for m in layer.matrices)
+    return 2 * largest + 2 * EXL2_TOKENS * (2 * lm.F + 4 * lm.D)
 
 
 def vllm(

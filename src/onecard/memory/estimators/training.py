@@ -327,10 +327,10 @@ def _adapter_rows(lm: LM, layer: Layer, s: Recipe, wide: int) -> float:
 
 FREE_BYTES = 50 * MIB
 """Segments that are held and not full, at the least."""
-FRAGMENTS_EAGER, FRAGMENTS_FUSED = 0.65, 1.2
+FRAGMENTS_EAGER, FRAGMENTS_FUSED = 0.65, 1.0
 """Of the smaller of the two humps, what its blocks hold beside the larger one: attention with score
 matrices, and fused attention."""
-FRAGMENTS_LOSS = 0.05
+FRAGMENTS_LOSS = 0.03
 """Of the loss, what its blocks hold and do not fill."""
 
 

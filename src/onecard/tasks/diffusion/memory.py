@@ -11,9 +11,9 @@ from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, h
 from onecard.memory.plan import Plan
 from onecard.tasks.diffusion.configs import GenerateConfig, PipelineConfig, TrainConfig
 
-BAND = 0.3
-"""Half-width of the band around a total: nine of ten published rows stay below its upper end
-(tests/validation); offloading is the widest."""
+BAND = {"generate": 0.31, "train": 0.39}
+"""Half-width of the band around a total: nine of ten published rows lie inside when their source is
+left out of the fit (tests/bench/bench_sources.py); offloading is the widest."""
 USUAL = ("sd-1.5", "sdxl", "sd3-medium", "flux.1", "qwen-image")
 
 
@@ -57,7 +57,8 @@ def plan(config: Config, device: Device) -> Plan:
         )
     parts = [*parts, *terms.cuda_context(device)]
     choices = {"model": pipeline.name, "size": f"{width or pipeline.size} px"}
-    band = calibration.band(device, "diffusion", BAND)
+    usual = BAND["generate" if isinstance(config, GenerateConfig) else "train"]
+    band = calibration.band(device, "diffusion", usual)
     return Plan(tuple(parts), device, choices, (), band)
 
 

@@ -39,9 +39,9 @@ SHORT |= {"lm_head": "head"}
 CPU_PROGRAM_BYTES = 2 * GIB
 """Python with torch, transformers and TRL (0.9 GiB), and what heap and oneDNN hold beyond the
 tensors: resident memory of SmolLM2's training was 3.1 GiB beside 1.03 GiB of tensors."""
-BAND = {"lora": 0.08, "qlora": 0.06, "full": 0.12}
-"""Half-width of the band around a total: nine of ten published rows stay below its upper end
-(tests/validation)."""
+BAND = {"lora": 0.17, "qlora": 0.16, "full": 0.14}
+"""Half-width of the band around a total: nine of ten published rows lie inside when their source is
+left out of the fit (tests/bench/bench_sources.py)."""
 
 
 def optim_of(config: TrainConfig, device_type: str) -> str:
