@@ -237,3 +237,25 @@ def test_transformers_settings_change_the_plan():
     prompt = {"prompt_tokens": 6000}
     assert total(**prompt, logits_to_keep=0) - total(**prompt) == 6 * 6000 * 152064
     assert total(legacy_cache=True) > total()
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "before", "after"),
+    [
+        ("asr-full", "small", {}, {"optim": "adamw-8bit"}),
+        ("asr-full", "small", {"label_tokens": 400, "freeze_encoder": False}, {"label_tokens": 40}),
+        (
+            "vlm-lora",
+            "qwen2.5-vl-3b",
+            {"method": "full", "fp32_master_weights": True},
+            {"fp32_master_weights": False},
+        ),
+    ],
+)
+def test_other_trainers_can_be_planned(name, model, before, after):
+    task = name.split("-")[0]
+    more, less = (
+        api.plan(task, api.configure_plan(name, values=values), card="24gb").total_bytes
+        for values in ({"model": model} | before, {"model": model} | before | after)
+    )
+    assert less < more

@@ -10,7 +10,7 @@ from onecard.memory.devices import Device
 from onecard.memory.estimators import speech
 from onecard.memory.fallbacks import CHECKPOINTING, Change, FitRow, halve, halve_batch
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.asr.configs import DecodeConfig, PlanConfig, TrainConfig
+from onecard.tasks.asr.configs import DecodeConfig, PlanConfig, PlanTrainConfig, TrainConfig
 from onecard.units import GIB, MIB
 
 BAND = {"cpu": 0.12}
@@ -87,12 +87,15 @@ def _plan_training(config: TrainConfig, device: Device) -> Plan:
 
 def recipe_of(config: TrainConfig, device_type: str) -> speech.Training:
     """The step as the estimator reads it."""
+    what_if = config if isinstance(config, PlanTrainConfig) else PlanTrainConfig()
     return speech.Training(
         config.method,
         config.per_device_train_batch_size,
+        what_if.label_tokens,
         r=config.lora_r,
         targets=("q", "v"),
         amp=config.bf16,
+        optimizer=what_if.optim,
         checkpointing=config.gradient_checkpointing,
         frozen_encoder=config.freeze_encoder,
         foreach=device_type != "cpu",

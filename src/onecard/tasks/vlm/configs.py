@@ -53,5 +53,7 @@ class TrainConfig(VlmConfig):
     """Optimizer."""
     gradient_checkpointing: bool = True
     """Keep each layer's input only and compute the rest again."""
+    fp32_master_weights: bool = False
+    """Full training: weights in fp32 under autocast, as a model loaded in fp32 is trained."""
     loss: Literal["upcast", "chunked", "fused"] = "upcast"
     """Cross-entropy: in fp32 as transformers makes it, in chunks, or fused (Liger)."""

@@ -59,6 +59,7 @@ def plan(config: Config, device: Device) -> Plan:
             optimizer=config.optim,
             checkpointing=config.gradient_checkpointing,
             loss=config.loss,
+            mixed=config.fp32_master_weights,
             keeps_logits=False,
         )
         parts = vlm.tune(
