@@ -17,59 +17,72 @@ import statistics
 import sys
 from pathlib import Path
 
-from validation import rows_lm, truth
-from validation.rows import Cannot, format_of, read
-
+from onecard.api import measurements
 from onecard.errors import OneCardError
 from onecard.memory import formats
-from onecard.memory.architectures import lm
-from onecard.memory.estimators import llm_inference, training
+from onecard.memory.estimators import training
+from onecard.tasks.chat.configs import PlanConfig
+from onecard.tasks.finetune import memory as finetune_memory
 
 MIB = 2**20
-TRAINED = ("lora", "qlora", "full-ft")
+MEASURED = Path(__file__).parents[1] / "validation" / "measurements.csv"
+
+
+class Cannot(Exception):
+    """A row that a peer's rule does not know."""
+
+
+def case(row):
+    """(command, its config, the model's counts, the format of its weights). Raises Cannot."""
+    task, name, config = measurements.config_of(row)
+    if task.name == "finetune":
+        return name, config, finetune_memory.counts(config.model), recipe(config).weights
+    if isinstance(config, PlanConfig):
+        return name, config, finetune_memory.counts(config.model), config.quant or "q4_k_m"
+    raise Cannot("it knows language models only")
+
+
+def recipe(config):
+    return finetune_memory.recipe_of(config)
+
+
+def gguf(config):
+    return config.engine in ("embedded", "llama.cpp")
+
+
+def held(config, model, form):
+    if isinstance(config, PlanConfig) and gguf(config):
+        return formats.gguf(model, form).total
+    return formats.hf(model, form).total
 
 
 def accelerate(row):
-    model, each = (
-        lm.find(row["model"]),
-        formats.hf(lm.find(row["model"]), format_of(row["weights_format"])).total,
-    )
-    return (
-        each * 1.2
-        if row["workload"] == "llm-infer"
-        else model.n_params * 2 * 4
-        if row["workload"] == "full-ft"
-        else each * 1.2
-    )
+    name, config, model, form = case(row)
+    return model.n_params * 2 * 4 if name == "full" else held(config, model, form) * 1.2
 
 
 def gpu_poor(row):
-    model = lm.find(row["model"])
-    held = formats.hf(model, format_of(row["weights_format"])).total + 650e6
-    B, T = row.number("batch", 1), max(row.number("seq_or_ctx"), 1)
-    if row["workload"] == "llm-infer":
-        return held + B * T * model.kv_values * model.L * 2
-    recipe = rows_lm.recipe(row, model)
+    _, config, model, form = case(row)
+    base = held(config, model, form) + 650e6
+    if isinstance(config, PlanConfig):
+        return base + config.n_parallel * config.n_ctx * model.kv_values * 2
+    s = recipe(config)
     passing = (
-        B * T * model.D * model.L * (2 if recipe.checkpointing else 34 + 5 * model.H * T / model.D)
+        s.B * s.T * model.D * model.L * (2 if s.checkpointing else 34 + 5 * model.H * s.T / model.D)
     )
-    n = (
-        model.n_params
-        if recipe.method == "full"
-        else training.adapter_params(model, recipe.targets, recipe.r)
-    )
-    return held + passing + n * (2 + 2 + 8)
+    n = model.n_params if s.method == "full" else training.adapter_params(model, s.targets, s.r)
+    return base + passing + n * (2 + 2 + 8)
 
 
 def canifinetune(row):
-    if row["workload"] not in ("lora", "qlora"):
+    name, config, model, _ = case(row)
+    if name not in ("lora", "qlora"):
         raise Cannot("it knows LoRA only")
-    model = lm.find(row["model"])
-    recipe = rows_lm.recipe(row, model)
-    tokens = recipe.B * recipe.T
+    s = recipe(config)
+    tokens = s.B * s.T
     parts = (
-        formats.hf(model, recipe.weights, 4.0 if recipe.rest_fp32 else 2.0).total
-        + 16 * training.adapter_params(model, recipe.targets, recipe.r)
+        formats.hf(model, s.weights, 4.0 if s.rest_fp32 else 2.0).total
+        + 16 * training.adapter_params(model, s.targets, s.r)
         + model.L * tokens * model.D * 4
         + 14 * tokens * model.V
     )
@@ -77,14 +90,12 @@ def canifinetune(row):
 
 
 def oobabooga(row):
-    if ("gguf" not in row["weights_format"].lower() and "llama.cpp" not in row.said) or row[
-        "component"
-    ] not in ("total", "peak"):
+    _, config, model, form = case(row)
+    if not isinstance(config, PlanConfig) or not gguf(config):
         raise Cannot("it knows the total of GGUF files only")
-    model = lm.find(row["model"])
-    size = formats.gguf(model, format_of(row["weights_format"])).total / MIB / model.L
-    ctx = max(row.number("seq_or_ctx"), 256)
-    cache = {"q8_0": 8, "q4_0": 4}.get(row["kv_type"].lower(), 16)
+    size = formats.gguf(model, form).total / MIB / model.L
+    ctx = max(config.n_ctx, 256)
+    cache = {"q8_0": 8, "q4_0": 4}.get(config.kv_type, 16)
     layers = model.L + 1
     return MIB * (
         (size - 17.99552795246051 + 3.148552680382576e-05 * model.G * cache * ctx)
@@ -121,33 +132,29 @@ def told(errors):
 
 
 def main():
-    file = (
-        Path(sys.argv[1])
-        if len(sys.argv) > 1
-        else Path(__file__).parents[3] / "shared" / "truth" / "vram_open.csv"
-    )
-    done = truth.bench(file)
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else MEASURED
+    done = measurements.plan_bench(file)
     ours = {row["id"]: row for row in done.data["rows"]}
     print(done.text)
     side = []
-    for row in read(file):
+    for row in measurements.read(file):
         mine = ours[row["id"]]
         if (
-            mine["tier"] not in "AB"
+            mine["tier"] == "C"
             or mine["error"] is None
             or row["component"] not in ("peak", "total")
         ):
             continue
         line = {
             "id": row["id"],
-            "workload": row["workload"],
+            "workload": mine["plan"].split("/")[-1],
             "kind": row["kind"],
             "onecard": mine["error"],
         }
         for name, rule in PEERS.items():
             try:
                 line[name] = rule(row) / mine["measured_bytes"] - 1
-            except (Cannot, OneCardError, KeyError):
+            except (Cannot, OneCardError, KeyError, AttributeError):
                 line[name] = None
         side.append(line)
     print("\npeaks and totals, row by row (error; - where a rule does not know the workload)")
@@ -196,10 +203,7 @@ def main():
         )
         + "\n"
     )
-    print(
-        f"\n{out / 'plan.json'}; {llm_inference.__name__} and its neighbours imported no torch: "
-        f"{'torch' not in sys.modules}"
-    )
+    print(f"\n{out / 'plan.json'}; the plans imported no torch: {'torch' not in sys.modules}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from validation import truth
 
 from onecard import api
 from onecard.errors import NotFound, SettingsError
@@ -253,33 +252,6 @@ def test_an_unknown_name_is_unknown():
     for name in ("llama-3.1-80b", "gpt2-xxl", "qwen3-coder-481b", "falcon-h1-8b", "phi-4-max"):
         with pytest.raises(NotFound):
             planned("12gb", model=name)
-
-
-def test_a_table_of_measurements_is_planned_and_what_cannot_be_is_told(tmp_path):
-    head = (
-        "id,workload,model,weights_format,batch,seq_or_ctx,lora_rank,targets,optimizer,grad_ckpt,"
-        "attention,kv_type,other_config,component,measured_value,unit,kind\n"
-    )
-    rows = [
-        "a,llm-infer,Qwen3-4B,Q4_K_M,1,8192,,,,,FA off,f16,tier=A;llama.cpp "
-        "n_ubatch=512,kv,1152.00,MiB,log",
-        "b,lora,no-such-model,bf16,1,512,8,q,adamw,True,sdpa,,tier=B,peak,9,GB,allocated",
-        "c,llm-infer,Qwen3-4B,Q4_K_M,1,8192,,,,,FA off,f16,tier=A;llama.cpp,kv,many,MiB,log",
-        "d,teleport,x,,,,,,,,,,tier=A,peak,1,GB,claimed",
-    ]
-    (tmp_path / "t.csv").write_text(head + "\n".join(rows) + "\n", encoding="utf-8")
-    done = truth.bench(tmp_path / "t.csv")
-    first, second, third, fourth = done.data["rows"]
-    assert first["planned_bytes"] == first["measured_bytes"] == 1152 * MIB and first["error"] == 0
-    assert (
-        "no config" in second["cannot"]
-        and "is no size" in third["cannot"]
-        and "not planned" in fourth["cannot"]
-    )
-    assert (
-        done.data["summary"]["all"]["count"] == 4
-        and done.data["summary"]["all"]["planned_share"] == 0.25
-    )
 
 
 def notes(**values):

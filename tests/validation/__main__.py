@@ -3,6 +3,12 @@
 import sys
 from pathlib import Path
 
-from validation import truth
+from onecard import api
+from onecard.errors import OneCardError
 
-print(truth.bench(Path(sys.argv[1])).text)
+FILE = Path(__file__).with_name("measurements.csv")
+
+try:
+    print(api.plan_bench(Path(sys.argv[1]) if len(sys.argv) > 1 else FILE).text)
+except OneCardError as fault:
+    sys.exit(str(fault))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onecard.api.machine import convert, doctor, models, pull, quantize
+    from onecard.api.measurements import plan_bench
     from onecard.api.planning import (
         compare_plan,
         configure,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "machine": ("convert", "doctor", "models", "pull", "quantize"),
+    "measurements": ("plan_bench",),
     "planning": (
         "compare_plan",
         "configure",
@@ -85,6 +87,7 @@ __all__ = [
     "fit_card",
     "models",
     "plan",
+    "plan_bench",
     "plan_calibrate",
     "plan_check",
     "plan_task",

@@ -76,6 +76,11 @@ def _load(
     return cast(Config, configs.load(schema, *layers))
 
 
+def load_values(task: Task, target: str, values: Mapping[str, Any]) -> Config:
+    """A Config of a task by its target, as 'configs:PlanConfig'. Raises SettingsError."""
+    return _load(task, target, values=values)
+
+
 def plans() -> dict[str, PlanPreset]:
     """Every short name of `onecard plan`."""
     return {name: row for task in tasks.all_tasks().values() for name, row in task.plans.items()}
@@ -183,7 +188,7 @@ def _traced_plan(config: Any, device: Device, fault: UnknownFamily) -> Plan:
     return Plan((*terms, *cuda_context(device)), device, choices, (note,), TRACED_BAND)
 
 
-TRACED_BAND = 0.12
+TRACED_BAND = 0.14
 """Half-width of the band of a traced plan, as of full fine-tuning."""
 
 

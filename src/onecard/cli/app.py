@@ -24,6 +24,7 @@ from onecard.redaction import SECRET_NAME, redact
 
 ABOVE = {
     "plan": "what a workload will need, before anything is loaded: onecard plan qlora llama-3.1-8b",
+    "plan-bench": "the plan against a table of published measurements",
     "fit": "the largest of everything that fits on this card",
     "explain-oom": "what an out-of-memory message means, and what to change",
     "doctor": "what this machine has, what is missing, and how to mend it",
@@ -35,7 +36,6 @@ ABOVE = {
 
 GONE = {
     "kinds": "onecard --help lists the tasks",
-    "plan-bench": "published measurements are checked by tests/validation",
 }
 """Commands of onecard 0.1 and what to do instead."""
 

@@ -31,7 +31,7 @@ class Plan:
 
     @property
     def high_bytes(self) -> int:
-        """The upper end of the band."""
+        """The upper end of the band; the total where the error is not known."""
         return round(self.total_bytes * (1 + self.band))
 
     @property
@@ -55,8 +55,8 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         return {
             "total_bytes": self.total_bytes,
-            "low_bytes": round(self.total_bytes * (1 - self.band)),
-            "high_bytes": self.high_bytes,
+            "low_bytes": round(self.total_bytes * (1 - self.band)) if self.band else None,
+            "high_bytes": self.high_bytes if self.band else None,
             "verdict": self.verdict,
             "fits": self.fits,
             "device": self.device.as_dict(),
@@ -68,7 +68,7 @@ class Plan:
     def table(self) -> Table:
         """Every part in bytes with its reason, and the verdict."""
         rows = [[size(term.bytes), term.name, term.reason] for term in self.terms]
-        spread = ""
+        spread = " (how far off such plans are is not known)" if self.terms else ""
         if self.band:
             low = round(self.total_bytes * (1 - self.band))
             spread = f" ({size(low)} to {size(self.high_bytes)})"

@@ -71,6 +71,8 @@ class VisionTrainConfig(VisionConfig):
     """Keep a moving average of the weights beside them, as YOLO trainers do."""
     multi_scale: bool = False
     """Images of changing size, as in the recipes of YOLOX and PP-YOLOE: the largest counts."""
+    num_gpus: int = Field(default=1, ge=1, le=1024)
+    """Cards: with more than one, DistributedDataParallel keeps a second copy of the gradients."""
 
 
 class VisionPredictConfig(VisionConfig):

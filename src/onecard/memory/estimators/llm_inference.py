@@ -280,11 +280,13 @@ def transformers(
     B: int = 1,
     kv_type: str = "f16",
     old_cache: bool = False,
+    all_logits: bool = False,
 ) -> list[Term]:
     """transformers' generate at the end of the answer, when the cache is longest.
 
     `old_cache`: tuples of before 4.36 and of models with code of their own: each new token copies
     the cache, so that two live at once.
+    `all_logits`: of the whole prompt, in 16 bits and in fp32 (before 4.45).
     AWQ's kernels hold a feed-forward row for each token of the prompt; others read it in less than
     the cache still grows by.
     """
@@ -295,16 +297,28 @@ def transformers(
     cache = round(B * values * KV_BYTES[kv_type] * copies) + 4 * B * lm.state_values
     reading = 2 * B * prompt * lm.F if format.startswith("awq") else 0
     reason = f"{copies} x {B} x {tokens} tokens x {values // max(tokens, 1)} values x {kv_type}"
+    why = f"AWQ reads {B} x {prompt} tokens x {lm.F} in 16 bits"
+    if format.startswith("exl2"):
+        reading, why = exl2_scratch(lm), f"ExLlama's scratch for {EXL2_TOKENS} tokens"
+    if all_logits and (logits := 6 * B * prompt * lm.V) > reading:
+        reading, why = logits, f"logits of {B} x {prompt} tokens x {lm.V} words in fp32 and 16 bits"
     return [
         Term("weights", weights, f"{lm.n_params / 1e9:.2f}e9 in {format}"),
         Term("KV cache", cache, reason),
-        *(
-            [Term("activations", reading, f"AWQ reads {B} x {prompt} tokens x {lm.F} in 16 bits")]
-            if reading
-            else []
-        ),
+        *([Term("activations", reading, why)] if reading else []),
         Term("workspace", GATHER_BYTES, "cuBLAS and buffers of the last token"),
     ]
+
+
+EXL2_TOKENS = 2048
+"""ExLlamaV2's max_input_len: prompts are read in pieces of so many tokens."""
+
+
+def exl2_scratch(lm: LM) -> int:
+    """What ExLlamaV2 takes when it loads a model: the largest matrix opened to 16 bits, and rows of
+    one piece of a prompt: two of the feed-forward, four of the model's width."""
+    largest = max(m.rows * m.columns for layer, _ in lm.groups for m in layer.matrices)
+    return 2 * largest + 2 * EXL2_TOKENS * (2 * lm.F + 4 * lm.D)
 
 
 def vllm(

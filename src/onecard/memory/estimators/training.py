@@ -47,7 +47,9 @@ fitcheck-llm 0.3.1)."""
 FROZEN_CHUNK = 256
 """Tokens whose logits onecard's own loss makes at once (tasks/finetune/loss.py)."""
 CHUNKED_SHARE = 1 / 8
-"""A chunked loss makes this share of the logits at a time (torchtune: 8 chunks)."""
+"""A chunked loss casts this share of the logits at a time (torchtune: 8 chunks)."""
+CHUNKED_COPIES = 0.5
+"""All chunks of a chunked loss in 16 bits, as copies in fp32: the model returns them as a list."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class Recipe:
     """Its fp16 optimizer keeps 16-bit and fp32 weights and gradients side by side: 4 B a trained
     weight more."""
     dropout: bool = False
-    """Adapters read a copy of their input from which some values are dropped; copy and mask are
-    kept."""
+    """Adapters read a copy of their input from which some values are dropped; the mask is kept, and
+    the copy where it is not cast."""
     keeps_inputs: bool = False
     """4-bit layers keep what they read, as bitsandbytes did before it saw that only the weights are
     needed (its MatMul4Bit kept A and B until 2024)."""
@@ -210,8 +212,9 @@ def loss_hump(lm: LM, s: Recipe, tokens: int) -> int:
         copies = PLAIN_COPIES
     if s.rest_fp32 or s.compute_fp32:
         copies = FP32_COPIES - (s.compute_fp32 and not s.keeps_logits)
-    share = CHUNKED_SHARE if s.loss == "chunked" else 1.0
-    return round(tokens * lm.V * 4 * copies * share)
+    if s.loss == "chunked":
+        copies = CHUNKED_SHARE * copies + CHUNKED_COPIES
+    return round(tokens * lm.V * 4 * copies)
 
 
 def layer_hump(lm: LM, s: Recipe, tokens: int) -> int:
@@ -274,6 +277,9 @@ def layer_rows(lm: LM, layer: Layer, s: Recipe) -> float:
     PEFT casts to fp32, autocast casts back.
     """
     wide = 4 if s.compute_fp32 else 2
+    # fp32 norms hand on fp32, and 4-bit and frozen layers answer in the type they were asked in:
+    # the feed-forward's rows are fp32 then, while attention casts to 16 bits
+    rows = 4 if s.rest_fp32 else wide
     H, q, narrow, F = layer.H, layer.H * layer.K, layer.G * layer.K, layer.F
     if s.compiled and s.method == "full":
         return wide * (4 * lm.D + 2 * q + 2 * narrow + (3 if lm.gated else 2) * F) + 4 * H
@@ -292,7 +298,7 @@ def layer_rows(lm: LM, layer: Layer, s: Recipe) -> float:
         lm.norms * norm * lm.D
         + into
         + heads
-        + wide * ((3 if lm.gated else 1) + ("down" in s.targets)) * F
+        + (rows * (3 if lm.gated else 1) + wide * ("down" in s.targets)) * F
     )
 
 
@@ -303,7 +309,9 @@ def _adapter_rows(lm: LM, layer: Layer, s: Recipe, wide: int) -> float:
     casts = s.adapter_fp32 and not s.compute_fp32 and s.loss != "frozen"
     read = readers if casts else 2 * (readers > 0)
     into: float = wide * (read * lm.D + ("o" in s.targets) * q * casts)
-    if s.dropout:  # fused projections have one adapter: q, k and v read once
+    if s.dropout and casts:  # PEFT: a mask for each adapter; what is left is the cast copy above
+        into += readers * lm.D + ("o" in s.targets) * q + ("down" in s.targets) * F
+    elif s.dropout:  # litgpt: fused projections have one adapter, q, k and v read once
         into += 3 * (
             any(name in s.targets for name in "qkv") * lm.D
             + ("o" in s.targets) * q
@@ -319,6 +327,11 @@ def _adapter_rows(lm: LM, layer: Layer, s: Recipe, wide: int) -> float:
 
 FREE_BYTES = 50 * MIB
 """Segments that are held and not full, at the least."""
+FRAGMENTS_EAGER, FRAGMENTS_FUSED = 0.65, 1.0
+"""Of the smaller of the two humps, what its blocks hold beside the larger one: attention with score
+matrices, and fused attention."""
+FRAGMENTS_LOSS = 0.03
+"""Of the loss, what its blocks hold and do not fill."""
 
 
 def fragments(lm: LM, s: Recipe) -> Term:
@@ -330,9 +343,9 @@ def fragments(lm: LM, s: Recipe) -> Term:
     """
     tokens = s.B * s.T
     loss, layer = loss_hump(lm, s, tokens), layer_hump(lm, s, tokens)
-    share = 0.65 if s.attention == "eager" else 1.2
+    share = FRAGMENTS_EAGER if s.attention == "eager" else FRAGMENTS_FUSED
     return Term(
         "fragments",
-        round(FREE_BYTES + share * min(loss, layer) + 0.05 * loss),
-        f"{share} x the smaller of loss and layer, and 5 % of the loss",
+        round(FREE_BYTES + share * min(loss, layer) + FRAGMENTS_LOSS * loss),
+        f"{share} x the smaller of loss and layer, and {FRAGMENTS_LOSS:.0%} of the loss",
     )

@@ -51,13 +51,13 @@ TASK = Task(
         "asr": PlanPreset("speech transcribed", "configs:PlanConfig", example="large-v3-turbo"),
         "asr-lora": PlanPreset(
             "Whisper fine-tuned with LoRA",
-            "configs:TrainConfig",
+            "configs:PlanTrainConfig",
             {"bf16": True},
             "large-v3-turbo",
         ),
         "asr-full": PlanPreset(
             "Whisper fine-tuned, all weights",
-            "configs:TrainConfig",
+            "configs:PlanTrainConfig",
             {"method": "full", "bf16": True},
             "small",
         ),

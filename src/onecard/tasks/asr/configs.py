@@ -192,3 +192,12 @@ class PlanConfig(TranscribeConfig):
 
     engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
     """What transcribes."""
+
+
+class PlanTrainConfig(TrainConfig):
+    """What-if: other trainers than onecard's own."""
+
+    optim: Literal["adamw", "adamw-8bit", "adafactor", "lion"] = "adamw"
+    """Optimizer."""
+    label_tokens: int = Field(default=100, ge=1, le=448)
+    """Tokens of the longest text of a batch; 30 s of speech make some 80 to 120."""

@@ -96,5 +96,13 @@ class PlanConfig(LlmConfig):
     """llama.cpp: layers with a sliding window keep the whole context."""
     flash_attn: bool = True
     """llama.cpp: without it score matrices are added."""
+    prompt_tokens: int = Field(default=1, ge=1, le=10_000_000)
+    """transformers: tokens of n_ctx that are the prompt; the answer is the rest."""
+    logits_to_keep: int = Field(default=1, ge=0)
+    """transformers: 0 makes logits of the whole prompt, in fp32, as before 4.45 and as models with
+    code of their own do."""
+    legacy_cache: bool = False
+    """transformers before 4.36 and models with code of their own: each new token copies the cache.
+    """
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """vLLM: share of the card that it takes."""

@@ -1,10 +1,10 @@
 """Settings of diffusion, one Config per command. Names are those of diffusers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from onecard.config import Config
+from onecard.config import Config, ShortName
 
 
 class PipelineConfig(Config):
@@ -33,6 +33,10 @@ class GenerateConfig(PipelineConfig):
     """The decoder takes one picture at a time."""
     vae_tiling: bool = False
     """The decoder takes tiles of 512 px."""
+    tiny_vae: bool = False
+    """TAESD decodes instead of the pipeline's own decoder."""
+    text_encoder_quant: tuple[Annotated[str, ShortName()], ...] = ()
+    """Weights of each text encoder, in the pipeline's order; empty: as the denoiser's."""
 
 
 class TrainConfig(PipelineConfig):

@@ -160,6 +160,31 @@ class PlanConfig(TrainConfig):
     """Frozen weights in another format: gptq-int4, nf4, fp16, fp32 ..."""
     fp32_norms: bool = False
     """Embeddings, head and norms in fp32, as PEFT's prepare_model_for_kbit_training leaves them."""
+    fp32_master_weights: bool = False
+    """Full training: weights in fp32 under autocast (bf16 or fp16 of a model loaded in fp32)."""
+    autocast_adapter_dtype: bool = True
+    """Adapters in fp32, as PEFT makes them; off leaves them in the model's 16 bits, as litgpt and
+    torchtune do."""
+    keep_logits: bool = False
+    """The training loop holds the model's output while it runs backward, as a plain loop with
+    `outputs = model(...)` does; the Trainers of transformers and TRL drop it."""
+    keep_inputs: bool = False
+    """4-bit layers keep what they read, as bitsandbytes before 0.43 and litgpt do."""
+    tie_word_embeddings: bool = True
+    """Off: the trainer holds head and table apart though the model ties them (litgpt)."""
+    torch_compile: bool = False
+    """torch.compile keeps less of norms and gates."""
+    optimizer_in_bwd: bool = False
+    """Each weight is updated as soon as its gradient is there, and the gradient is dropped
+    (torchtune)."""
+    enable_activation_offloading: bool = False
+    """Layers' inputs wait in the computer's memory (torchtune, Unsloth)."""
+    deepspeed: bool = False
+    """DeepSpeed's own fp16 optimizer: 16-bit and fp32 weights and gradients side by side."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: what num_gpus cards share: 1 optimizer, 2 gradients too, 3 weights too."""
+    num_gpus: int = Field(default=1, ge=1, le=1024)
+    """Cards that share by zero_stage; the plan is of one of them."""
 
 
 class EvaluateConfig(ScoreConfig, TrackingConfig):

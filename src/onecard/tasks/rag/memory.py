@@ -13,7 +13,7 @@ from onecard.memory.terms import flat_index
 from onecard.tasks.rag.configs import EmbedderConfig
 from onecard.units import MIB
 
-BAND = 0.04
+BAND = 0.06
 """As llama.cpp's: the language model is the only part on a GPU."""
 E5_BYTES = 290 * MIB
 """Peak resident memory of the embedded embedder with its tokenizer while it works, measured

@@ -27,6 +27,13 @@ class AskConfig(VlmConfig):
     """Pictures at once."""
     quant: str = "bf16"
     """Weights of the language model: bf16, int8, nf4 ..."""
+    num_images: int = Field(default=1, ge=0, le=1)
+    """Pictures of a question; 0 for words only."""
+    logits_to_keep: int = Field(default=1, ge=0)
+    """0 makes logits of the whole prompt, in fp32, as transformers before 4.45 does; models that
+    bring such code of their own do it anyway."""
+    attn_implementation: Literal["sdpa", "eager"] = "sdpa"
+    """Attention kernel of the vision tower; eager keeps score matrices."""
 
 
 class TrainConfig(VlmConfig):
@@ -46,5 +53,7 @@ class TrainConfig(VlmConfig):
     """Optimizer."""
     gradient_checkpointing: bool = True
     """Keep each layer's input only and compute the rest again."""
+    fp32_master_weights: bool = False
+    """Full training: weights in fp32 under autocast, as a model loaded in fp32 is trained."""
     loss: Literal["upcast", "chunked", "fused"] = "upcast"
     """Cross-entropy: in fp32 as transformers makes it, in chunks, or fused (Liger)."""
