@@ -141,10 +141,17 @@ def chat_fitted(card, **values):
     return api.fit("chat", config, card=card).data
 
 
-def test_a_change_that_a_later_one_made_needless_is_taken_back():
-    """The cache in 8 bits saves 184 MiB of the 6 GiB that are missing: experts save the rest."""
-    changes = [row["changes"] for row in chat_fitted("4070ti", model="qwen3-30b-a3b")["changes"]]
-    assert [list(change) for change in changes] == [["n_cpu_moe"]]
+@pytest.mark.parametrize(("model", "n_ctx"), [("qwen3-30b-a3b", 4096), ("qwen3-32b", 32768)])
+def test_a_change_that_a_later_one_made_needless_is_taken_back(model, n_ctx):
+    """Without any one of the changes that are left the plan does not fit."""
+    changes = [row["changes"] for row in chat_fitted("4070ti", model=model, n_ctx=n_ctx)["changes"]]
+    assert changes
+    device = devices.find("4070ti")
+    for left_out in changes[:-1]:
+        values = {k: v for row in changes if row is not left_out for k, v in row.items()}
+        values = {"model": model, "n_ctx": n_ctx, **values}
+        plan = api.plan("chat", api.configure_plan("llm-infer", values=values), card="4070ti")
+        assert plan.high_bytes > device.free_bytes, left_out
 
 
 def test_experts_move_only_until_it_fits():

@@ -57,14 +57,11 @@ def find(name: str = "auto") -> Device:
     if name in ("", "auto"):
         present = installed()
         return present[0] if present else _cpu()
-    key = re.sub(
-        r"[^a-z0-9-]",
-        "",
-        name.lower().removeprefix("nvidia").replace("geforce", "").replace("rtx", ""),
-    )
+    key = _key(name)
     table = named()
     for row, facts in table.items():
-        if key.replace("-", "") in (row.replace("-", ""), row.replace("-", "") + "gb"):
+        bare, full = row.replace("-", ""), _key(facts["name"]).replace("-", "")
+        if key.replace("-", "") in (bare, bare + "gb", full):
             total = int(facts["memory_gib"]) * GIB
             return Device(
                 facts["name"],
@@ -88,6 +85,12 @@ def find(name: str = "auto") -> Device:
             fix="--card 12gb, --card 4070ti or --card cpu",
         )
     return Device(f"a {gib(total)} card", total, total - DESKTOP_BYTES, real=False)
+
+
+def _key(name: str) -> str:
+    """A card's name without its maker's words: '4060ti' of 'NVIDIA GeForce RTX 4060 Ti'."""
+    bare = name.lower().removeprefix("nvidia").replace("geforce", "").replace("rtx", "")
+    return re.sub(r"[^a-z0-9-]", "", bare)
 
 
 @cache
