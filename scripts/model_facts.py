@@ -181,7 +181,9 @@ def models(database: Path, configs: Path) -> None:
     for row in sorted(rows, key=lambda r: -r["hf_downloads"]):
         usable = row["architecture"] in FAMILIES and row["architecture"] not in NEEDS_MORE
         official = row["name"].startswith(OFFICIAL)
-        used = official or row["hf_downloads"] >= FEWEST_DOWNLOADS
+        # a word alone is no name of a model: others have it too
+        sized = re.search(r"\d(?:\.\d+)?[bm](?![a-z])", canonical(row["name"]))
+        used = official or (row["hf_downloads"] >= FEWEST_DOWNLOADS and sized)
         if usable and used and (config := verified(row)):
             add(row["name"], config, 2 if official else 3)
     for key in clashes:

@@ -11,7 +11,7 @@ import processes
 import pytest
 
 from onecard import fsio
-from onecard.errors import NotFound, SettingsError
+from onecard.errors import NotFound, OneCardError, SettingsError
 from onecard.hub import auto, names, store
 from onecard.inference.config import LlmConfig
 from onecard.inference.planning import model_of, resolve_auto, share
@@ -79,6 +79,19 @@ def test_nearly_all_names_are_known():
     known = [bool(lm.named(row["name"])) == bool(row["billions"]) for row in NAMES]
     assert len(known) >= 116
     assert sum(known) / len(known) >= 0.98
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a" * 300, "a" * 5000, "~nobody/x", "http://[", "https://h/x.zip", "hf:", "a\x01b"),
+        *("/dev/zero", "/etc/passwd", "run:../../x", "C:\\x\\y.gguf", "..", "a\x00b", "\ud800"),
+    ],
+)
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(OneCardError) as fault:
+        names.counts(name)
+    assert fault.value.fix
 
 
 def test_an_unknown_name_is_told_the_nearest():

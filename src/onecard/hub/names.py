@@ -26,6 +26,8 @@ from onecard.memory.architectures.gguf import read_model
 from onecard.memory.architectures.layers import LM
 from onecard.memory.architectures.model_names import canonical, spellings
 
+MAX_NAME = 4096
+"""Letters of the longest path that Linux takes (PATH_MAX)."""
 OLLAMA_URL = "http://127.0.0.1:11434"
 QUANT = re.compile(
     r"(?i)(?<![a-z0-9])(iq[1-4]_[a-z]+|q[2-8]_[0-9k](?:_[sml])?|bf16|f16|f32)(?![a-z0-9])"
@@ -89,14 +91,34 @@ def model_dir(name: str) -> Path:
     return paths.models() / safe
 
 
+def check_length(name: str) -> None:
+    """Raises SettingsError for what is longer than any path."""
+    if len(name) > MAX_NAME:
+        raise SettingsError(
+            f"a model's name of {len(name)} letters is none",
+            why=f"paths and addresses have at most {MAX_NAME}",
+            fix="--model smollm2-135m, or another of: onecard models list",
+        )
+
+
+def _path(name: str) -> Path | None:
+    """The name as a path; None for what no file system takes."""
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user's home, a NUL
+        return None
+    return path if name else None
+
+
 def local_path(name: str, known: Container[str] = ()) -> Path | None:
     """The file or folder that a name stands for; None where there is none, or where a bare word is
     the catalog's or one of `known`.
 
     So that a folder `base` in the working directory takes no model's name; `./base` names it.
     """
-    path = Path(name).expanduser()
-    if not name or not path.exists():
+    path = _path(name)
+    if path is None or not path.exists():
         return None
     is_bare = "/" not in name and not name.startswith((".", "~"))
     return None if is_bare and (name in known or in_catalog(name)) else path
@@ -108,6 +130,7 @@ def find(name: str, quant: str = "") -> Model:
     Raises NotFound with the nearest names, SettingsError for no name.
     """
     name = name.strip()
+    check_length(name)
     if not name:
         raise SettingsError(
             "no model is named",
@@ -127,14 +150,14 @@ def find(name: str, quant: str = "") -> Model:
         return _address(name, quant)
     if local := local_path(name):
         return Model(name, "file", local.resolve(), quant_of(local.name))
-    path = Path(name).expanduser()
+    is_gguf = name.lower().endswith(".gguf")
     if row := in_catalog(name):
         return _catalog(row, quant)
     if imported := _imported(name, quant):
         return imported
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and path.suffix != ".gguf":
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not is_gguf:
         return _hub(f"hf:{name}", quant)
-    if "/" in name or path.suffix == ".gguf":
+    if "/" in name or is_gguf:
         raise NotFound(
             f"there is no model file {name}",
             why="nothing lies at that path",
@@ -145,14 +168,20 @@ def find(name: str, quant: str = "") -> Model:
 
 def _address(name: str, quant: str) -> Model:
     """A GGUF file behind a web address. Raises SettingsError for another form."""
-    file = Path(urlsplit(name).path).name
+    try:
+        parts = urlsplit(name)
+    except ValueError as fault:  # brackets that do not close
+        raise SettingsError(
+            f"{name} is no web address", why=str(fault), fix="https://host/file.gguf"
+        ) from None
+    file = Path(parts.path).name
     if not file.lower().endswith(".gguf"):
         raise SettingsError(
             f"{name} is no GGUF file",
             why="only GGUF files are taken from a web address",
             fix="the address of a .gguf file, or hf:org/name",
         )
-    host = urlsplit(name).hostname or "address"
+    host = parts.hostname or "address"
     path = model_dir(f"{host}-{Path(file).stem}") / file
     return Model(name, "address", path, quant or quant_of(file))
 
@@ -206,13 +235,14 @@ def counts(name: str) -> LM:
         # loads ssl and http: 30 ms that only an address needs
         from onecard.memory.architectures.gguf_remote import read_remote
 
+        _address(name, "")  # refuses what is no GGUF file's address
         return gguf_model.from_header(read_remote(name), name.rpartition("/")[2])
-    path = Path(name).expanduser()
+    check_length(name)
     local = local_path(name)
     if local and local.suffix == ".json" and local.is_file():
         return config_json.from_file(local)
     unknown: NotFound | None = None
-    if local is None and path.suffix != ".gguf":
+    if local is None and not name.lower().endswith(".gguf"):
         try:
             return lm.find(name)
         except NotFound as fault:

@@ -34,6 +34,11 @@ USUAL = (
 """What `onecard fit` tries, smallest first: the models that people use."""
 
 
+MAX_NAME = 200
+"""Letters of the longest name that is looked up: repositories of the hub have at most 96 each side.
+"""
+
+
 @cache
 def configs() -> dict[str, dict[str, Any]]:
     """Canonical name -> config of every known model."""
@@ -51,6 +56,8 @@ def named(name: str) -> LM | None:
     >>> named("llama-3.1-80b"), named("gpt2-xxl")
     (None, None)
     """
+    if len(name) > MAX_NAME or name.startswith(("/", ".", "~")) or "\\" in name:
+        return None  # a path is no name
     known = configs()
     key = next((key for key in spellings(name) if key in known), None)
     return None if key is None else config_json.from_values(known[key], key)
@@ -61,8 +68,12 @@ def find(name: str) -> LM:
 
     Raises NotFound with the nearest names and how to give a config.
     """
-    path = Path(name).expanduser()
-    if path.suffix == ".json" or (path / "config.json").is_file():
+    path = Path(name)
+    try:
+        here = path.suffix == ".json" or (path / "config.json").is_file()
+    except (OSError, ValueError):  # longer than a file's name may be, or with a NUL
+        here = False
+    if here:
         return config_json.from_file(path if path.suffix == ".json" else path / "config.json")
     known = named(name)
     if known is None:
