@@ -28,6 +28,8 @@ from onecard.memory.architectures.model_names import canonical, spellings
 
 MAX_NAME = 4096
 """Letters of the longest path that Linux takes (PATH_MAX)."""
+MAX_FOLDER = 240
+"""Bytes of a folder's name: file systems take 255, and marks are added."""
 OLLAMA_URL = "http://127.0.0.1:11434"
 QUANT = re.compile(
     r"(?i)(?<![a-z0-9])(iq[1-4]_[a-z]+|q[2-8]_[0-9k](?:_[sml])?|bf16|f16|f32)(?![a-z0-9])"
@@ -87,6 +89,12 @@ def model_dir(name: str) -> Path:
             f"'{name}' is no name for a model",
             why="no letter of it can stand in a folder's name",
             fix="letters, digits, '.', '_' and '-'",
+        )
+    if len(safe.encode("utf-8", "replace")) > MAX_FOLDER:
+        raise SettingsError(
+            f"'{safe[:40]}...' is too long a name for a model",
+            why=f"its folder would have more than {MAX_FOLDER} bytes in its name",
+            fix="a shorter --name",
         )
     return paths.models() / safe
 
