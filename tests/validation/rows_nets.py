@@ -200,14 +200,16 @@ def look(row: Row) -> int:
     tokens = row.number("seq_or_ctx", vlm.TALK_TOKENS)
     parts = vlm.talk(
         model,
-        form,
-        row.number("batch", 1),
-        width,
-        height,
-        tokens,
-        all_logits=model.old_code,
-        fused="eager" not in row["attention"].lower(),
-        image=not text,
+        vlm.Look(
+            form,
+            row.number("batch", 1),
+            width,
+            height,
+            tokens,
+            all_logits=model.old_code,
+            fused="eager" not in row["attention"].lower(),
+            image=not text,
+        ),
     )
     return _sum(parts) + (calibration.CUDA_CONTEXT_BYTES if row["kind"] == "nvidia-smi" else 0)
 

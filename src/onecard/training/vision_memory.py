@@ -46,7 +46,7 @@ def recipe_of(config: Any) -> vision.Recipe:
         config.amp,
         config.optimizer,
         config.ema,
-        boxes=getattr(config, "max_boxes", vision.BOXES),
+        boxes=getattr(config, "max_boxes", 0),
         multi_scale=config.multi_scale,
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from onecard.config import Config
 from onecard.errors import SettingsError
-from onecard.memory import calibration, terms
+from onecard.memory import calibration, formats, terms
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
@@ -14,7 +14,7 @@ from onecard.tasks.diffusion.configs import GenerateConfig, PipelineConfig, Trai
 BAND = 0.3
 """Half-width of the band around a total: nine of ten published rows stay below its upper end
 (tests/validation); offloading is the widest."""
-USUAL = ("sd-1.5", "sdxl", "sd3-medium", "flux.1", "qwen-image")
+USUAL = ("sd-1.5", "sdxl", "sd3.5-medium", "z-image-turbo", "flux.1", "qwen-image")
 
 
 def plan(config: Config, device: Device) -> Plan:
@@ -22,6 +22,9 @@ def plan(config: Config, device: Device) -> Plan:
     assert isinstance(config, PipelineConfig)
     pipeline = find(config.model)
     height, width = config.height or config.imgsz, config.imgsz
+    generates = isinstance(config, GenerateConfig)
+    takes = formats.DIFFUSED if generates else formats.TRAINED
+    format = formats.choose(config.quant, takes, pipeline.name, takes)
     if isinstance(config, GenerateConfig):
         parts = diffusion.make(
             pipeline,
@@ -29,15 +32,22 @@ def plan(config: Config, device: Device) -> Plan:
                 config.num_images,
                 height,
                 width,
-                config.quant,
+                format,
                 fused=config.attn_implementation == "sdpa",
                 offload=config.offload,
                 slicing=config.vae_slicing,
                 tiling=config.vae_tiling,
+                frames=config.num_frames,
             ),
         )
     else:
         assert isinstance(config, TrainConfig)
+        if pipeline.frames > 1:
+            raise SettingsError(
+                f"a LoRA of {pipeline.name} cannot be planned",
+                why="a step over films keeps what no formula here counts",
+                fix="onecard plan diffusion plans its films; a LoRA of a picture's model: z-image",
+            )
         parts = diffusion.train(
             pipeline,
             diffusion.Training(
@@ -46,14 +56,14 @@ def plan(config: Config, device: Device) -> Plan:
                 height,
                 width,
                 config.rank,
-                config.quant,
+                format,
                 config.optim,
                 config.gradient_checkpointing,
                 config.cache_latents,
             ),
         )
     parts = [*parts, *terms.cnn_segments(parts, device), *terms.cuda_context(device)]
-    choices = {"model": pipeline.name, "size": f"{width or pipeline.size} px"}
+    choices = {"model": pipeline.name, "size": f"{width or pipeline.wide or pipeline.size} px"}
     band = calibration.band(device, "diffusion", BAND)
     return Plan(tuple(parts), device, choices, (), band)
 
@@ -101,7 +111,8 @@ def _generation_fallbacks(config: GenerateConfig) -> Iterator[Change]:
         yield {"offload": "model"}, "the same pictures, some seconds slower each"
     if not config.vae_tiling:
         yield {"vae_tiling": True}, "seams may show between tiles"
-    yield {"quant": "nf4"}, "small differences in detail"
+    if config.quant not in ("nf4", "nf4-dq"):
+        yield {"quant": "nf4"}, "small differences in detail"
     yield from halve("num_images", config.num_images, 1, "fewer pictures at once")
     if config.offload != "sequential":
         yield {"offload": "sequential"}, "the same pictures, many times slower"
