@@ -77,7 +77,7 @@ DITS = {
     "qwen-image": Dit(3072, 60, 0, 24, 3584, 256, 64, params=20_430_401_088),
     "sana-0.6b": Dit(1152, 28, 0, 36, 2304, 300, 32, True, 0, 5.0, params=591_747_872),
     "sana-1.6b": Dit(2240, 20, 0, 70, 2304, 300, 32, True, 0, 5.0, params=1_604_462_752),
-    "lumina-2": Dit(2304, 0, 30, 24, 2304, 256, 64, up=4.0, params=2_609_768_448),
+    "lumina-2": Dit(2304, 0, 30, 24, 2304, 256, 64, up=4.0, params=2_609_769_152),
     "auraflow": Dit(3072, 4, 32, 12, 2048, 256, 16, params=6_833_439_744),
     "wan-1.3b": Dit(1536, 30, 0, 12, 4096, 512, 64, True, 0, 5.83, params=1_418_996_800),
     "wan-5b": Dit(3072, 30, 0, 24, 4096, 512, 192, True, 0, 4.67, params=4_999_787_712),
@@ -341,14 +341,18 @@ def dit(
     out = t.linear(
         _cast(t, t.norm(t.op((n, tokens, d), [y]), "layer", affine=False)), spec.channels
     )
-    if spec.params:  # the real class has other weights beside these blocks, or fewer
-        made = t.params - (t.trained if a.r else 0) - before
-        _second(t, spec.params - made)
+    _as_the_class(t, spec, a, before)
     if spec.words:  # chosen at four times the places, in fp32
         logits = t.op((n, 4 * tokens, spec.words), [out], wide=4.0)
         out = t.op(logits.shape, [logits], [logits], keeps=True, wide=4.0)
     t.frozen = False
     return out
+
+
+def _as_the_class(t: Tape, spec: Dit, a: Adapt, before: int) -> None:
+    """The real class has other weights beside these blocks, or fewer."""
+    if spec.params:
+        _second(t, spec.params - (t.params - (t.trained if a.r else 0) - before))
 
 
 def _second(t: Tape, n_params: int) -> None:

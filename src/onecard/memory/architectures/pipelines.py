@@ -4,7 +4,6 @@ Sources: the pipelines' configs, counted by diffusers' and transformers' classes
 (tests/e2e/test_pipelines.py).
 """
 
-import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -198,7 +197,7 @@ NOT_KNOWN = {
 
 
 def _key(name: str) -> str:
-    return re.sub(r"-(?:diffusers|[bfi]+\d*)$", "", tokens(name))
+    return tokens(name).removesuffix("-diffusers")
 
 
 @cache

@@ -14,8 +14,8 @@ from onecard.memory.simulator import Tape, Tensor
 
 STRIDES = (8, 16, 32)
 """Of a detector's maps."""
-LARGEST_AT_ONCE = 2.0
-"""The largest result of a part, and its gradient, while a gradient passes."""
+LARGEST_AT_ONCE = 1.0
+"""The largest result of a part stands once more, as its gradient, while a gradient passes."""
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def find(name: str, n_classes: int = 0) -> Net:
 NOT_KNOWN = {
     r"sam[23]": "its memory of a film's frames was not recorded; SAM's first version was",
     r"rfdetr\w*seg|rfdetrseg": "its masks were not recorded; RF-DETR's detectors are known",
+    r"mask2former": "its class chooses masks by their values and cannot be recorded without them",
     r"deimv2": "its sizes' configs are not known here; DEIM's are those of D-FINE",
     r"yolov5[nsmlx]cls": "its classifier is not in ultralytics' configs",
     r"yoloe|yoloworld|yolonas": "its class reads text or comes from a library of its own",

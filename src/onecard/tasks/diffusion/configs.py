@@ -37,11 +37,8 @@ class GenerateConfig(PipelineConfig):
     @classmethod
     def _nothing(cls, value: object) -> object:
         """No offload in other programs' words."""
-        if value is False or value is None:
-            return "none"
-        if isinstance(value, str) and value.strip().lower() in ("", "no", "none", "false", "off", "0"):
-            return "none"
-        return value
+        word = str(value or "").strip().lower()
+        return "none" if word in ("", "no", "none", "false", "off", "0") else value
 
     num_frames: int = Field(default=0, ge=0, le=1025)
     """Length of a film; 0 for the model's usual one."""
