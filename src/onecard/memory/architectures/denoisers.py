@@ -271,7 +271,6 @@ def dit(
     """The noise of patches (n, tokens, channels)."""
     a = a or Adapt()
     t.frozen = bool(a.r)
-    before = t.params - (t.trained if a.r else 0)
     n, tokens, d = x.shape[0], x.shape[1], spec.width
     y = t.linear(x, d)
     text = t.linear(t.tensor(n, spec.text_tokens, spec.text_width), d)
@@ -341,18 +340,23 @@ def dit(
     out = t.linear(
         _cast(t, t.norm(t.op((n, tokens, d), [y]), "layer", affine=False)), spec.channels
     )
-    _as_the_class(t, spec, a, before)
-    if spec.words:  # chosen at four times the places, in fp32
-        logits = t.op((n, 4 * tokens, spec.words), [out], wide=4.0)
-        out = t.op(logits.shape, [logits], [logits], keeps=True, wide=4.0)
+    _as_the_class(t, spec, a)
+    if spec.words:
+        out = _chosen(t, out, spec.words)
     t.frozen = False
     return out
 
 
-def _as_the_class(t: Tape, spec: Dit, a: Adapt, before: int) -> None:
-    """The real class has other weights beside these blocks, or fewer."""
+def _chosen(t: Tape, x: Tensor, words: int) -> Tensor:
+    """Picture tokens at four times the places, in fp32."""
+    logits = t.op((x.shape[0], 4 * x.shape[1], words), [x], wide=4.0)
+    return t.op(logits.shape, [logits], [logits], keeps=True, wide=4.0)
+
+
+def _as_the_class(t: Tape, spec: Dit, a: Adapt) -> None:
+    """The real class has other weights beside these blocks, or fewer; the tape ran nothing else."""
     if spec.params:
-        _second(t, spec.params - (t.params - (t.trained if a.r else 0) - before))
+        _second(t, spec.params - (t.params - (t.trained if a.r else 0)))
 
 
 def _second(t: Tape, n_params: int) -> None:
