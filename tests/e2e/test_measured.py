@@ -256,7 +256,7 @@ def test_a_small_unet_with_lora():
     assert t.params * 4 + t.trained * 8 + t.peak == pytest.approx(measured, rel=0.07)
 
 
-def test_a_tiny_llava(monkeypatch):
+def test_a_tiny_llava():
     """Vision tower frozen, projector and language model trained whole."""
     from transformers import (
         CLIPVisionConfig,
@@ -294,12 +294,12 @@ def test_a_tiny_llava(monkeypatch):
     measured = run(
         model, lambda: model(input_ids=ids, pixel_values=pixels, labels=ids).loss, adam(model)
     )
-    monkeypatch.setitem(vlm.TOWERS, "tiny-tower", tower)
-    monkeypatch.setattr(lm, "find", lambda name: words)
     recipe = training.Recipe(
         "full", "fp32", 2, 1, checkpointing=False, compute_fp32=True, keeps_logits=False
     )
+    beside = tower.n_params + 256 * 192 + 192 * 256 + 256 * 256
     terms = vlm.tune(
-        vlm.VLM("tiny-tower", "tiny-words", 224, 256), vlm.Training(recipe, 64, tower="frozen")
+        vlm.VLM("tiny", tower, words, beside, tile=224, tokens=256),
+        vlm.Training(recipe, 64, tower="frozen"),
     )
     assert sum(t.bytes for t in terms) == pytest.approx(measured, rel=0.07)

@@ -52,7 +52,8 @@ def test_parameters(size):
 
 
 @pytest.mark.parametrize(
-    ("size", "side", "boxes"), [("nano", 384, 4), ("nano", 384, 15), ("base", 280, 15)]
+    ("size", "side", "boxes"),
+    [("nano", 384, 4), ("nano", 384, 15), ("base", 280, 15), ("nano", 384, 60)],
 )
 def test_peak(size, side, boxes):
     model, images = real(size), torch.randn(1, 3, side, side)

@@ -4,8 +4,11 @@ Knows counts, no files.
 GGUF mixtures follow llama.cpp (src/llama-quant.cpp); the others are the formats' own constants.
 """
 
+import re
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
+from onecard.errors import SettingsError
 from onecard.memory.architectures.gguf import BLOCKS
 from onecard.memory.architectures.layers import LM, FileWeights, Layer, Matrix
 
@@ -69,6 +72,7 @@ MIXTURES = {  # GGUF name -> (most matrices, attn_v and some ffn_down, output he
     "bf16": ("bf16", "bf16", "bf16"),
     "f32": ("f32", "f32", "f32"),
 }
+_SIZES = {name: (values, size) for name, values, size in BLOCKS.values()}
 GGUF_ONLY = frozenset(MIXTURES) - frozenset(PLAIN)
 NARROW = {
     "q2_k": "q4_0",
@@ -82,7 +86,6 @@ NARROW = {
     **dict.fromkeys(["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s"], "iq4_nl"),
 }
 """What a row takes whose width is no multiple of 256."""
-_SIZES = {name: (values, size) for name, values, size in BLOCKS.values()}
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,69 @@ class Weights:
         return self.linears + self.embedding + self.head + self.small
 
 
+ALIASES = {
+    "float32": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "bfloat16": "bf16",
+    "int8-float16": "int8",
+    "int8_float16": "int8",
+    "8bit": "int8",
+    "4bit": "nf4",
+    "fp4": "nf4",
+    "quanto_int8": "quanto-int8",
+    "quanto_int4": "quanto-int4",
+    "awq": "awq-int4",
+    "gptq": "gptq-int4",
+    "fp8_layerwise": "fp8-layerwise",
+}
+"""Other programs' words for the same formats."""
+_EXL = re.compile(r"exl[23]-([1-8](?:\.\d{1,3})?)(?:bpw|b)?")
+
+
 def bits(format: str) -> float:
-    """Bits of an EXL2 name, as exl2-4.65; 0 for another format."""
-    return float(format.removeprefix("exl2-").rstrip("b")) if format.startswith("exl2-") else 0.0
+    """Bits of an EXL2 or EXL3 name, as exl2-4.65; 0 for another format."""
+    match = _EXL.fullmatch(format)
+    return float(match[1]) if match else 0.0
 
 
 def known(format: str) -> bool:
-    return format in PLAIN or format in LINEAR or format in MIXTURES or format.startswith("exl2-")
+    return format in PLAIN or format in LINEAR or format in MIXTURES or bits(format) > 0
+
+
+def choose(name: str, takes: Container[str], whose: str, shown: Iterable[str]) -> str:
+    """The format by one name for all tasks. Raises SettingsError for one that is not known, or
+    that `whose` does not take; `shown`: those that the refusal names."""
+    plain = name.strip().lower()
+    plain = ALIASES.get(plain, plain)
+    if plain in takes:
+        return plain
+    kind = "is a format that it does not take" if known(plain) else "is no format that is known"
+    raise SettingsError(
+        f"{whose} cannot be planned in '{name}'",
+        why=f"'{name[:40]}' {kind}; it takes: {', '.join(shown)}",
+        fix="--quant with one of these",
+    )
+
+
+LOADED = (*PLAIN, *LINEAR)
+"""What transformers loads."""
+_UNIFORM = {name: usual for name, (usual, _, _) in MIXTURES.items() if name not in PLAIN}
+DIFFUSED = (*PLAIN, *(n for n in LINEAR if not n.startswith(("gptq", "awq", "mx"))), *_UNIFORM)
+"""What diffusers loads: its own quantizers, and GGUF files of the denoiser."""
+TRAINED = (*PLAIN, "fp8", "fp8-layerwise", "int8", "nf4", "nf4-dq", "quanto-int8", "quanto-int4")
+"""In which frozen weights lie while adapters are trained."""
+
+
+def each(format: str) -> float:
+    """Bytes a weight of a matrix, where all have one type. Raises KeyError for a format that is
+    none: `choose` comes before."""
+    if exl := bits(format):
+        return exl / 8
+    if format in PLAIN or format in LINEAR:
+        return PLAIN.get(format) or LINEAR[format]
+    values, size = _SIZES[_UNIFORM[format]]
+    return size / values
 
 
 def hf(lm: LM, format: str, rest_bytes: float = 2.0) -> Weights:
@@ -127,12 +186,12 @@ def hf(lm: LM, format: str, rest_bytes: float = 2.0) -> Weights:
             0 if lm.tied else round(lm.embedding_params * each),
             round(lm.small_params * each),
         )
-    each = bits(format) / 8 or LINEAR[format]
-    linears = round(lm.linear_params * each)
+    share = bits(format) / 8 or LINEAR[format]
+    linears = round(lm.linear_params * share)
     if format in LINEAR_ONLY:
-        linears += round(lm.expert_params * (rest_bytes - each))
+        linears += round(lm.expert_params * (rest_bytes - share))
     if format == "mxfp4":  # gpt-oss: the experts alone
-        linears += round((lm.linear_params - lm.expert_params) * (rest_bytes - each))
+        linears += round((lm.linear_params - lm.expert_params) * (rest_bytes - share))
     head = 0.0
     if not lm.tied or format == "fp8":
         # fp8 checkpoints hold the head apart; EXL2 keeps it in 6 bits

@@ -48,7 +48,7 @@ def recipe_of(config: Any) -> vision.Recipe:
         config.optimizer,
         config.ema,
         buckets=config.num_gpus > 1,
-        boxes=getattr(config, "max_boxes", vision.BOXES),
+        boxes=getattr(config, "max_boxes", 0),
         multi_scale=config.multi_scale,
     )
 

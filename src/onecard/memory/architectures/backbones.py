@@ -46,8 +46,9 @@ def resnet(
     frozen_bn: bool = False,
     groups: int = 1,
     width: int = 64,
+    stages: int = 4,
 ) -> Maps:
-    """The four stages' maps.
+    """The maps of the first `stages`.
 
     `frozen_stages` as mmdetection counts: 1 freezes the stem and the first stage.
     """
@@ -55,7 +56,7 @@ def resnet(
     x = t.act(_bn(t, t.conv(x, 64, 7, 2), frozen_bn or t.frozen), "relu", inplace=True)
     x = t.pool(x, 3, 2)
     maps: Maps = []
-    for i, n in enumerate(RESNET[depth]):
+    for i, n in enumerate(RESNET[depth][:stages]):
         t.frozen = i + 1 <= frozen_stages
         still = frozen_bn or t.frozen
         c, s = 64 * 2**i, 1 if i == 0 else 2
@@ -254,7 +255,7 @@ def unet(t: Tape, x: Tensor, n_classes: int, base: int = 64) -> Maps:
 def deeplab(t: Tape, x: Tensor, depth: int, n_classes: int) -> Maps:
     """DeepLabV3 on a ResNet whose last two stages keep the size (torchvision)."""
     n, _, h, w = x.shape
-    y = resnet(t, t.view(x, n, 3, h, w), depth)[1]
+    y = resnet(t, t.view(x, n, 3, h, w), depth, stages=2)[1]
     c, blocks = y.shape[1], RESNET[depth]
     for i in (2, 3):
         for j in range(blocks[i]):

@@ -22,6 +22,8 @@ class UNet:
     """Width of what SDXL embeds beside the time."""
     linear: bool = False
     """Projections in and out are linear layers, not 1x1 convolutions."""
+    from_width: int = 0
+    """Width of the text before a layer brings it to `context`."""
 
 
 UNETS = {
@@ -29,6 +31,8 @@ UNETS = {
     "sd-2.1": UNet((320, 640, 1280, 1280), (1, 1, 1, 0), 1024, linear=True),
     "sdxl": UNet((320, 640, 1280), (0, 2, 10), 2048, 2816, True),
     "ssd-1b": UNet((320, 640, 1280), (0, 2, 4), 2048, 2816, True),
+    "sdxl-refiner": UNet((384, 768, 1536, 1536), (0, 4, 4, 0), 1280, 2560, True),
+    "kolors": UNet((320, 640, 1280), (0, 2, 10), 2048, 5632, True, 4096),
 }
 
 
@@ -52,19 +56,34 @@ class Dit:
     """Width of the feed-forward, in widths."""
     beside: int = 0
     """Weights before and after the blocks that work on few places."""
+    params: int = 0
+    """Weights as the real class counts them; 0 for those that the blocks below make."""
     words: int = 0
     """Picture tokens to choose from, where it foretells tokens and not noise."""
 
 
 DITS = {
-    "sd3-medium": Dit(1536, 24, 0, 24, 4096, 77 + 256),
-    "sd3.5-medium": Dit(1536, 24, 0, 24, 4096, 77 + 256),
-    "sd3.5-large": Dit(2432, 38, 0, 38, 4096, 77 + 256),
-    "flux.1": Dit(3072, 19, 38, 24, 4096, 512, 64),
-    "pixart": Dit(1152, 28, 0, 16, 4096, 300, 4, True, 0),
+    "sd3-medium": Dit(1536, 24, 0, 24, 4096, 77 + 256, params=2_028_328_000),
+    "sd3.5-medium": Dit(1536, 24, 0, 24, 4096, 77 + 256, params=2_243_171_520),
+    "sd3.5-large": Dit(2432, 38, 0, 38, 4096, 77 + 256, params=8_056_627_520),
+    "flux.1": Dit(3072, 19, 38, 24, 4096, 512, 64, params=11_901_408_320),
+    "flux.2-dev": Dit(6144, 8, 48, 48, 15360, 512, 128, up=4.5, params=32_223_281_152),
+    "flux.2-klein-4b": Dit(3072, 5, 20, 24, 7680, 512, 128, up=4.5, params=3_875_544_576),
+    "flux.2-klein-9b": Dit(4096, 8, 24, 32, 12288, 512, 128, up=4.5, params=9_078_581_248),
+    "chroma": Dit(3072, 19, 38, 24, 4096, 512, 64, params=8_899_983_424),
+    "z-image": Dit(3840, 0, 34, 30, 2560, 512, 64, up=4.0, params=6_154_908_736),
+    "pixart": Dit(1152, 28, 0, 16, 4096, 300, 4, True, 0, params=611_349_152),
     "hunyuandit": Dit(1408, 40, 0, 16, 2048, 333, 4, True, 1, 4.36),
-    "qwen-image": Dit(3072, 60, 0, 24, 3584, 256, 64),
-    "amused": Dit(1024, 22, 0, 16, 768, 77, 64, True, 6, 4.13, 90_000_000, 8192),
+    "qwen-image": Dit(3072, 60, 0, 24, 3584, 256, 64, params=20_430_401_088),
+    "sana-0.6b": Dit(1152, 28, 0, 36, 2304, 300, 32, True, 0, 5.0, params=591_747_872),
+    "sana-1.6b": Dit(2240, 20, 0, 70, 2304, 300, 32, True, 0, 5.0, params=1_604_462_752),
+    "lumina-2": Dit(2304, 0, 30, 24, 2304, 256, 64, up=4.0, params=2_609_769_152),
+    "auraflow": Dit(3072, 4, 32, 12, 2048, 256, 16, params=6_833_439_744),
+    "wan-1.3b": Dit(1536, 30, 0, 12, 4096, 512, 64, True, 0, 5.83, params=1_418_996_800),
+    "wan-5b": Dit(3072, 30, 0, 24, 4096, 512, 192, True, 0, 4.67, params=4_999_787_712),
+    "wan-14b": Dit(5120, 40, 0, 40, 4096, 512, 64, True, 0, 2.7, params=14_288_491_584),
+    "ltx-video": Dit(2048, 28, 0, 32, 4096, 128, 128, True, 0, params=1_923_385_472),
+    "amused": Dit(1024, 22, 0, 16, 768, 77, 64, True, 6, 4.13, 90_000_000, words=8192),
 }
 
 
@@ -180,7 +199,9 @@ def unet(
             x = t.conv(x, c, 3, 2, bias=True)
             sides.append(x)
     x = res(x, x.shape[1])
-    x = attend(x, spec.depths[-1] or 1)
+    x = attend(x, spec.depths[-1] or max(spec.depths))
+    if spec.from_width:
+        t.linear(t.tensor(1, TEXT_TOKENS, spec.from_width), spec.context)
     x = res(x, x.shape[1])
     for i in range(len(spec.widths) - 1, -1, -1):
         for _ in range(3):
@@ -319,11 +340,23 @@ def dit(
     out = t.linear(
         _cast(t, t.norm(t.op((n, tokens, d), [y]), "layer", affine=False)), spec.channels
     )
-    if spec.words:  # chosen at four times the places, in fp32
-        logits = t.op((n, 4 * tokens, spec.words), [out], wide=4.0)
-        out = t.op(logits.shape, [logits], [logits], keeps=True, wide=4.0)
+    _as_the_class(t, spec, a)
+    if spec.words:
+        out = _chosen(t, out, spec.words)
     t.frozen = False
     return out
+
+
+def _chosen(t: Tape, x: Tensor, words: int) -> Tensor:
+    """Picture tokens at four times the places, in fp32."""
+    logits = t.op((x.shape[0], 4 * x.shape[1], words), [x], wide=4.0)
+    return t.op(logits.shape, [logits], [logits], keeps=True, wide=4.0)
+
+
+def _as_the_class(t: Tape, spec: Dit, a: Adapt) -> None:
+    """The real class has other weights beside these blocks, or fewer; the tape ran nothing else."""
+    if spec.params:
+        _second(t, spec.params - (t.params - (t.trained if a.r else 0)))
 
 
 def _second(t: Tape, n_params: int) -> None:

@@ -51,3 +51,21 @@ def spellings(name: str) -> list[str]:
     exact = canonical(name)
     plain = re.sub(r"-v\d+(?:\.\d+)*$", "", exact)
     return [exact] if plain == exact else [exact, plain]
+
+
+def tokens(name: str) -> str:
+    """The canonical name as its words and numbers alone, for tables whose names are written with
+    and without separators.
+
+    >>> tokens("OpenGVLab/InternVL3_5-8B"), tokens("internvl3.5:8b"), tokens("internvl3-58b")
+    ('internvl-3-5-8-b', 'internvl-3-5-8-b', 'internvl-3-58-b')
+    >>> tokens("llava-hf/llava-v1.6-mistral-7b-hf")
+    'llava-1-6-mistral-7-b'
+    """
+    found = re.findall(r"[a-z]+|\d+", canonical(name))
+    kept = [
+        word
+        for i, word in enumerate(found)
+        if not (word == "v" and i + 1 < len(found) and found[i + 1].isdigit())
+    ]
+    return "-".join(kept)

@@ -46,6 +46,7 @@ WHISPER = {
     "whisper-large-v3-turbo": Whisper(1280, 32, 4, 20, 51866, 128),
     "distil-large-v2": Whisper(1280, 32, 2, 20),
     "distil-large-v3": Whisper(1280, 32, 2, 20, 51866, 128),
+    "distil-large-v3.5": Whisper(1280, 32, 2, 20, 51866, 128),
     "distil-medium.en": Whisper(1024, 24, 2, 16, 51864),
     "distil-small.en": Whisper(768, 12, 4, 12, 51864),
 }

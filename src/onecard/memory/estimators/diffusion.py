@@ -6,116 +6,22 @@ the three phases beside what lies on the card then.
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Literal
 
-from onecard.errors import not_found
 from onecard.memory import formats
 from onecard.memory.architectures import denoisers as nets
+from onecard.memory.architectures.pipelines import PIPELINES, Pipeline, Text, find
 from onecard.memory.estimators.training import OPTIMIZER
 from onecard.memory.plan import Term
 from onecard.memory.simulator import Tape, Tensor
 from onecard.units import MIB
 
-
-@dataclass(frozen=True)
-class Text:
-    """A text encoder: its weights in millions, those that stay 16 bits when it is quantized, and
-    those that transformers keeps in fp32."""
-
-    name: str
-    linear: float
-    table: float
-    kept_fp32: float = 0.0
-    """T5's `wo`: kept in fp32 by transformers when bitsandbytes loads the rest (T5PreTrainedModel;
-    FLUX in nf4: 12.6 GiB after loading)."""
+__all__ = ["PIPELINES", "Making", "Pipeline", "Training", "find", "make", "net_params", "train"]
 
 
-CLIP_L, CLIP_H, CLIP_G = (
-    Text("CLIP-L", 85.1, 38.0),
-    Text("OpenCLIP-H", 290.0, 50.7),
-    Text("OpenCLIP-bigG", 631.0, 63.7),
-)
-T5_XXL, MT5_XL, BERT = (
-    Text("T5-XXL", 3623.9, 131.6, 1006.6),
-    Text("mT5-XL", 1158.0, 512.4, 251.7),
-    Text("BERT", 302.0, 49.0),
-)
-QWEN_VL = Text("Qwen2.5-VL-7B", 7202.0, 1090.0)
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    name: str
-    net: str
-    """A UNet or a transformer of nets/diffusion.py."""
-    texts: tuple[Text, ...]
-    size: int
-    """The usual side of a picture (px)."""
-    channels: int = 4
-    """Of the latent picture."""
-    guided: bool = True
-    """Classifier-free guidance runs the network on two pictures for one."""
-    upcast: bool = False
-    """Its decoder overflows in fp16 and runs in fp32 (SDXL)."""
-    factor: int = 8
-    trains_fp32: bool = False
-    """Its training script keeps frozen parts in fp32 under autocast, and its class makes little of
-    gradient checkpointing (aMUSEd's published table)."""
-
-
-PIPELINES = (
-    Pipeline("sd-1.5", "sd-1.5", (CLIP_L,), 512),
-    Pipeline("sd-2.1", "sd-2.1", (CLIP_H,), 768),
-    Pipeline("sdxl", "sdxl", (CLIP_L, CLIP_G), 1024, upcast=True),
-    Pipeline("ssd-1b", "ssd-1b", (CLIP_L, CLIP_G), 1024, upcast=True),
-    Pipeline("sd3-medium", "sd3-medium", (CLIP_L, CLIP_G, T5_XXL), 1024, 16),
-    Pipeline("sd3.5-medium", "sd3.5-medium", (CLIP_L, CLIP_G, T5_XXL), 1024, 16),
-    Pipeline("sd3.5-large", "sd3.5-large", (CLIP_L, CLIP_G, T5_XXL), 1024, 16),
-    Pipeline("flux.1", "flux.1", (CLIP_L, T5_XXL), 1024, 16, guided=False),
-    Pipeline("pixart", "pixart", (T5_XXL,), 1024),
-    Pipeline("hunyuandit", "hunyuandit", (BERT, MT5_XL), 1024),
-    Pipeline("qwen-image", "qwen-image", (QWEN_VL,), 1024, 16),
-    Pipeline("amused", "amused", (CLIP_L,), 512, 64, factor=16, trains_fp32=True),
-)
-ALSO = {
-    "stablediffusionxl": "sdxl",
-    "sdxlbase10": "sdxl",
-    "flux1dev": "flux.1",
-    "flux1schnell": "flux.1",
-    "flux": "flux.1",
-    "sd3": "sd3-medium",
-    "sd35large": "sd3.5-large",
-    "sd35medium": "sd3.5-medium",
-    "stablediffusion3medium": "sd3-medium",
-    "stablediffusion35large": "sd3.5-large",
-    "stablediffusion35medium": "sd3.5-medium",
-    "sd15": "sd-1.5",
-    "sd14": "sd-1.5",
-    "sd21": "sd-2.1",
-    "stablediffusion15": "sd-1.5",
-    "stablediffusionv15": "sd-1.5",
-    "stablediffusion14": "sd-1.5",
-    "stablediffusion21": "sd-2.1",
-    "stablediffusionxlbase10": "sdxl",
-}
 WORKSPACE_BYTES = 128 * MIB
 """cuDNN's and cuBLAS' workspaces, and small states of the scheduler. A guess."""
-
-
-def find(name: str) -> Pipeline:
-    """By its usual name. Raises NotFound with the nearest."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower().split("/")[-1])
-    for key, known in sorted(
-        {**ALSO, **{re.sub(r"[^a-z0-9]", "", p.name): p.name for p in PIPELINES}}.items(),
-        key=lambda pair: -len(pair[0]),
-    ):
-        if plain.startswith(key):
-            return next(p for p in PIPELINES if p.name == known)
-    raise not_found(
-        "image generator", name, [p.name for p in PIPELINES], "onecard plan diffusion sdxl"
-    )
 
 
 @dataclass(frozen=True)
@@ -137,11 +43,8 @@ class Making:
     """The decoder takes tiles of 64 x 64 latents."""
     tiny_decoder: bool = False
     """TAESD instead of the decoder."""
-
-
-def _bytes_a_weight(format: str) -> float:
-    """Raises KeyError for a format that is none."""
-    return formats.PLAIN[format] if format in formats.PLAIN else formats.LINEAR[format]
+    frames: int = 0
+    """Of a film; 0 for the usual length."""
 
 
 def run_net(
@@ -153,8 +56,9 @@ def run_net(
     fused: bool,
     checkpointing: bool = False,
     adapt: nets.Adapt | None = None,
+    frames: int = 1,
 ) -> Tensor:
-    """The network once over B latents of pictures of h x w px."""
+    """The network once over B latents of pictures of h x w px, or films of so many frames."""
     h, w = h // p.factor, w // p.factor
     if p.net in nets.UNETS:
         spec = nets.UNETS[p.net]
@@ -167,10 +71,14 @@ def run_net(
             checkpointing=checkpointing,
             a=adapt,
         )
-    dit = nets.DITS[p.net]
-    return nets.dit(
-        t, t.tensor(B, h * w // 4, 4 * p.channels), dit, checkpointing=checkpointing, a=adapt
-    )
+    dit, area = nets.DITS[p.net], p.patch**2
+    n = h * w // area * latent_frames(p, frames)
+    return nets.dit(t, t.tensor(B, n, area * p.channels), dit, checkpointing=checkpointing, a=adapt)
+
+
+def latent_frames(p: Pipeline, frames: int) -> int:
+    """The first frame stands alone, the others are joined."""
+    return (frames - 1) // p.skip + 1
 
 
 def net_params(p: Pipeline) -> int:
@@ -182,7 +90,7 @@ def net_params(p: Pipeline) -> int:
 def _text_bytes(text: Text, format: str) -> float:
     """A quantized encoder keeps its tables in 16 bits, and T5's `wo` in fp32."""
     fp32 = text.kept_fp32 if format in ("nf4", "nf4-dq", "int8") else 0.0
-    each = _bytes_a_weight(format)
+    each = formats.each(format)
     return 1e6 * (
         (text.linear + (text.kept_fp32 - fp32)) * each
         + fp32 * 4
@@ -190,30 +98,41 @@ def _text_bytes(text: Text, format: str) -> float:
     )
 
 
+def _decoding(p: Pipeline, s: Making, h: int, w: int, frames: int) -> tuple[float, float]:
+    """(peak while latents become pixels, bytes of the decoder)."""
+    wide = 4.0 if p.upcast or s.format in ("fp32", "f32") else 2.0
+    pixels = Tape(wide=wide, weights=wide)
+    side = (min(h, 512), min(w, 512)) if s.tiling else (h, w)
+    pieces = s.slicing or s.tiling
+    n = 1 if pieces else s.B
+    at_once = min(p.decoder.frames or frames, frames)
+    scale = p.decoder.coarse * 2 ** (len(p.decoder.widths) - 1)
+    latents = pixels.tensor(n * at_once, p.channels, side[0] // scale, side[1] // scale)
+    out = nets.decode(pixels, latents, p.decoder.widths)
+    whole = s.B * frames * 3 * h * w * wide * (n < s.B or bool(s.tiling) or at_once < frames)
+    del out, latents
+    if s.tiny_decoder:
+        return s.B * 64 * h * w * wide * 3, 2.4e6 * wide
+    return pixels.peak + whole, p.decoder.weights * wide
+
+
 def make(p: Pipeline, s: Making) -> list[Term]:
     """The terms of making B pictures, as torch's allocator counts them.
 
-    A format that is not known raises KeyError.
+    A format that is not known raises KeyError: `formats.choose` comes before.
     """
-    h, w = s.height or p.size, s.width or p.size
+    h, w = s.height or p.size, s.width or p.wide or p.size
+    frames = s.frames or p.frames
     wide = 4.0 if s.format in ("fp32", "f32") else 2.0
-    formats = s.texts or (s.format,) * len(p.texts)
-    texts = sum(_text_bytes(text, format) for text, format in zip(p.texts, formats, strict=True))
+    # a GGUF file holds the denoiser alone
+    usual = "bf16" if s.format in formats.GGUF_ONLY - set(formats.LINEAR) else s.format
+    chosen = s.texts or (usual,) * len(p.texts)
+    texts = sum(_text_bytes(text, format) for text, format in zip(p.texts, chosen, strict=True))
     n_params = net_params(p)
-    net = n_params * _bytes_a_weight(s.format)
+    net = n_params * formats.each(s.format)
     runs = Tape(wide=wide, weights=wide)
-    run_net(p, runs, s.B * (2 if p.guided else 1), h, w, s.fused)
-    pixels = Tape(wide=4.0 if p.upcast else wide, weights=wide)
-    side = (min(h, 512), min(w, 512)) if s.tiling else (h, w)
-    n = 1 if s.slicing or s.tiling else s.B
-    out = nets.decode(pixels, pixels.tensor(n, p.channels, side[0] // 8, side[1] // 8))
-    decoding, vae = (
-        pixels.peak + s.B * 3 * h * w * (4.0 if p.upcast else wide) * (n < s.B or s.tiling),
-        83.7e6 * (4.0 if p.upcast else wide),
-    )
-    del out
-    if s.tiny_decoder:
-        decoding, vae = s.B * 64 * h * w * wide * 3, 2.4e6 * wide
+    run_net(p, runs, s.B * (2 if p.guided else 1), h, w, s.fused, frames=frames)
+    decoding, vae = _decoding(p, s, h, w, frames)
     phases = {
         "text": (texts, 0.0),
         "denoising": (net, float(runs.peak)),
@@ -236,7 +155,7 @@ def make(p: Pipeline, s: Making) -> list[Term]:
     else:
         name = max(phases, key=lambda phase: phases[phase][1])
         resident, hump = 0.02 * everything, phases[name][1]  # one layer at a time
-    encoders = [f"{text.name} in {format}" for text, format in zip(p.texts, formats, strict=True)]
+    encoders = [f"{text.name} in {format}" for text, format in zip(p.texts, chosen, strict=True)]
     parts = ", ".join([f"{p.net} {n_params / 1e6:.0f}e6 in {s.format}", *encoders, "decoder"])
     return [
         Term(
@@ -251,7 +170,7 @@ def make(p: Pipeline, s: Making) -> list[Term]:
         Term(
             "activations",
             math.ceil(hump),
-            f"{name} of {s.B} x {w} x {h} px is the highest"
+            f"{name} of {s.B} x {w} x {h} px{f' x {frames} frames' * (frames > 1)} is the highest"
             + (", in fp32" if p.upcast and name == "decoding" else ""),
         ),
         Term("workspace", WORKSPACE_BYTES, "cuDNN and cuBLAS (a guess)"),
@@ -296,7 +215,7 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
     h, w = s.height or p.size, s.width or p.size
     full = s.method == "full"
     fp32 = s.format in ("fp32", "f32")
-    kept = 4.0 if full or fp32 or p.trains_fp32 else _bytes_a_weight(s.format)
+    kept = 4.0 if full or fp32 or p.trains_fp32 else formats.each(s.format)
     wide = 4.0 if fp32 else 2.0
     beside = 4.0 if fp32 or p.trains_fp32 else 2.0
     t = Tape(grad=True, wide=wide, weights=4.0 if full or p.trains_fp32 else wide)

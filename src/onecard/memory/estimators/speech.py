@@ -9,25 +9,21 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from onecard.errors import not_found
+from onecard.errors import SettingsError
+from onecard.memory import formats
+from onecard.memory.architectures import listeners
 from onecard.memory.architectures import whisper as nets
+from onecard.memory.architectures.listeners import Listener
 from onecard.memory.architectures.whisper import FRAMES, WHISPER, Whisper
 from onecard.memory.estimators.training import OPTIMIZER
 from onecard.memory.plan import Term
 from onecard.memory.simulator import Tape
 from onecard.units import MIB
 
-WEIGHT = {
-    "fp32": 4.0,
-    "f32": 4.0,
-    "float32": 4.0,
-    "fp16": 2.0,
-    "float16": 2.0,
-    "bf16": 2.0,
-    "int8": 1.0,
-    "int8-fp16": 1.0,
-    "int8-float16": 1.0,
-}
+WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int8-fp16": 1.0}
+"""Bytes a weight by CTranslate2's types, in the words of formats.py."""
+TAKES = (*WEIGHT, "f32", "f16", "fp8", "nf4", "nf4-dq", "quanto-int8", "quanto-int4")
+"""Formats that a speech model is loaded in."""
 TOKENS = 100
 """Of a 30-second window; speech makes some 80 to 120."""
 CT2_WORK_BYTES = 700 * MIB
@@ -38,10 +34,10 @@ OPTIMIZER_COPY = 4.0
 
 
 def find(name: str) -> tuple[str, Whisper]:
-    """By its usual name: large-v3, openai/whisper-tiny.en ... Raises NotFound with the nearest."""
-    plain = (
-        name.lower().split("/")[-1].removeprefix("faster-").removesuffix(".en").replace("_", "-")
-    )
+    """Whisper by its usual name: large-v3, openai/whisper-tiny.en ... Raises NotFound with the
+    nearest; SettingsError for another model."""
+    plain = name.lower().rstrip("/").split("/")[-1].removeprefix("faster-").replace("_", "-")
+    plain = re.sub(r"-(?:ct2|float16|fp16|int8)$", "", plain).removesuffix(".en")
     plain = {"large-v1": "large", "turbo": "large-v3-turbo", "whisper-turbo": "large-v3-turbo"}.get(
         plain, plain
     )
@@ -49,7 +45,54 @@ def find(name: str) -> tuple[str, Whisper]:
     for candidate in (plain, f"whisper-{plain}", f"{plain}.en"):
         if candidate in WHISPER:
             return candidate, WHISPER[candidate]
-    raise not_found("speech model", name, WHISPER, "onecard plan asr large-v3-turbo")
+    if other := listeners.named(name):
+        raise SettingsError(
+            f"{other[0]} is no Whisper",
+            why="onecard runs and trains Whisper; other speech models are only planned",
+            fix=f"onecard plan asr {other[0]}",
+        )
+    raise listeners.refuse(name, list(WHISPER))
+
+
+def _bytes(format: str) -> float:
+    return WEIGHT.get(format) or formats.each(format)
+
+
+WINDOW_S = 30.0
+"""Sound that is heard at once."""
+
+
+def listen(name: str, m: Listener, format: str = "fp16", B: int = 1) -> list[Term]:
+    """What another speech model needs for B windows of 30 s, under transformers or NeMo."""
+    each = _bytes(format)
+    wide = 4.0 if each == 4 else 2.0
+    T = math.ceil(WINDOW_S * m.rate)
+    words = listeners.words_of(m)
+    written = TOKENS + (T // m.joined if words else 0)
+    kept = B * written * words.kv_values * wide if words else 0.0
+    if m.decoder:
+        kept = B * m.decoder * 2 * m.D * (T + TOKENS) * wide
+    encoder = B * T * (6 * m.D + 2 * m.F) * wide
+    if m.scores:  # content and position, and their sum's softmax in fp32
+        encoder += B * m.H * T * T * (2 * wide + 4)
+    if m.mels:  # two steps of 256 channels over half of the spectrum and of its frames
+        encoder = max(encoder, B * WINDOW_S * 50 * m.mels / 2 * 256 * wide * 2)
+    reading = B * written * (3 * words.F + 4 * words.D) * wide if words else 0.0
+    return [
+        Term("weights", math.ceil(m.params * each), f"{m.params / 1e6:.0f}e6 in {format}"),
+        Term("KV cache", math.ceil(kept), f"{B} x {written} tokens")
+        if kept
+        else Term("KV cache", 0, "a head without a cache"),
+        Term(
+            "activations",
+            math.ceil(max(encoder, reading)),
+            f"{B} windows of 30 s: {T} steps in {m.L} layers of {name}'s encoder",
+        ),
+        Term("workspace", CUDNN_BYTES, "cuDNN and cuBLAS (a guess)"),
+    ]
+
+
+CUDNN_BYTES = 64 * MIB
 
 
 def transcribe(
@@ -61,7 +104,7 @@ def transcribe(
     device: str = "cuda",
 ) -> list[Term]:
     """What B windows at once need. A format that is not known raises KeyError."""
-    each = WEIGHT[format]
+    each = _bytes(format)
     wide = 4.0 if each == 4 or (device == "cpu" and engine == "ctranslate2") else 2.0
     T = FRAMES // 2
     cross_cache = B * w.decoder * 2 * T * w.D * wide

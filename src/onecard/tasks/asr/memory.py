@@ -6,6 +6,7 @@ from onecard.config import Config
 from onecard.errors import NotFound, SettingsError
 from onecard.hub import names
 from onecard.memory import calibration, number_types, terms
+from onecard.memory.architectures import listeners
 from onecard.memory.architectures.whisper import Whisper
 from onecard.memory.devices import Device
 from onecard.memory.estimators import speech
@@ -42,7 +43,9 @@ def plan(config: Config, device: Device) -> Plan:
         return _plan_training(config, device)
     if not isinstance(config, DecodeConfig):
         return Plan((), device)
-    name, model = find(config.model)
+    if isinstance(config, PlanConfig) and (other := listeners.named(config.model)):
+        return _plan_listener(*other, config, device)
+    name, model = find(config.model, whole=isinstance(config, PlanConfig))
     format = _format(config, device)
     engine = config.engine if isinstance(config, PlanConfig) else "ctranslate2"
     parts = speech.transcribe(
@@ -61,6 +64,22 @@ def plan(config: Config, device: Device) -> Plan:
         (),
         calibration.band(device, "asr", BAND.get(device.type, 0.0)),
     )
+
+
+def _plan_listener(
+    name: str, model: listeners.Listener, config: PlanConfig, device: Device
+) -> Plan:
+    """A speech model beside Whisper: what transformers or NeMo would need for it."""
+    format = _format(config, device)
+    parts = speech.listen(name, model, format, config.batch_size)
+    if device.type == "cpu":
+        parts.append(Term("program", TRAIN_PROGRAM_BYTES, "Python with torch and transformers"))
+    else:
+        parts += terms.cuda_context(device)
+    choices = {"model": name, "weights": f"{model.params / 1e6:.0f}e6", "format": format}
+    notes = ("planned for transformers; onecard itself transcribes with Whisper",)
+    band = calibration.band(device, "asr", 0.0)  # not known: no figure was at hand
+    return Plan(tuple(parts), device, choices, notes, band)
 
 
 def _format(config: DecodeConfig, device: Device) -> str:
@@ -102,10 +121,11 @@ def recipe_of(config: TrainConfig, device_type: str) -> speech.Training:
     )
 
 
-def find(name: str) -> tuple[str, Whisper]:
-    """A folder or a run is as large as the base model unless its name says otherwise.
+def find(name: str, whole: bool = False) -> tuple[str, Whisper]:
+    """A folder or a run is as large as the base model unless its name says otherwise; so is another
+    repository of the hub, which may be anyone's, but for `whole` names.
 
-    Raises NotFound, SettingsError for no name.
+    Raises NotFound, SettingsError for no name or another model.
     """
     if not name.strip():
         raise SettingsError(
@@ -113,11 +133,12 @@ def find(name: str) -> tuple[str, Whisper]:
             why="a plan needs a model's counts",
             fix="onecard plan asr large-v3-turbo",
         )
-    plain = not name.startswith("run:") and "/" not in name.removeprefix("openai/")
+    if name.startswith("run:"):
+        return speech.find("base")
     try:
-        return speech.find(name if plain else "base")
+        return speech.find(name)
     except NotFound:
-        if names.local_path(name):
+        if names.local_path(name) or ("/" in name and not whole):
             return speech.find("base")
         raise
 

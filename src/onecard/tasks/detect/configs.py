@@ -20,8 +20,8 @@ class TrainConfig(DetectorConfig, VisionTrainConfig):
 
     optimizer: Literal["sgd-momentum", "adamw", "adamw-8bit", "sgd", "lion"] = "sgd-momentum"
     """Optimizer."""
-    max_boxes: int = Field(default=100, ge=1, le=5000)
-    """Boxes of the fullest image of a batch, mosaics counted."""
+    max_boxes: int = Field(default=0, ge=0, le=5000)
+    """Boxes of each image in the fullest batch; 0 for the usual: 100 with mosaics, 15 without."""
 
 
 class PredictConfig(DetectorConfig, VisionPredictConfig):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from onecard.config import Config, ShortName
 
@@ -11,13 +11,16 @@ class PipelineConfig(Config):
     """Pipeline."""
 
     model: str = ""
-    """sd-1.5, sd-2.1, sdxl, sd3-medium, flux.1, pixart, qwen-image ..."""
+    """sd-1.5, sdxl, sd3.5-medium, flux.1, flux.2-klein-4b, z-image-turbo, qwen-image, wan2.1-1.3b
+    ..."""
     imgsz: int = Field(default=0, ge=0, le=4096)
     """Width of a picture (px); 0 for the model's own."""
     height: int = Field(default=0, ge=0, le=4096)
     """Height of a picture (px); 0 for a square."""
-    quant: Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4", "nf4-dq"] = "fp16"
-    """Weights of the denoiser and the text encoders."""
+    quant: str = "fp16"
+    """Weights of the denoiser and the text encoders: fp16 or bf16 as with torch_dtype=..., fp32 as
+    diffusers loads without one; fp8-layerwise, int8, nf4, quanto-int8 ..., or of a GGUF file of the
+    denoiser q4_k_s, q8_0 ..."""
 
 
 class GenerateConfig(PipelineConfig):
@@ -29,6 +32,16 @@ class GenerateConfig(PipelineConfig):
     """Attention kernel; eager keeps score matrices."""
     offload: Literal["none", "model", "sequential"] = "none"
     """What waits in the computer's memory: nothing, the parts not at work, all but one layer."""
+
+    @field_validator("offload", mode="before")
+    @classmethod
+    def _nothing(cls, value: object) -> object:
+        """No offload in other programs' words."""
+        word = str(value or "").strip().lower()
+        return "none" if word in ("", "no", "none", "false", "off", "0") else value
+
+    num_frames: int = Field(default=0, ge=0, le=1025)
+    """Length of a film; 0 for the model's usual one."""
     vae_slicing: bool = False
     """The decoder takes one picture at a time."""
     vae_tiling: bool = False
@@ -42,8 +55,8 @@ class GenerateConfig(PipelineConfig):
 class TrainConfig(PipelineConfig):
     """LoRA training."""
 
-    quant: Literal["fp32", "fp16", "bf16", "fp8", "int8", "nf4", "nf4-dq"] = "bf16"
-    """Frozen weights."""
+    quant: str = "bf16"
+    """Frozen weights: bf16, fp16, fp32, fp8, int8, nf4, quanto-int8 ..."""
     method: Literal["lora", "full"] = "lora"
     """Adapters on the attention's projections, or the whole denoiser."""
     train_batch_size: int = Field(default=1, ge=1, le=256)

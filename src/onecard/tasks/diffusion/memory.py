@@ -14,7 +14,7 @@ from onecard.tasks.diffusion.configs import GenerateConfig, PipelineConfig, Trai
 BAND = {"generate": 0.31, "train": 0.39}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
 left out of the fit (tests/bench/bench_sources.py); offloading is the widest."""
-USUAL = ("sd-1.5", "sdxl", "sd3-medium", "flux.1", "qwen-image")
+USUAL = ("sd-1.5", "sdxl", "sd3.5-medium", "z-image-turbo", "flux.1", "qwen-image")
 
 
 def plan(config: Config, device: Device) -> Plan:
@@ -22,6 +22,9 @@ def plan(config: Config, device: Device) -> Plan:
     assert isinstance(config, PipelineConfig)
     pipeline = find(config.model)
     height, width = config.height or config.imgsz, config.imgsz
+    generates = isinstance(config, GenerateConfig)
+    takes = formats.DIFFUSED if generates else formats.TRAINED
+    format = formats.choose(config.quant, takes, pipeline.name, takes)
     if isinstance(config, GenerateConfig):
         parts = diffusion.make(
             pipeline,
@@ -29,17 +32,24 @@ def plan(config: Config, device: Device) -> Plan:
                 config.num_images,
                 height,
                 width,
-                config.quant,
+                format,
                 _texts(config, pipeline),
                 fused=config.attn_implementation == "sdpa",
                 offload=config.offload,
                 slicing=config.vae_slicing,
                 tiling=config.vae_tiling,
                 tiny_decoder=config.tiny_vae,
+                frames=config.num_frames,
             ),
         )
     else:
         assert isinstance(config, TrainConfig)
+        if pipeline.frames > 1:
+            raise SettingsError(
+                f"a LoRA of {pipeline.name} cannot be planned",
+                why="a step over films keeps what no formula here counts",
+                fix="onecard plan diffusion plans its films; a LoRA of a picture's model: z-image",
+            )
         parts = diffusion.train(
             pipeline,
             diffusion.Training(
@@ -48,7 +58,7 @@ def plan(config: Config, device: Device) -> Plan:
                 height,
                 width,
                 config.rank,
-                config.quant,
+                format,
                 config.optim,
                 config.gradient_checkpointing,
                 config.cache_latents,
@@ -56,7 +66,7 @@ def plan(config: Config, device: Device) -> Plan:
             apart=device.type != "cpu",
         )
     parts = [*parts, *terms.cuda_context(device)]
-    choices = {"model": pipeline.name, "size": f"{width or pipeline.size} px"}
+    choices = {"model": pipeline.name, "size": f"{width or pipeline.wide or pipeline.size} px"}
     usual = BAND["generate" if isinstance(config, GenerateConfig) else "train"]
     band = calibration.band(device, "diffusion", usual)
     return Plan(tuple(parts), device, choices, (), band)
@@ -126,7 +136,8 @@ def _generation_fallbacks(config: GenerateConfig) -> Iterator[Change]:
         yield {"offload": "model"}, "the same pictures, some seconds slower each"
     if not config.vae_tiling:
         yield {"vae_tiling": True}, "seams may show between tiles"
-    yield {"quant": "nf4"}, "small differences in detail"
+    if config.quant not in ("nf4", "nf4-dq"):
+        yield {"quant": "nf4"}, "small differences in detail"
     yield from halve("num_images", config.num_images, 1, "fewer pictures at once")
     if config.offload != "sequential":
         yield {"offload": "sequential"}, "the same pictures, many times slower"

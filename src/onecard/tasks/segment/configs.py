@@ -20,8 +20,8 @@ class TrainConfig(SegmenterConfig, VisionTrainConfig):
 
     optimizer: Literal["sgd-momentum", "adamw", "adamw-8bit", "sgd", "lion"] = "sgd-momentum"
     """Optimizer."""
-    max_boxes: int = Field(default=100, ge=1, le=5000)
-    """Objects of the fullest image of a batch, mosaics counted."""
+    max_boxes: int = Field(default=0, ge=0, le=5000)
+    """Objects of each image in the fullest batch; 0 for the usual: 100 with mosaics, 15 without."""
 
 
 class PredictConfig(SegmenterConfig, VisionPredictConfig):

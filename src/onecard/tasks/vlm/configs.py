@@ -11,11 +11,18 @@ class VlmConfig(Config):
     """Vision-language model."""
 
     model: str = ""
-    """llava-1.5-7b, qwen2.5-vl-3b, smolvlm-2.2b, internvl2-2b, gemma-3-4b ..."""
-    imgsz: int = Field(default=0, ge=0, le=8192)
-    """Longer side of a picture (px); 0 for the largest that the model takes."""
-    height: int = Field(default=0, ge=0, le=8192)
+    """llava-1.5-7b, qwen3-vl-4b, smolvlm2-2.2b, internvl3.5-8b, gemma-3-4b ..., a folder with its
+    config.json, or with --mmproj a GGUF file."""
+    imgsz: int = Field(default=0, ge=0, le=16_384)
+    """Longer side of a picture (px); 0 for the largest that the model takes, or 1280 where it takes
+    any."""
+    height: int = Field(default=0, ge=0, le=16_384)
     """Its other side (px); 0 for a square."""
+    min_pixels: int = Field(default=0, ge=0, le=1 << 30)
+    """Smaller pictures are scaled up to so many pixels, where the model takes any size; 0 for the
+    model's own."""
+    max_pixels: int = Field(default=0, ge=0, le=1 << 30)
+    """Larger pictures are scaled down to so many; 0 for the model's own (Qwen2.5-VL: 12845056)."""
     text_tokens: int = Field(default=256, ge=1, le=100_000)
     """Tokens of text beside the picture."""
 
@@ -25,8 +32,11 @@ class AskConfig(VlmConfig):
 
     batch_size: int = Field(default=1, ge=1, le=256)
     """Pictures at once."""
-    quant: str = "bf16"
-    """Weights of the language model: bf16, int8, nf4 ..."""
+    quant: str = ""
+    """Weights of the language model: bf16, int8, nf4, awq-int4 ...; with llama.cpp q4_k_m, q8_0 ...
+    Empty for bf16, or for the file's own types."""
+    max_new_tokens: int = Field(default=512, ge=0, le=100_000)
+    """Tokens of the answer: their keys and values stay in the cache."""
     num_images: int = Field(default=1, ge=0, le=1)
     """Pictures of a question; 0 for words only."""
     logits_to_keep: int = Field(default=1, ge=0)
@@ -34,6 +44,18 @@ class AskConfig(VlmConfig):
     bring such code of their own do it anyway."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel of the vision tower; eager keeps score matrices."""
+    engine: Literal["transformers", "llama.cpp"] = "transformers"
+    """What runs it; llama.cpp where mmproj is given."""
+    mmproj: str = ""
+    """llama.cpp's file of the vision half: mmproj-*.gguf."""
+    n_ctx: int = Field(default=0, ge=0, le=1 << 24)
+    """Cache of llama.cpp, tokens; 0 for picture, text and answer."""
+    n_ubatch: int = Field(default=512, ge=1, le=65_536)
+    """Tokens that llama.cpp reads at once."""
+    kv_type: Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"] = "f16"
+    """Type of llama.cpp's cache."""
+    flash_attn: bool = True
+    """llama.cpp's flash attention, in both halves."""
 
 
 class TrainConfig(VlmConfig):

@@ -1,12 +1,15 @@
 """Memory of a vision-language model: an answer or a training step. Pure arithmetic."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from onecard.config import Config
 from onecard.errors import SettingsError
+from onecard.hub import names
 from onecard.memory import calibration, formats, terms
+from onecard.memory.architectures import mmproj
 from onecard.memory.devices import Device
-from onecard.memory.estimators import training, vlm
+from onecard.memory.estimators import llm_inference, training, vlm
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
 from onecard.memory.plan import Plan
 from onecard.tasks.vlm.configs import AskConfig, TrainConfig, VlmConfig
@@ -14,40 +17,38 @@ from onecard.tasks.vlm.configs import AskConfig, TrainConfig, VlmConfig
 BAND = 0.0
 """Half-width of the band around a total: not known, four published rows are too few."""
 USUAL = (
-    "smolvlm-256m",
-    "smolvlm-500m",
-    "smolvlm-2.2b",
-    "qwen2.5-vl-3b",
-    "llava-1.5-7b",
-    "llava-1.5-13b",
+    "smolvlm2-256m",
+    "smolvlm2-500m",
+    "smolvlm2-2.2b",
+    "qwen3-vl-4b",
+    "qwen3-vl-8b",
+    "gemma-3-12b",
 )
 
 
 def plan(config: Config, device: Device) -> Plan:
-    """Raises NotFound for an unknown model, SettingsError."""
+    """Raises NotFound for an unknown model, SettingsError, DataError."""
     assert isinstance(config, VlmConfig)
+    if isinstance(config, AskConfig) and (config.mmproj or config.engine == "llama.cpp"):
+        return _plan_llamacpp(config, device)
     name, model = find(config.model)
-    width, height = config.imgsz, config.height or config.imgsz
-    _, _, image_tokens = vlm.tiles_of(model, width, height)
+    size = (config.imgsz, config.height or config.imgsz, config.min_pixels, config.max_pixels)
+    _, _, image_tokens = vlm.tiles_of(model, *size)
     if isinstance(config, AskConfig):
-        format = config.quant.lower()
-        if format not in formats.PLAIN and format not in formats.LINEAR:
-            raise SettingsError(
-                f"the format '{config.quant}' is not known here",
-                why=f"known are: {', '.join([*formats.PLAIN, *formats.LINEAR])}",
-                fix="--quant with one of these",
-            )
-        parts = vlm.talk(
-            model,
+        format = formats.choose(config.quant or "bf16", formats.LOADED, name, formats.LOADED)
+        look = vlm.Look(
             format,
             config.batch_size,
-            width,
-            height,
+            *size[:2],
             config.text_tokens,
-            model.old_code or config.logits_to_keep == 0,
+            config.max_new_tokens,
+            config.logits_to_keep == 0 or model.old_code,
             config.attn_implementation == "sdpa",
-            config.num_images > 0,
+            image=config.num_images > 0,
+            min_pixels=config.min_pixels,
+            max_pixels=config.max_pixels,
         )
+        parts = vlm.talk(model, look)
     else:
         assert isinstance(config, TrainConfig)
         recipe = training.Recipe(
@@ -62,12 +63,52 @@ def plan(config: Config, device: Device) -> Plan:
             mixed=config.fp32_master_weights,
             keeps_logits=False,
         )
-        parts = vlm.tune(
-            model, vlm.Training(recipe, config.text_tokens, width, height, config.vision_tower)
-        )
+        recipe_of_all = vlm.Training(recipe, config.text_tokens, *size, config.vision_tower)
+        parts = vlm.tune(model, recipe_of_all)
     choices = {"model": name, "tokens of a picture": image_tokens}
     band = calibration.band(device, "vlm", BAND)
     return Plan((*parts, *terms.cuda_context(device)), device, choices, (), band)
+
+
+def _plan_llamacpp(config: AskConfig, device: Device) -> Plan:
+    """The language model's GGUF with the vision half's file beside it."""
+    if not config.mmproj:
+        raise SettingsError(
+            "no file of the vision half is named",
+            why="llama.cpp reads a model that sees from two files: its language model and mmproj",
+            fix="--mmproj mmproj-FILE.gguf, from the repository of the language model's GGUF",
+        )
+    if not config.model.strip():
+        find(config.model)
+    words = names.counts(config.model)
+    half = mmproj.read(Path(config.mmproj).expanduser())
+    seen = half.tokens(config.imgsz, config.height)
+    takes = formats.MIXTURES
+    quant = ""
+    if config.quant or not words.file:
+        quant = formats.choose(config.quant or "q4_k_m", takes, f"{words.name} in llama.cpp", takes)
+    if words.file and quant and quant != words.file.type:
+        raise SettingsError(
+            f"the file's weights are {words.file.type}, not {quant}",
+            why="a file is planned with its own types",
+            fix="leave --quant out, or give the model's name instead of the file",
+        )
+    n_ctx = config.n_ctx or seen + config.text_tokens + config.max_new_tokens
+    parts = llm_inference.llamacpp(
+        words,
+        quant,
+        n_ctx * config.batch_size,
+        k_type=config.kv_type,
+        n_ubatch=config.n_ubatch,
+        n_parallel=config.batch_size,
+        build=llm_inference.build_of(0, config.flash_attn),
+        device=device.type,
+    )
+    parts += vlm.projector(half, config.imgsz, config.height, config.flash_attn)
+    choices = {"model": words.name, "tokens of a picture": seen, "n_ctx": n_ctx}
+    band = calibration.band(device, "vlm", BAND)
+    notes = (f"the same in llama.cpp: llama-server -m FILE --mmproj {config.mmproj} -c {n_ctx}",)
+    return Plan((*parts, *terms.cuda_context(device)), device, choices, notes, band)
 
 
 def find(name: str) -> tuple[str, vlm.VLM]:
@@ -84,13 +125,18 @@ def find(name: str) -> tuple[str, vlm.VLM]:
 def fallbacks(config: Config) -> Iterator[Change]:
     """Smallest loss first."""
     if isinstance(config, AskConfig):
+        if config.mmproj or config.engine == "llama.cpp":
+            if config.kv_type == "f16":
+                yield {"kv_type": "q8_0"}, "hardly measurable in perplexity"
+            yield from halve("max_new_tokens", config.max_new_tokens, 128, "shorter answers")
+            return
         for format in ("int8", "nf4-dq"):
             if config.quant not in (format, "nf4-dq"):
                 yield {"quant": format}, "a little quality"
     elif isinstance(config, TrainConfig):
         yield from _training_fallbacks(config)
     assert isinstance(config, VlmConfig)
-    patch = vlm.TOWERS[find(config.model)[1].tower].patch
+    patch = find(config.model)[1].tower.patch
     yield from halve("imgsz", config.imgsz or 1280, 8 * patch, "small things are lost")
 
 

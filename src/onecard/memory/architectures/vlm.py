@@ -1,0 +1,271 @@
+"""A vision-language model: a vision tower, a projector and a language model, and how many tokens an
+image becomes. From the values of its config.json. Knows no bytes and no card.
+
+Sources: transformers' classes and image processors (llava, llava_next, qwen2_vl, qwen2_5_vl,
+qwen3_vl, internvl, idefics3, gemma3, gemma4, paligemma, mistral3, pixtral).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onecard.errors import DataError
+from onecard.memory.architectures import config_json
+from onecard.memory.architectures.layers import LM
+
+QWEN_PIXELS = (3136, 12_845_056)
+"""min_pixels and max_pixels of Qwen2-VL's and Qwen2.5-VL's image processor."""
+QWEN3_PIXELS = (65_536, 16_777_216)
+"""Of Qwen3-VL's."""
+UNSIZED = 1280
+"""Side in px of an image whose size is not given, for models that take any."""
+MAX_VALUE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision transformer: width, layers, heads, feed-forward, side of a patch (px)."""
+
+    D: int
+    L: int
+    H: int
+    F: int
+    patch: int
+    gated: bool = False
+
+    @property
+    def n_params(self) -> int:
+        return (
+            self.L
+            * (4 * self.D**2 + (3 if self.gated else 2) * self.D * self.F + 9 * self.D + self.F)
+            + 3 * self.patch**2 * self.D
+        )
+
+
+@dataclass(frozen=True)
+class VLM:
+    """How the parts are joined."""
+
+    name: str
+    tower: Tower
+    words: LM
+    beside: int
+    """Weights beside the language model: tower, projector, and what else sees or hears."""
+    tile: int = 0
+    """Side of a tile (px); 0: an image of any size in one piece."""
+    tokens: int = 0
+    """Of one tile among the words."""
+    most: int = 1
+    """Tiles of the largest image, the small whole one included."""
+    merge: int = 2
+    """Patches a side that become one token, without tiles."""
+    pixels: tuple[int, int] = QWEN_PIXELS
+    """Fewest and most pixels that an image is scaled to, without tiles."""
+    longest: int = 0
+    """Longest side that an image is scaled to, px; 0 for any."""
+    cross_values: int = 0
+    """Values that a token of the image leaves in layers of cross-attention; it stands among no
+    words then."""
+    old_code: bool = False
+    """Brings code of its own that makes logits of the whole prompt."""
+
+
+def sized(m: VLM, width: int, height: int, pixels: tuple[int, int]) -> tuple[int, int]:
+    """Tokens a row and rows of an image in one piece, scaled as the image processor does."""
+    side = m.merge * m.tower.patch
+    least, most = pixels
+    w, h = float(width), float(height)
+    if m.longest and max(w, h) > m.longest:
+        w, h = w * m.longest / max(w, h), h * m.longest / max(w, h)
+    if w * h > most:
+        share = math.sqrt(most / (w * h))
+        return max(int(w * share / side), 1), max(int(h * share / side), 1)
+    if w * h < least:
+        share = math.sqrt(least / (w * h))
+        return math.ceil(w * share / side), math.ceil(h * share / side)
+    if m.longest:  # Pixtral takes whole patches
+        return math.ceil(w / side), math.ceil(h / side)
+    return max(round(w / side), 1), max(round(h / side), 1)
+
+
+def tiles_of(
+    m: VLM, width: int = 0, height: int = 0, min_pixels: int = 0, max_pixels: int = 0
+) -> tuple[int, int, int]:
+    """(tiles, patches of a tile, tokens among the words) of one image; without a size, of the
+    largest that the model takes, or of 1280 px where it takes any."""
+    if not m.tile:
+        asked = (min_pixels or m.pixels[0], max_pixels or m.pixels[1])
+        columns, rows = sized(
+            m, width or UNSIZED, height or width or UNSIZED, (min(asked), asked[1])
+        )
+        breaks = rows if m.longest else 0  # a token that ends each row
+        return 1, m.merge**2 * columns * rows, columns * rows + breaks
+    patches = (m.tile // m.tower.patch) ** 2
+    tiles = m.most
+    if m.most > 1 and width:
+        height = height or width
+        tiles = min(math.ceil(width / m.tile) * math.ceil(height / m.tile) + 1, m.most)
+    return tiles, patches, tiles * m.tokens
+
+
+class _Values:
+    """A part of a config, each number checked before it is used."""
+
+    def __init__(self, values: Any) -> None:
+        self.values: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {}
+
+    def get(self, *keys: str, default: int = 0) -> int:
+        for key in keys:
+            value = self.values.get(key)
+            if value is None:
+                continue
+            if isinstance(value, list) and value:
+                value = value[0]
+            if isinstance(value, dict):
+                value = value.get("height", value.get("longest_edge"))
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{key} is {str(value)[:60]!r}, which is no number")
+            if not 0 < value <= MAX_VALUE or value != int(value):
+                raise ValueError(f"{key} is {value!r}, which is no count")
+            return int(value)
+        return default
+
+    def need(self, *keys: str) -> int:
+        if value := self.get(*keys):
+            return value
+        raise ValueError(f"{keys[0]} of the vision tower is missing")
+
+
+DEFAULTS = {  # what a tower's config class takes for what a config leaves out
+    "clip": Tower(1024, 24, 16, 4096, 14),
+    "pixtral": Tower(1024, 24, 16, 4096, 14, True),
+    "internvl": Tower(1024, 24, 16, 4096, 14),
+    "qwen2_vl": Tower(1280, 32, 16, 5120, 14),
+    "qwen2_5_vl": Tower(1280, 32, 16, 3420, 14, True),
+    "qwen3_vl": Tower(1152, 27, 16, 4304, 16),
+    "siglip": Tower(1152, 27, 16, 4304, 14),
+    "gemma4": Tower(768, 16, 12, 3072, 16, True),
+}
+KINDS = {
+    "llava": "clip",
+    "llava_next": "clip",
+    "vipllava": "clip",
+    "mistral3": "pixtral",
+    "internvl": "internvl",
+    "internvl_chat": "internvl",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
+    "qwen3_5": "qwen3_vl",
+    "qwen3_5_moe": "qwen3_vl",
+    "idefics3": "siglip",
+    "smolvlm": "siglip",
+    "gemma3": "siglip",
+    "paligemma": "siglip",
+    "gemma4": "gemma4",
+}
+"""model_type -> tower, for the architectures that are known."""
+
+
+def from_values(values: Mapping[str, Any], name: str, path: Path) -> VLM:
+    """The parts that a config.json describes. Raises DataError."""
+    family = str(values.get("model_type") or "")
+    if family not in KINDS or not isinstance(values.get("vision_config"), Mapping):
+        raise DataError(
+            f"{path} is no config of a vision-language model that is known",
+            why=f"its model_type is '{family[:60]}'"
+            + ("" if family in KINDS else f"; known are: {', '.join(sorted(KINDS))}")
+            + ("" if values.get("vision_config") else "; it has no vision_config"),
+            fix="give a model of the table by its name, or a config of these",
+        )
+    words = config_json.from_values(_texts(values), name, path)
+    try:
+        tower = _tower(values, family)
+        return _joined(values, family, name, tower, words)
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as fault:
+        raise DataError(
+            f"{path} is no config of a vision-language model",
+            why=f"{type(fault).__name__}: {str(fault)[:200]}",
+            fix="give the config.json as the model's repository holds it",
+        ) from None
+
+
+def _texts(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the language model's family where its own part leaves it out (LLaVA's first configs)."""
+    own = values.get("text_config")
+    if isinstance(own, Mapping) and not own.get("model_type") and "llava" in str(values):
+        return {**values, "text_config": {"model_type": "llama", **own}}
+    return values
+
+
+def _tower(values: Mapping[str, Any], family: str) -> Tower:
+    part = _Values(values["vision_config"])
+    kind = KINDS[family]
+    if part.values.get("model_type") == "pixtral":
+        kind = "pixtral"
+    usual = DEFAULTS[kind]
+    width = part.get("embed_dim", "hidden_size", default=usual.D)
+    if family == "qwen2_vl":  # its hidden_size is the language model's
+        width = part.get("embed_dim", default=usual.D)
+    feed = part.get("intermediate_size", "mlp_dim")
+    if not feed:
+        feed = part.get("mlp_ratio") * width or (usual.F if width == usual.D else 4 * width)
+    return Tower(
+        width,
+        part.get("depth", "num_hidden_layers", "num_layers", default=usual.L),
+        part.get("num_attention_heads", "num_heads", default=usual.H),
+        feed,
+        part.get("patch_size", "spatial_patch_size", default=usual.patch),
+        usual.gated,
+    )
+
+
+def _joined(values: Mapping[str, Any], family: str, name: str, tower: Tower, words: LM) -> VLM:
+    part, own = _Values(values["vision_config"]), _Values(values)
+    kind = "pixtral" if values["vision_config"].get("model_type") == "pixtral" else KINDS[family]
+    side = part.get("image_size", "force_image_size", default=336)
+    D = words.D
+
+    def made(projector: int, **how: Any) -> VLM:
+        places = (how.get("tile", 0) // tower.patch) ** 2 * tower.D
+        return VLM(name, tower, words, tower.n_params + places + projector, **how)
+
+    if kind.startswith("qwen"):
+        merge = part.get("spatial_merge_size", default=2)
+        wide = merge**2 * tower.D
+        deep = len(values["vision_config"].get("deepstack_visual_indexes") or ())
+        return made(
+            (1 + deep) * (wide * wide + wide * D),
+            merge=merge,
+            pixels=QWEN3_PIXELS if kind == "qwen3_vl" else QWEN_PIXELS,
+        )
+    if kind == "pixtral":
+        merge = own.get("spatial_merge_size", default=1)
+        projector = tower.D * D + D * D + (merge**2 * tower.D**2 if merge > 1 else 0)
+        return made(projector, merge=merge, pixels=(1, 1 << 40), longest=side)
+    if kind == "gemma4":
+        pool = part.get("pooling_kernel_size", default=3)
+        most = own.get("vision_soft_tokens_per_image", default=280)
+        area = most * (pool * tower.patch) ** 2
+        return made(tower.D * D, merge=pool, pixels=(area, area))
+    if family in ("idefics3", "smolvlm"):
+        scale = own.get("scale_factor", default=2)
+        tokens = (side // tower.patch // scale) ** 2
+        return made(scale**2 * tower.D * D, tile=side, tokens=tokens, most=17)
+    if kind == "internvl":
+        joined = 4
+        tokens = (side // tower.patch) ** 2 // joined
+        most = own.get("max_dynamic_patch", default=12) + 1
+        return made(joined * tower.D * D + D * D, tile=side, tokens=tokens, most=most)
+    if family == "gemma3":
+        tokens = own.get("mm_tokens_per_image", default=256)
+        return made(tower.D * D, tile=side, tokens=tokens)
+    tokens = (side // tower.patch) ** 2
+    if family == "paligemma":
+        return made(tower.D * D, tile=side, tokens=tokens)
+    return made(
+        tower.D * D + D * D, tile=side, tokens=tokens, most=5 if family == "llava_next" else 1
+    )
