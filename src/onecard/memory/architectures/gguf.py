@@ -128,9 +128,9 @@ class Header:
     @property
     def type(self) -> str:
         """The mixture's name by the file's own words, else the type that most bytes have."""
-        said = self.keys.get("general.file_type")
-        if isinstance(said, int) and said in FILE_TYPES:
-            return FILE_TYPES[said]
+        file_type = self.keys.get("general.file_type")
+        if isinstance(file_type, int) and file_type in FILE_TYPES:
+            return FILE_TYPES[file_type]
         weights: dict[str, int] = {}
         for tensor in self.tensors:
             weights[tensor.type] = weights.get(tensor.type, 0) + tensor.bytes
@@ -181,11 +181,11 @@ SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 def shard_names(name: str, header: "Header") -> list[str]:
     """Names of all parts of a file that was split; the file alone for a whole one."""
-    found = SHARD.search(name)
+    match = SHARD.search(name)
     count = header.keys.get("split.count", 1)
-    if not found or not isinstance(count, int) or not 1 < count <= 1000:
+    if not match or not isinstance(count, int) or not 1 < count <= 1000:
         return [name]
-    return [f"{name[: found.start()]}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+    return [f"{name[: match.start()]}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
 
 
 def joined(headers: "list[Header]") -> "Header":

@@ -121,12 +121,12 @@ def llamacpp_compute(
         for layer, _ in lm.groups
         if layer.kv_values
     }
-    seen = sum(size for _, size in caches)
-    mask = each * n * seen
+    mask_cells = sum(size for _, size in caches)
+    mask = each * n * mask_cells
     total = 4 * values + mask
     if build == "before" and output > total:
         return output, f"logits of {n} tokens x ({lm.V} words + {lm.D}), fp32"
-    return total, f"{n} tokens x {values // n} values fp32, mask of {seen} cells x {each} B"
+    return total, f"{n} tokens x {values // n} values fp32, mask of {mask_cells} cells x {each} B"
 
 
 def _widest(lm: LM, layer: Layer, n: int, residuals: int) -> int:
