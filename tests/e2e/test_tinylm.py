@@ -157,8 +157,9 @@ def test_transformers_opens_it_with_the_same_logits(trained):
     assert tokenizer(PROMPT)["input_ids"] == ids[0].tolist()
 
 
-TIE_NATS = 0.02
-"""Of two tokens this close a file in 16 bits may take the other one."""
+TIE_NATS = 0.1
+"""Of two tokens this close a file in 16 bits may take the other one: the engine also rounds what it
+multiplies, and after 300 steps many tokens are nearly as likely."""
 
 
 def test_chat_answers_as_our_own_model(onecard, trained):
