@@ -18,7 +18,7 @@ demo: $(VENV)/.light
 
 # a file's tests run in one process and in order: they share what the file prepared
 test: $(VENV)/.full
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.full
 	$(BIN)/ruff format --check src tests recipes

@@ -163,3 +163,18 @@ def shared():
     if not (folder / "data").is_dir():
         pytest.skip("needs ../shared, which only the project's own machines have")
     return folder
+
+
+LONG_FILES = (
+    *("test_asr_training.py", "test_finetune.py", "test_tinylm.py", "test_chat.py", "test_rag.py"),
+    *("test_package.py", "test_plan.py", "test_finetune_memory.py", "test_hostile_requests.py"),
+    *("test_asr_dialogues.py", "test_asr_serve.py", "test_asr.py", "test_readers.py"),
+    *("test_models.py", "test_measured.py", "test_rag_questions.py", "test_rag_tools.py"),
+)
+"""Files that take a minute or more, the longest first: begun last, one of them keeps one worker busy
+while the others have nothing left (Makefile: a file a worker, in this order)."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
