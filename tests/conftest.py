@@ -171,8 +171,8 @@ LONG_FILES = (
     *("test_asr_dialogues.py", "test_asr_serve.py", "test_asr.py", "test_readers.py"),
     *("test_models.py", "test_measured.py", "test_rag_questions.py", "test_rag_tools.py"),
 )
-"""Files that take a minute or more, the longest first: begun last, one of them keeps one worker busy
-while the others have nothing left (Makefile: a file a worker, in this order)."""
+"""Files that take a minute or more, the longest first: begun last, one of them keeps one worker
+busy while the others have nothing left (Makefile: a file a worker, in this order)."""
 
 
 def pytest_collection_modifyitems(items):
