@@ -179,7 +179,6 @@ def test_what_is_no_model_far_away_is_refused(onecard, served):
     [
         ("llm-infer", ["--n_ctx", "256", "--engine", "transformers"]),
         ("lora", ["--seq", "128"]),
-        ("full", ["--seq", "128"]),
     ],
 )
 def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, workload, extra):
