@@ -125,6 +125,35 @@ def test_every_format_is_planned_or_refused(task, values):
         assert sizes["nf4"] <= sizes["bf16"]
 
 
+SETTINGS = [
+    *[(task, "quant", values) for task, values in COMMANDS],
+    ("qlora", "weights", {"model": "smollm2-135m"}),
+    ("diffusion", "text_encoder_quant", {"model": "sd-1.5"}),
+]
+
+
+@pytest.mark.parametrize(("task", "setting", "values"), SETTINGS)
+@pytest.mark.parametrize("word", formats.ALIASES)
+def test_a_format_has_the_same_words_in_every_setting(task, setting, values, word):
+    """Where another program's word for a format is refused, the format itself is, too."""
+
+    def outcome(format):
+        try:
+            config = api.configure_plan(task, values={**values, setting: format})
+            return api.plan(api.plan_task(task).name, config, card="24gb").total_bytes
+        except OneCardError as fault:
+            return fault.fix
+
+    assert outcome(word) == outcome(formats.ALIASES[word])
+
+
+@pytest.mark.parametrize("quant", ["bogus", "q9_k", "nf4", "fp16"])
+def test_a_comparison_refuses_an_unknown_format_as_the_plan_does(quant):
+    config = api.configure_plan("llm-infer", values={"model": "smollm2-135m", "quant": quant})
+    with pytest.raises(OneCardError, match="cannot be planned in"):
+        api.compare_plan("chat", config, card="12gb")
+
+
 @pytest.mark.parametrize("word", ["no", "false", "", "off", "None"])
 def test_no_offload_in_any_word(word):
     values = {"model": "sdxl", "offload": word}

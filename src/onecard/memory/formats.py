@@ -5,7 +5,7 @@ GGUF mixtures follow llama.cpp (src/llama-quant.cpp); the others are the formats
 """
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from onecard.errors import SettingsError
@@ -134,18 +134,22 @@ def known(format: str) -> bool:
     return format in PLAIN or format in LINEAR or format in MIXTURES or bits(format) > 0
 
 
-def choose(name: str, takes: Container[str], whose: str, shown: Iterable[str]) -> str:
+EXL = "exl2-N"
+"""Stands in a list of formats for every name that `bits` reads."""
+
+
+def choose(name: str, takes: Collection[str], whose: str, flag: str = "--quant") -> str:
     """The format by one name for all tasks. Raises SettingsError for one that is not known, or
-    that `whose` does not take; `shown`: those that the refusal names."""
+    that `whose` does not take; `flag`: where it was named."""
     plain = name.strip().lower()
     plain = ALIASES.get(plain, plain)
-    if plain in takes:
+    if plain in takes or (EXL in takes and bits(plain)):
         return plain
     kind = "is a format that it does not take" if known(plain) else "is no format that is known"
     raise SettingsError(
         f"{whose} cannot be planned in '{name}'",
-        why=f"'{name[:40]}' {kind}; it takes: {', '.join(shown)}",
-        fix="--quant with one of these",
+        why=f"'{name[:40]}' {kind}; it takes: {', '.join(takes)}",
+        fix=f"{flag} with one of these",
     )
 
 

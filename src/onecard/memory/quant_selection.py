@@ -3,7 +3,8 @@
 Pure arithmetic over counts.
 """
 
-from onecard.memory import calibration
+from onecard.errors import SettingsError
+from onecard.memory import calibration, formats
 from onecard.memory.architectures.layers import LM
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
@@ -13,6 +14,25 @@ BEST_FIRST = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_l", "q2_k")
 WANTED = "q4_k_m"
 """Below this the loss is felt (same source): it is kept, with layers on the CPU, before a smaller
 one is taken."""
+
+
+def gguf_format(lm: LM, name: str = "") -> str:
+    """The format that llama.cpp runs a model in: its file's own, the one that is named, the one
+    that it is published in (gpt-oss), else the usual one.
+
+    Raises SettingsError for one that is not known, or that is not the file's.
+    """
+    own = lm.file.type if lm.file else ""
+    if not name.strip():
+        return own or (lm.stored if lm.stored in formats.MIXTURES else WANTED)
+    quant = formats.choose(name, formats.MIXTURES, f"{lm.name} in llama.cpp")
+    if own and quant != own:
+        raise SettingsError(
+            f"the file's weights are {own}, not {quant}",
+            why="a file is planned with its own types",
+            fix="leave --quant out, or give the model's name instead of the file",
+        )
+    return quant
 
 
 def layers_on_card(

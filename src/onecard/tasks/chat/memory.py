@@ -17,7 +17,7 @@ from onecard.memory.estimators import llm_inference
 from onecard.memory.fallbacks import Change, FitRow, halve
 from onecard.memory.peers import PeerEstimate
 from onecard.memory.plan import Plan, Term
-from onecard.memory.quant_selection import BEST_FIRST, WANTED
+from onecard.memory.quant_selection import BEST_FIRST, WANTED, gguf_format
 from onecard.tasks.chat.configs import PlanConfig
 
 LLAMACPP = ("embedded", "llama.cpp")
@@ -107,18 +107,8 @@ def placement(config: PlanConfig, lm: LM) -> llm_inference.Placement:
 
 def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], tuple[float, float]]:
     """(terms, bytes of the weights that each token reads on the card and off it)."""
-    default = "" if lm.file else WANTED
-    if lm.stored in formats.MIXTURES:
-        default = lm.stored  # gpt-oss is published in no other
-    good = config.quant.lower() in formats.MIXTURES
-    quant = known_format(config.quant, default, good, formats.MIXTURES)
-    if lm.file and quant and quant != lm.file.type:
-        raise SettingsError(
-            f"the file's weights are {lm.file.type}, not {quant}",
-            why="a file is planned with its own types",
-            fix="leave --quant out, or give the model's name instead of the file",
-        )
-    on_cpu = device.type == "cpu"
+    quant = gguf_format(lm, config.quant)
+    place = llm_inference.WHOLE if device.type == "cpu" else placement(config, lm)
     build = llm_inference.build_of(config.build, config.flash_attn)
     if config.engine == "embedded" and config.flash_attn:
         build = "embedded"
@@ -130,12 +120,11 @@ def _llamacpp(config: PlanConfig, lm: LM, device: Device) -> tuple[list[Term], t
         v_type=config.v_type,
         n_ubatch=config.n_ubatch,
         n_parallel=config.n_parallel,
-        place=llm_inference.WHOLE if on_cpu else placement(config, lm),
+        place=place,
         whole_window=config.swa_full,
         build=build,
         device=device.type,
     )
-    place = llm_inference.WHOLE if on_cpu else placement(config, lm)
     return parts, throughput.active_bytes(lm, formats.gguf(lm, quant), place)
 
 
@@ -171,16 +160,14 @@ def _vllm_flags(config: PlanConfig) -> str:
 
 
 def _other_engine(config: PlanConfig, lm: LM, device: Device) -> list[Term]:
-    format = config.quant.lower()
     if lm.file:
         raise SettingsError(
             f"{config.engine} does not read a GGUF file as it lies",
             why="its weights would be unpacked first",
             fix="--engine llama.cpp, or the name of the model",
         )
-    good = formats.known(format) and format not in formats.GGUF_ONLY
-    default = lm.stored or "bf16"
-    format = known_format(format, default, good, [*formats.PLAIN, *formats.LINEAR, "exl2-N"])
+    name = config.quant or lm.stored or "bf16"
+    format = formats.choose(name, (*formats.LOADED, formats.EXL), config.engine)
     if config.engine == "transformers":
         prompt = min(config.prompt_tokens, config.n_ctx)
         return llm_inference.transformers(
@@ -203,26 +190,12 @@ def _other_engine(config: PlanConfig, lm: LM, device: Device) -> list[Term]:
     )
 
 
-def known_format(name: str, default: str, good: bool, known: Any) -> str:
-    """The format of the weights, `default` for none. Raises SettingsError."""
-    if not name:
-        return default
-    if not good:
-        raise SettingsError(
-            f"the format '{name}' is not known here",
-            why=f"known are: {', '.join(known)}",
-            fix="--quant with one of these",
-        )
-    return name.lower()
-
-
 def peers(config: Config, device: Device) -> list[PeerEstimate]:
     """What others' formulas say of the same model, format and context."""
     if not isinstance(config, PlanConfig) or config.engine not in LLAMACPP:
         return []
     lm = _counts(config.model)
-    default = lm.stored if lm.stored in formats.MIXTURES else WANTED
-    total = formats.gguf(lm, "" if lm.file else config.quant.lower() or default).total
+    total = formats.gguf(lm, gguf_format(lm, config.quant)).total
     n_ctx = config.n_ctx * config.n_parallel
     return [
         memory_peers.oobabooga(lm, total, n_ctx, config.kv_type, config.n_gpu_layers),

@@ -24,7 +24,7 @@ def plan(config: Config, device: Device) -> Plan:
     height, width = config.height or config.imgsz, config.imgsz
     generates = isinstance(config, GenerateConfig)
     takes = formats.DIFFUSED if generates else formats.TRAINED
-    format = formats.choose(config.quant, takes, pipeline.name, takes)
+    format = formats.choose(config.quant, takes, pipeline.name)
     if isinstance(config, GenerateConfig):
         parts = diffusion.make(
             pipeline,
@@ -74,23 +74,20 @@ def plan(config: Config, device: Device) -> Plan:
 
 def _texts(config: GenerateConfig, pipeline: diffusion.Pipeline) -> tuple[str, ...]:
     """One format for each text encoder. Raises SettingsError."""
-    asked = tuple(format.lower() for format in config.text_encoder_quant)
-    bad = next((f for f in asked if f not in (*formats.PLAIN, *formats.LINEAR)), "")
-    if bad:
-        raise SettingsError(
-            f"the format '{bad}' is not known here",
-            why=f"known are: {', '.join([*formats.PLAIN, *formats.LINEAR])}",
-            fix="--text_encoder_quant with one of these for each encoder",
-        )
-    if asked and len(asked) != len(pipeline.texts):
+    takes, flag = formats.LOADED, "--text_encoder_quant"
+    quants = tuple(
+        formats.choose(name, takes, f"a text encoder of {pipeline.name}", flag)
+        for name in config.text_encoder_quant
+    )
+    if quants and len(quants) != len(pipeline.texts):
         names = ", ".join(text.name for text in pipeline.texts)
         raise SettingsError(
-            f"text_encoder_quant names {len(asked)} formats, {pipeline.name} has "
+            f"text_encoder_quant names {len(quants)} formats, {pipeline.name} has "
             f"{len(pipeline.texts)} text encoders",
             why=f"they are: {names}",
             fix="--text_encoder_quant with one format for each of them",
         )
-    return asked
+    return quants
 
 
 def find(name: str) -> diffusion.Pipeline:

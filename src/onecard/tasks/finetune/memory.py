@@ -188,13 +188,7 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
 
 def _weights(config: TrainConfig, what_if: PlanConfig) -> str:
     if what_if.weights:
-        if what_if.weights not in (*formats.PLAIN, *formats.LINEAR):
-            raise SettingsError(
-                f"the format '{what_if.weights}' is not known here",
-                why=f"known are: {', '.join([*formats.PLAIN, *formats.LINEAR])}",
-                fix="--weights with one of these",
-            )
-        return what_if.weights
+        return formats.choose(what_if.weights, formats.LOADED, config.model, "--weights")
     if config.load_in_4bit:
         return "nf4-dq"
     if config.load_in_8bit:

@@ -12,6 +12,7 @@ from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference, training, vlm
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
 from onecard.memory.plan import Plan
+from onecard.memory.quant_selection import gguf_format
 from onecard.tasks.vlm.configs import AskConfig, TrainConfig, VlmConfig
 
 BAND = 0.0
@@ -35,7 +36,7 @@ def plan(config: Config, device: Device) -> Plan:
     size = (config.imgsz, config.height or config.imgsz, config.min_pixels, config.max_pixels)
     _, _, image_tokens = vlm.tiles_of(model, *size)
     if isinstance(config, AskConfig):
-        format = formats.choose(config.quant or "bf16", formats.LOADED, name, formats.LOADED)
+        format = formats.choose(config.quant or "bf16", formats.LOADED, name)
         look = vlm.Look(
             format,
             config.batch_size,
@@ -83,16 +84,7 @@ def _plan_llamacpp(config: AskConfig, device: Device) -> Plan:
     words = names.counts(config.model)
     half = mmproj.read(Path(config.mmproj).expanduser())
     seen = half.tokens(config.imgsz, config.height)
-    takes = formats.MIXTURES
-    quant = ""
-    if config.quant or not words.file:
-        quant = formats.choose(config.quant or "q4_k_m", takes, f"{words.name} in llama.cpp", takes)
-    if words.file and quant and quant != words.file.type:
-        raise SettingsError(
-            f"the file's weights are {words.file.type}, not {quant}",
-            why="a file is planned with its own types",
-            fix="leave --quant out, or give the model's name instead of the file",
-        )
+    quant = gguf_format(words, config.quant)
     n_ctx = config.n_ctx or seen + config.text_tokens + config.max_new_tokens
     parts = llm_inference.llamacpp(
         words,
