@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from onecard import api
 from onecard.api import measurements
 from onecard.cli.commands import plan_bench
+from onecard.config import choices
 from onecard.errors import DataError, NotFound
 from onecard.memory.plan import Plan, Term
 from onecard.units import GIB, MIB
@@ -161,6 +162,20 @@ def test_a_build_decides_the_compute_buffer(tmp_path):
     rows = [{"component": "compute", "build": build} for build in ("b9600", "b9272", "", "Ollama")]
     new, old, unknown, ollama = (r["planned_bytes"] for r in judged(tmp_path, *rows)["rows"])
     assert new < old == unknown == ollama
+
+
+@pytest.mark.parametrize("build", ["b9600", "llama.cpp B9600", "embedded", "vllm 0.11", "Ollama"])
+@pytest.mark.parametrize("name", api.plans())
+def test_a_build_makes_no_row_wrong(name, build):
+    """Whatever plan and engine it stands beside: not every plan has a setting for it."""
+    fields = type(api.configure_plan(name)).model_fields
+    engines = choices(fields["engine"]) if "engine" in fields else ()
+    for engine in ("", *engines):
+        row = {**KV, "task": "", "command": name, "build": build}
+        row["model"] = KV["model"] if "model" in fields else ""
+        row["settings"] = json.dumps({"engine": engine} if engine else {})
+        config = measurements.config_of(measurements.Row(row))[2]
+        assert not engine or config.engine == engine
 
 
 @pytest.mark.parametrize("text", ["", "id,colour\n1,red\n", "id,task\n", "\xff\xfe"])

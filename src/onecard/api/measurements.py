@@ -199,7 +199,8 @@ def plan_bench(path: Path) -> Result:
     Raises NotFound, DataError for a file that is no such table; a row that cannot be planned says
     why.
     """
-    rows = [_judged(row) for row in read(path)]
+    lines_of_file = list(read(path))
+    rows = [_judged(row) for row in lines_of_file]
     counted = [row for row in rows if row["tier"] != "C"]
     groups: dict[str, Callable[[dict[str, Any]], bool]] = {
         "exact: allocated, log": lambda r: r["kind"] in EXACT,
@@ -216,7 +217,7 @@ def plan_bench(path: Path) -> Result:
     head = ["rows", "number", "planned", "median", "90 %", "low by > 5 %", "within the band"]
     figures = table([_figures(name, s) for name, s in summary.items()], head)
     notes = [f"tier C, not counted: {len(rows) - len(counted)} rows"]
-    ignored = sorted({n for n in next(read(path)).values if n not in (*COLUMNS, *BESIDE)})
+    ignored = sorted({*lines_of_file[0].values} - {*COLUMNS, *BESIDE})
     if ignored:
         notes.append(f"columns that say nothing to a plan: {', '.join(ignored)}")
     text = "\n\n".join([str(lines), str(figures), "\n".join(notes)])
@@ -443,18 +444,16 @@ def plan_name(task: str, command: str) -> str:
 def _built(row: Row, values: dict[str, Any], schema: type[Config]) -> dict[str, Any]:
     """The settings with what the build's name decides: the number of a build of llama.cpp, or the
     embedded engine; a program that is not named is another one than onecard's own."""
-    if "build" not in schema.model_fields or "engine" in values:
-        engine = values.get("engine")
-        number = re.search(r"\bb(\d{3,6})\b", row["build"])
-        if engine == "llama.cpp" and number and "build" not in values:
-            return {**values, "build": int(number[1])}
+    if "build" not in schema.model_fields:
         return values
-    said = row["build"].lower()
-    if said.startswith("embedded"):
+    program = row["build"].lower()
+    number = re.search(r"\bb(\d{3,6})\b", program)
+    build = {"build": int(number[1])} if number else {}
+    if "engine" in values:
+        return {**build, **values} if values["engine"] == "llama.cpp" else values
+    if program.startswith("embedded"):
         return {**values, "engine": "embedded"}
     for engine in ("transformers", "vllm"):
-        if engine in said:
+        if engine in program:
             return {**values, "engine": engine}
-    number = re.search(r"\bb(\d{3,6})\b", said)
-    build = {"build": int(number[1])} if number else {}
     return {**build, **values, "engine": "llama.cpp"}
