@@ -13,6 +13,7 @@ from onecard.memory import devices, fallbacks, oom
 from onecard.memory.architectures.config_json import UnknownFamily
 from onecard.memory.devices import Device
 from onecard.memory.estimators import training
+from onecard.memory.estimators.llm_inference import LLAMACPP
 from onecard.memory.plan import Plan
 from onecard.memory.terms import cuda_context
 from onecard.reporting import Result, table
@@ -121,7 +122,7 @@ def plan_config(task: Task, config: Config, device: Device) -> Plan:
         return cast(Plan, tasks.memory(task).plan(config, device))
     except UnknownFamily as fault:
         if getattr(config, "engine", "") in LLAMACPP:
-            raise fault from None
+            raise fault from None  # a trace of transformers' class says nothing of these
         return _traced_plan(config, device, fault)
 
 
@@ -166,8 +167,6 @@ def _engine_itself(config: Any) -> int:
         return int(sum(running.buffers().values()) * MIB)
 
 
-LLAMACPP = ("embedded", "llama.cpp")
-"""Engines that only read GGUF files: a trace of transformers' class says nothing of them."""
 TRACED_SETTINGS = frozenset(
     {"quant", "n_ctx", "n_parallel", "per_device_train_batch_size", "max_seq_length", "optim"}
 )

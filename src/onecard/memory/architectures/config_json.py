@@ -138,6 +138,19 @@ def from_values(values: Mapping[str, Any], name: str, path: Path = Path("config.
         raise _no_config(path, fault) from None
 
 
+def checked_count(value: Any, key: str, least: int = 0, most: int = MAX_COUNT) -> int:
+    """Raises ValueError for what is no whole number of `least` to `most`.
+
+    >>> checked_count(4096.0, "hidden_size")
+    4096
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{key} is {str(value)[:60]!r}, which is no number")
+    if value != value or not least <= value <= most or value != int(value):
+        raise ValueError(f"{key} is {value!r}, which is no count")
+    return int(value)
+
+
 class Builder:
     """One config's layers. Every number is checked before it is used."""
 
@@ -159,11 +172,7 @@ class Builder:
             value = values.get(key)
             if value is None or value == "auto":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{key} is {str(value)[:60]!r}, which is no number")
-            if value != value or not 0 <= value <= MAX_COUNT or value != int(value):
-                raise ValueError(f"{key} is {value!r}, which is no count")
-            return int(value)
+            return checked_count(value, key)
         return default
 
     def need(self, *keys: str) -> int:

@@ -125,11 +125,7 @@ class _Values:
                 value = value[0]
             if isinstance(value, dict):
                 value = value.get("height", value.get("longest_edge"))
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{key} is {str(value)[:60]!r}, which is no number")
-            if not 0 < value <= MAX_VALUE or value != int(value):
-                raise ValueError(f"{key} is {value!r}, which is no count")
-            return int(value)
+            return config_json.checked_count(value, key, 1, MAX_VALUE)
         return default
 
     def need(self, *keys: str) -> int:

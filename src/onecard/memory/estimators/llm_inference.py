@@ -35,6 +35,8 @@ KV_BYTES = {
 GATHER_BYTES = 33 * MIB
 """cuBLAS workspace of transformers' process on Hopper (32 MiB) and small change, seen as the
 constant of Qwen3's published table; 8 MiB on older cards."""
+LLAMACPP = ("embedded", "llama.cpp")
+"""Engines that read GGUF files only: onecard's own llama.cpp, and other programs of it."""
 Build = Literal["embedded", "server", "before", "fa-off"]
 """llama.cpp's compute buffer by what reserves it. embedded and server (builds from 2026-06, pull
 request 23861 of llama.cpp): one row of logits a sequence; before, and in programs of their own:

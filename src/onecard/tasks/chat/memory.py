@@ -14,13 +14,13 @@ from onecard.memory.architectures.layers import LM
 from onecard.memory.architectures.lm import USUAL
 from onecard.memory.devices import Device
 from onecard.memory.estimators import llm_inference
+from onecard.memory.estimators.llm_inference import LLAMACPP
 from onecard.memory.fallbacks import Change, FitRow, halve
 from onecard.memory.peers import PeerEstimate
 from onecard.memory.plan import Plan, Term
 from onecard.memory.quant_selection import BEST_FIRST, WANTED, gguf_format
 from onecard.tasks.chat.configs import PlanConfig
 
-LLAMACPP = ("embedded", "llama.cpp")
 CACHE_TYPES = {
     "llama.cpp": ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"),
     "transformers": ("f16", "bf16", "f32", "int8", "int4"),
