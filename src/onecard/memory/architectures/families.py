@@ -55,7 +55,6 @@ NEXT = Family(
     gated_attention=True,
     shared_gate=True,
 )
-GPT = Family(gated=False, norm_params=2, biases="qkvoud", tied=True)
 
 FAMILIES: dict[str, Family] = {
     **dict.fromkeys(

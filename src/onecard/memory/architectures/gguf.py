@@ -210,10 +210,8 @@ def read_model(path: Path) -> "Header":
     return joined([read_header(path.with_name(name)) for name in names])
 
 
-FIRST_BYTES = 1 << 22
-"""What is asked for first of a file far away; a vocabulary of 256k words takes some 8 MB, so it is
-asked for more until the header is whole."""
 MOST_BYTES = 1 << 27
+"""Of a header that is fetched from far away."""
 
 
 class NeedsMore(Exception):

@@ -14,7 +14,8 @@ from onecard.memory.architectures.gguf import (
 )
 
 FIRST_BYTES = 1 << 22
-"""Asked for first: most headers are smaller, their vocabulary included."""
+"""Asked for first: most headers are smaller; a vocabulary of 256k words takes some 8 MB, and it is
+asked for more until the header is whole."""
 TIMEOUT_S = 20
 
 

@@ -5,7 +5,6 @@ Letters: V vocabulary, D width, F feed-forward, L layers, H heads, G kv heads, K
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -287,8 +286,3 @@ def share_heads(width: int, heads: int, groups: int) -> None:
 def feed_width(width: int, gated: bool) -> int:
     """Of a feed-forward of usual size: 4 widths, or with its third matrix 8/3 in steps of 8."""
     return -(-width * 8 // 3 // 8) * 8 if gated else 4 * width
-
-
-def cached_layers(layers: Sequence[Layer]) -> int:
-    """Layers that keep keys and values."""
-    return sum(layer.kv_values > 0 for layer in layers)

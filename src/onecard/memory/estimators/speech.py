@@ -22,8 +22,6 @@ from onecard.units import MIB
 
 WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.0, "int8-fp16": 1.0}
 """Bytes a weight by CTranslate2's types, in the words of formats.py."""
-TAKES = (*WEIGHT, "f32", "f16", "fp8", "nf4", "nf4-dq", "quanto-int8", "quanto-int4")
-"""Formats that a speech model is loaded in."""
 TOKENS = 100
 """Of a 30-second window; speech makes some 80 to 120."""
 CT2_WORK_BYTES = 700 * MIB

@@ -30,7 +30,6 @@ OPTIMIZER = {  # bytes of state a trained weight: (weights in fp32, weights in 1
 }
 """Adam keeps two moments, Lion and momentum one; 8-bit states carry an fp32 scale for 256 values
 (Dettmers 2022); paged states may live in the computer's memory."""
-TARGETS = {"q": "q", "k": "k", "v": "v", "o": "o", "gate": "gate", "up": "up", "down": "down"}
 ALL_LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 UPCAST_COPIES = 3.0
 """Copies of the logits in fp32 when the loss is upcast: cast, log-softmax, gradient and its 16-bit

@@ -20,8 +20,6 @@ from onecard.memory.simulator import Tape, Tensor
 __all__ = ["VLM", "Look", "Tower", "Training", "find", "projector", "talk", "tiles_of", "tune"]
 TALK_TOKENS = 256
 """Words of question and answer beside the image."""
-ANSWER_TOKENS = 512
-"""Words of the answer: each leaves its keys and values in the cache."""
 
 
 def find(name: str) -> tuple[str, VLM]:
