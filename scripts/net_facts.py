@@ -166,8 +166,8 @@ def parts(subject: Subject, amp: bool) -> list[list[float]]:
             return max(step[2] for step in steps[last + 1 : end + 1])
 
         size = polynomial([largest(s) for s in passes], largest(doubled), sides)
-        held = polynomial([grown(s, 0) for s in passes], grown(doubled, 0), sides)
-        rows.append([grown(passes[-1], 1), *size, *held])
+        memory = polynomial([grown(s, 0) for s in passes], grown(doubled, 0), sides)
+        rows.append([grown(passes[-1], 1), *size, *memory])
         last = end
     return rows
 

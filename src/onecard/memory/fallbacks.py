@@ -142,10 +142,10 @@ def largest(row: FitRow, device: Device, planner: Planner) -> dict[str, Any]:
         for config in (row.config.model_copy(update={"model": m}) for m in reversed(row.models))
         for change in row.formats(config)
     )
-    found = next(((config, change) for config, change in candidates if fits(config)), None)
-    if found is None:
+    best_fit = next(((config, change) for config, change in candidates if fits(config)), None)
+    if best_fit is None:
         return facts | {"model": "", "bytes": 0, "what": "none of the usual models"}
-    best, change = found
+    best, change = best_fit
     larger = (value for value in reversed(row.values) if value >= getattr(best, row.knob))
     value = next(
         (value for value in larger if fits(best.model_copy(update={row.knob: value}))),

@@ -62,10 +62,10 @@ def tokens(name: str) -> str:
     >>> tokens("llava-hf/llava-v1.6-mistral-7b-hf")
     'llava-1-6-mistral-7-b'
     """
-    found = re.findall(r"[a-z]+|\d+", canonical(name))
+    words = re.findall(r"[a-z]+|\d+", canonical(name))
     kept = [
         word
-        for i, word in enumerate(found)
-        if not (word == "v" and i + 1 < len(found) and found[i + 1].isdigit())
+        for i, word in enumerate(words)
+        if not (word == "v" and i + 1 < len(words) and words[i + 1].isdigit())
     ]
     return "-".join(kept)

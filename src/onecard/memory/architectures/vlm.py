@@ -96,9 +96,9 @@ def tiles_of(
     """(tiles, patches of a tile, tokens among the words) of one image; without a size, of the
     largest that the model takes, or of 1280 px where it takes any."""
     if not m.tile:
-        asked = (min_pixels or m.pixels[0], max_pixels or m.pixels[1])
+        limits = (min_pixels or m.pixels[0], max_pixels or m.pixels[1])
         columns, rows = sized(
-            m, width or UNSIZED, height or width or UNSIZED, (min(asked), asked[1])
+            m, width or UNSIZED, height or width or UNSIZED, (min(limits), limits[1])
         )
         breaks = rows if m.longest else 0  # a token that ends each row
         return 1, m.merge**2 * columns * rows, columns * rows + breaks

@@ -139,9 +139,9 @@ def _widest(lm: LM, layer: Layer, n: int, residuals: int) -> int:
     if layer.latent:  # queries, their sums and what these become, all as wide as the rank
         attention = layer.H * (2 * layer.latent + layer.k_values) + 3 * lm.D
     # what the experts give, twice while it is weighed: up to 20 % more where it lies in fragments
-    given = 2 * layer.experts_used * lm.D + 3 * lm.D if layer.experts_used else 0
+    outputs = 2 * layer.experts_used * lm.D + 3 * lm.D if layer.experts_used else 0
     mixer = n * layer.mixer_width + (2 * layer.state_values if layer.mixer_width else 0)
-    return max(n * max(3 * layer.F + residuals * lm.D, given, attention), mixer)
+    return max(n * max(3 * layer.F + residuals * lm.D, outputs, attention), mixer)
 
 
 @dataclass(frozen=True)

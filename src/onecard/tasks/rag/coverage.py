@@ -34,10 +34,10 @@ def question_parts(question: str) -> list[Part]:
     parts: list[Part] = []
     readings = frozenset(analyzer.compound_terms(text))
     if readings:
-        found = [match[0] for match in analyzer.NUMBER_GROUPS.finditer(text)]
+        numbers = [match[0] for match in analyzer.NUMBER_GROUPS.finditer(text)]
         for pattern, _ in analyzer.WRITTEN_DATES:
-            found += [match[0] for match in pattern.finditer(text)]
-        for piece in found:
+            numbers += [match[0] for match in pattern.finditer(text)]
+        for piece in numbers:
             if own := frozenset(analyzer.compound_terms(piece)):
                 parts.append(own)
                 text = text.replace(piece, " ")

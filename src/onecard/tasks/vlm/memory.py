@@ -83,9 +83,9 @@ def _plan_llamacpp(config: AskConfig, device: Device) -> Plan:
         find(config.model)
     words = names.counts(config.model)
     half = mmproj.read(Path(config.mmproj).expanduser())
-    seen = half.tokens(config.imgsz, config.height)
+    image_tokens = half.tokens(config.imgsz, config.height)
     quant = gguf_format(words, config.quant)
-    n_ctx = config.n_ctx or seen + config.text_tokens + config.max_new_tokens
+    n_ctx = config.n_ctx or image_tokens + config.text_tokens + config.max_new_tokens
     parts = llm_inference.llamacpp(
         words,
         quant,
@@ -97,7 +97,7 @@ def _plan_llamacpp(config: AskConfig, device: Device) -> Plan:
         device=device.type,
     )
     parts += vlm.projector(half, config.imgsz, config.height, config.flash_attn)
-    choices = {"model": words.name, "tokens of a picture": seen, "n_ctx": n_ctx}
+    choices = {"model": words.name, "tokens of a picture": image_tokens, "n_ctx": n_ctx}
     band = calibration.band(device, "vlm", BAND)
     notes = (f"the same in llama.cpp: llama-server -m FILE --mmproj {config.mmproj} -c {n_ctx}",)
     return Plan((*parts, *terms.cuda_context(device)), device, choices, notes, band)
