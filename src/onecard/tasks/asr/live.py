@@ -113,9 +113,7 @@ class _Session:
             result.segments.append(segment)
             time = formats.timestamp(segment.start)[:8]
             self.run.reporter.stream(f"[{time}] {segment.text.strip()}\n")
-        result.languages = transcript.spoken_languages(result.segments)
-        if self.config.multilingual and result.languages:
-            transcript.name_languages(result, self.probabilities)
+        transcript.name_languages(result, self.probabilities, self.config.multilingual)
         for form in self.config.formats:
             text = formats.render(result, form, "live")
             fsio.write_text(self.out / f"live.{form}", text)

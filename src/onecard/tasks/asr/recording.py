@@ -54,9 +54,7 @@ def transcribe_recording(
         result.turns = transcript.turns_of(result.segments)
     else:
         job.hear(result, selection)
-    result.languages = transcript.spoken_languages(result.segments)
-    if config.multilingual and result.languages:
-        transcript.name_languages(result, job.probabilities)
+    transcript.name_languages(result, job.probabilities, config.multilingual)
     result.warnings += _warnings(result)
     if not config.word_timestamps:
         result.segments = segments.without_words(result.segments)

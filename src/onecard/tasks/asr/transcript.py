@@ -72,13 +72,17 @@ class Transcript:
         return {"text": self.text, **asdict(self)}
 
 
-def name_languages(result: Transcript, probabilities: Mapping[str, float]) -> None:
-    """Of a recording in several languages: the one that most of the speech is in.
+def name_languages(
+    result: Transcript, probabilities: Mapping[str, float], multilingual: bool
+) -> None:
+    """Fills in the languages; of a multilingual recording the one is what most speech is in.
 
     `probabilities`: of each language, where it was detected.
     """
-    result.language = result.languages[0]["language"]
-    result.language_probability = probabilities.get(result.language, 0.0)
+    result.languages = spoken_languages(result.segments)
+    if multilingual and result.languages:
+        result.language = result.languages[0]["language"]
+        result.language_probability = probabilities.get(result.language, 0.0)
 
 
 def spoken_languages(segments: Sequence[Segment]) -> list[dict[str, Any]]:
