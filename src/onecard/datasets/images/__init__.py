@@ -1,0 +1,1 @@
+"""Pictures with labels: readers of the usual layouts, validation, splits, contact sheets."""
