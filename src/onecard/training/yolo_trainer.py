@@ -1,0 +1,377 @@
+"""Ultralytics' own trainers with checkpoints that are whole: a killed training goes on with the
+same weights, optimizer and random numbers.
+
+Ultralytics saves the averaged weights in 16 bits and no others, the optimizer in 16 bits and no
+random state (BaseTrainer.save_model), so its own --resume is another training. Everything else is
+left as it is: an unbroken training equals `yolo train` bit for bit (tests/e2e/test_detect.py).
+
+Ultralytics is AGPL-3.0: whoever passes on a program with it, or serves one, owes its source.
+"""
+
+import json
+import logging
+import random
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.nn.tasks import torch_safe_load
+from ultralytics.utils import LOGGER
+from ultralytics.utils.torch_utils import unwrap_model
+
+from onecard import fsio
+from onecard.errors import DataError, NotFound, not_found
+from onecard.hub import network
+from onecard.reporting import Progress, Reporter
+from onecard.runs.record import Run
+from onecard.training import checkpoints
+from onecard.training.config import VisionTrainConfig
+from onecard.training.interrupt import Interrupt, graceful_interrupt
+from onecard.training.picture_trainer import BEST, TrainingState, cpu_count, own_tensors
+from onecard.training.yolo_names import yaml_of
+
+LICENSE = "AGPL-3.0"
+NEVER_RETRY = 3
+"""Ultralytics halves the batch itself after so few out-of-memory errors of the first epoch; the
+plan's fallback does it here, in any epoch."""
+
+
+class _Resumable:
+    """Beside ultralytics' trainer in a class's bases."""
+
+    def begin(self, folder: Path, out: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
+        self.checkpoints, self.out, self.on_epoch = folder, out, on_epoch
+        self.training = TrainingState()
+
+    def resume_training(self: Any, ckpt: Any) -> None:
+        """Called by the trainer when all is set up."""
+        path = checkpoints.last(self.checkpoints)
+        if path is None:
+            return
+        tensors, metadata = checkpoints.load(path), checkpoints.read_metadata(path)
+        state = json.loads(metadata["state"])
+        model = unwrap_model(self.model)
+        with checkpoints.restoring(path):
+            model.load_state_dict(checkpoints.select("net.", tensors))
+            self.ema.ema.load_state_dict(checkpoints.select("average.", tensors))
+            checkpoints.load_optimizer_state(self.optimizer, checkpoints.select("optim.", tensors))
+        self.ema.updates = state["ema_updates"]
+        self.best_fitness = state["best"]
+        self.stopper.best_fitness, self.stopper.best_epoch = state["best"], state["best_epoch"]
+        self.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        self.start_epoch = state["epoch"]
+        self.training = TrainingState(**state)
+        if getattr(model.model[-1], "one2one_cv2", None) is not None:
+            # the two losses of an end-to-end head shift their weights by the epoch
+            model.criterion = model.init_criterion()
+            model.criterion.updates = self.start_epoch - 1
+            model.criterion.update()
+        if self.args.close_mosaic and self.start_epoch > self.epochs - self.args.close_mosaic:
+            self._close_dataloader_mosaic()
+            self.args.close_mosaic = 0  # closed: the loop would draw a new order for it
+        _restore_random(self.train_loader, json.loads(metadata["random"]), tensors)
+
+    def save_model(self: Any) -> bool:
+        """Called by the trainer after each epoch and its validation."""
+        state = self.training
+        state.epoch, state.ema_updates = self.epoch + 1, self.ema.updates
+        figures = {name: float(value) for name, value in self.metrics.items()}
+        loss = {f"loss/{name}": float(value) for name, value in self.tloss.items()}
+        state.history.append({"epoch": state.epoch, "fitness": float(self.fitness), **figures})
+        if self.best_fitness == self.fitness:
+            weights = {k: v.detach().contiguous() for k, v in self.ema.ema.state_dict().items()}
+            with fsio.atomic_write(self.out / BEST) as draft:
+                save_file(own_tensors(weights), draft)
+        state.best, state.best_epoch = float(self.best_fitness), self.stopper.best_epoch
+        words, numbers = _random_state(self.train_loader)
+        tensors = {
+            **checkpoints.with_prefix("net.", unwrap_model(self.model).state_dict()),
+            **checkpoints.with_prefix("average.", self.ema.ema.state_dict()),
+            **checkpoints.with_prefix("optim.", checkpoints.optimizer_state(self.optimizer)),
+            **numbers,
+        }
+        metadata = {
+            "state": json.dumps(vars(state)),
+            "scaler": json.dumps(self.scaler.state_dict()),
+            "random": json.dumps(words),
+        }
+        checkpoints.save(self.checkpoints, state.epoch, own_tensors(tensors), metadata)
+        self.on_epoch({"epoch": state.epoch, "fitness": float(self.fitness), **figures, **loss})
+        return True
+
+    def _handle_nan_recovery(self: Any, epoch: int) -> bool:
+        finite = self.loss is None or bool(self.loss.isfinite())
+        if finite and (self.fitness is None or np.isfinite(self.fitness)):
+            return False
+        raise DataError(
+            f"the loss is not finite in epoch {epoch + 1}",
+            why="an earlier step was probably too large, or 16 bits were too few",
+            fix="a smaller --lr0, or --no_amp; --resume continues from the last whole epoch",
+        )
+
+    def final_eval(self) -> None:
+        """The score is made with the same code for every trainer, after this."""
+
+
+class ResumableDetection(_Resumable, DetectionTrainer):  # type: ignore[misc]
+    """ultralytics' trainer of detectors."""
+
+
+class ResumableSegmentation(_Resumable, SegmentationTrainer):  # type: ignore[misc]
+    """ultralytics' trainer of instance segmenters."""
+
+
+TRAINERS: dict[str, Any] = {"detect": ResumableDetection, "segment": ResumableSegmentation}
+
+
+def _random_state(loader: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Every source of random numbers of an epoch: Python's, numpy's, torch's, the loader's order,
+    albumentations' own, and the pictures that mosaics choose from."""
+    kind, keys, *rest = np.random.get_state()
+    words = {
+        "python": random.getstate(),
+        "numpy": [kind, *rest],
+        "buffer": list(loader.dataset.buffer),
+        "albumentations": [
+            [each.random_generator.bit_generator.state, each.py_random.getstate()]
+            for each in _albumentations(loader)
+            if each.seed is not None
+        ],
+    }
+    numbers = {
+        "random.numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "random.torch": torch.get_rng_state(),
+        "random.loader": loader.generator.get_state(),
+    }
+    if torch.cuda.is_available():
+        numbers["random.cuda"] = torch.cuda.get_rng_state()
+    return words, numbers
+
+
+def _restore_random(loader: Any, words: Mapping[str, Any], numbers: Mapping[str, Tensor]) -> None:
+    dataset = loader.dataset
+    for number in words["buffer"]:
+        dataset.load_image(number)
+    dataset.buffer = list(words["buffer"])
+    for each, (state, python) in zip(
+        _albumentations(loader), words["albumentations"], strict=False
+    ):
+        each.set_random_seed(torch.initial_seed())  # else its first call would, and begin anew
+        each.random_generator.bit_generator.state = state
+        each.py_random.setstate(_as_tuple(python))
+    if loader.iterator is None:
+        loader.iterator = loader._get_iterator()  # draws from the loader's generator
+    loader.generator.set_state(numbers["random.loader"])
+    if "random.cuda" in numbers and torch.cuda.is_available():
+        torch.cuda.set_rng_state(numbers["random.cuda"])
+    random.setstate(_as_tuple(words["python"]))
+    kind, *rest = words["numpy"]
+    np.random.set_state((kind, numbers["random.numpy"].numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(numbers["random.torch"])
+
+
+def _as_tuple(state: Any) -> tuple[Any, ...]:
+    version, numbers, gauss = state
+    return version, tuple(numbers), gauss
+
+
+def _albumentations(loader: Any) -> list[Any]:
+    steps = getattr(loader.dataset.transforms, "transforms", [])
+    inner = [getattr(step, "transform", None) for step in steps]
+    return [each for each in inner if hasattr(each, "random_generator")]
+
+
+def fit(
+    task: str,
+    model: str,
+    data_yaml: Path,
+    config: VisionTrainConfig,
+    batch: int,
+    out: Path,
+    run: Run,
+    check: Callable[[TrainingState], None],
+) -> tuple[nn.Module, TrainingState]:
+    """Train a YOLO, or go on from out/checkpoints; (the network with its best weights, the state).
+
+    `check` is called after each epoch and may raise DataError. Raises KeyboardInterrupt when it was
+    stopped, NotFound for weights that cannot be had.
+    """
+    LOGGER.setLevel(logging.ERROR)
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = load_weights(model, run.reporter) if config.pretrained else None
+    overrides = arguments(task, config, batch) | {
+        "model": yaml_of(model),
+        "data": str(data_yaml),
+        "project": str(out),
+        "name": "ultralytics",
+        "exist_ok": True,
+    }
+    trainer = TRAINERS[task](overrides=overrides)
+    trainer.model = trainer.get_model(
+        cfg=weights.yaml if weights else yaml_of(model), weights=weights, verbose=False
+    )
+
+    def on_epoch(row: dict[str, float]) -> None:
+        step = int(row.pop("epoch"))
+        run.log(step, **row)
+        check(trainer.training)
+
+    trainer.begin(folder, out, on_epoch)
+    with graceful_interrupt() as interrupt, run.reporter.progress("training", 0) as bar:
+        _watch(trainer, interrupt, bar)
+        trainer.train()
+    net = unwrap_model(trainer.ema.ema)
+    net.load_state_dict(_best(out))
+    return net.eval(), trainer.training
+
+
+def _best(out: Path) -> dict[str, Tensor]:
+    return checkpoints.load(out / BEST)
+
+
+def _watch(trainer: Any, interrupt: Interrupt, bar: Progress) -> None:
+    def begin(trainer: Any) -> None:
+        n = len(trainer.train_loader)
+        bar.grow(n * trainer.epochs)
+        bar.step(n * trainer.start_epoch)
+
+    def before(trainer: Any) -> None:
+        trainer._oom_retries = NEVER_RETRY
+
+    def after(trainer: Any) -> None:
+        loss = float(trainer.loss.detach()) / max(trainer.batch_size, 1)
+        best = trainer.best_fitness
+        text = f"epoch {trainer.epoch + 1}/{trainer.epochs}, loss {loss:.2f}"
+        bar.step(1, text + (f", best mAP {float(best):.3f}" if best is not None else ""))
+        if interrupt.requested:
+            raise KeyboardInterrupt
+
+    trainer.add_callback("on_train_start", begin)
+    trainer.add_callback("on_train_batch_start", before)
+    trainer.add_callback("on_train_batch_end", after)
+
+
+def arguments(task: str, config: VisionTrainConfig, batch: int) -> dict[str, Any]:
+    """ultralytics' arguments for a config."""
+    optimizer = {"sgd-momentum": "SGD", "adamw": "AdamW", "auto": "auto"}.get(
+        str(getattr(config, "optimizer", "auto")), "auto"
+    )
+    augment = {
+        name: getattr(config, name)
+        for name in ("fliplr", "flipud", "degrees", "translate", "scale", "hsv_h", "hsv_s", "hsv_v")
+    }
+    if config.augment:
+        augment["mosaic"] = getattr(config, "mosaic", 1.0)
+    else:
+        augment = dict.fromkeys([*augment, "mosaic", "mixup", "erasing"], 0.0)
+    cuda = torch.cuda.is_available()
+    amp: bool | str = False
+    if config.amp and cuda:
+        amp = "bf16" if torch.cuda.is_bf16_supported() else True
+    return {
+        "task": task,
+        "epochs": config.epochs,
+        "batch": batch,
+        "imgsz": config.imgsz,
+        "nbs": max(64, batch * config.accumulate),
+        "optimizer": optimizer,
+        "lr0": config.lr0 or 0.01,
+        "weight_decay": config.weight_decay,
+        "warmup_epochs": config.warmup_epochs,
+        "patience": config.patience,
+        "freeze": config.freeze or None,
+        "cls_pw": config.cls_pw,
+        "multi_scale": 0.5 if config.multi_scale else 0.0,
+        "seed": config.seed,
+        "workers": min(8, cpu_count()) if config.workers < 0 and cuda else max(config.workers, 0),
+        "device": "0" if cuda else "cpu",
+        "amp": amp,
+        "pretrained": False,
+        "plots": False,
+        "save": True,
+        "verbose": False,
+        **augment,
+    }
+
+
+def load_weights(model: str, reporter: Reporter) -> Any:
+    """The network of a .pt file, read without running what a pickle could run; None for a .yaml or
+    where no weights can be had.
+
+    Raises NotFound for a missing file, DataError for one that holds more than a YOLO's classes.
+    """
+    if model.endswith((".yaml", ".yml")):
+        return None
+    path = Path(model).expanduser()
+    if not path.is_file():
+        if len(path.parts) > 1 or not network_allows():
+            if len(path.parts) > 1:
+                raise NotFound(
+                    f"there is no file {model}",
+                    why="nothing lies at that path",
+                    fix="check the path, or name a model: yolov8n, yolo11s, yolo26n",
+                )
+            reporter.warn(
+                f"{model} starts from random weights: its file is not here and downloads are off or "
+                "the network is not reachable"
+            )
+            return None
+    try:
+        checkpoint, _ = torch_safe_load(str(path) if path.suffix else f"{path}.pt", safe_only=True)
+        net = checkpoint.get("ema") or checkpoint["model"]
+        return net.float()
+    except FileNotFoundError:
+        raise not_found("YOLO", model, ["yolov8n", "yolo11n", "yolo26n"]) from None
+    except Exception as fault:  # a pickle can fail in any way
+        raise DataError(
+            f"{model} is not loaded",
+            why=f"it holds more than the weights and classes of a YOLO, or is broken: "
+            f"{str(fault).splitlines()[0][:160]}",
+            fix="a .pt can run any program when it is opened; take the publisher's own file, or "
+            "convert it to safetensors on a machine that may be lost",
+        ) from fault
+
+
+def network_allows() -> bool:
+    return not network.offline("ONECARD_OFFLINE") and network.hub_reachable()
+
+
+class YoloNetwork(nn.Module):
+    """A YOLO as inference takes it: images in 0..1 to boxes and scores (and masks' parts)."""
+
+    def __init__(self, net: Any, instances: bool) -> None:
+        super().__init__()
+        self.net = deepcopy(net).float()
+        self.instances = instances
+        self.n_classes = int(self.net.model[-1].nc)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """boxes_BN4, scores_BNC; with instances also coefficients_BNM and prototypes_BMHW."""
+        head = self.net.model[-1]
+        head.export, head.format = True, "onnx"
+        out = self.net(images)
+        rows, prototypes = out if self.instances else (out, None)
+        rows = rows.permute(0, 2, 1)
+        centre, size = rows[..., :2], rows[..., 2:4]
+        boxes = torch.cat([centre - size / 2, centre + size / 2], -1)
+        scores = rows[..., 4 : 4 + self.n_classes]
+        if prototypes is None:
+            return boxes, scores
+        return boxes, scores, rows[..., 4 + self.n_classes :], prototypes
+
+
+def build(architecture: Mapping[str, Any]) -> Any:
+    """The empty network of a saved one."""
+    # the class by the task it was trained for
+    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+    kind = SegmentationModel if architecture["task"] == "segment" else DetectionModel
+    return kind(dict(architecture["yaml"]), nc=int(architecture["nc"]), verbose=False)
