@@ -20,8 +20,9 @@ from torch._subclasses import FakeTensorMode
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
+from onecard import ultralytics_env  # noqa: E402
 from onecard.memory.fake_tensor import Counter  # noqa: E402
-from onecard.memory.fake_tensor_nets import _give_storage, quiet_ultralytics  # noqa: E402
+from onecard.memory.fake_tensor_nets import _give_storage  # noqa: E402
 
 OUT = ROOT / "src/onecard/memory/architectures/nets.jsonl"
 PARTS = 12
@@ -192,7 +193,7 @@ def record(subject: Subject) -> dict[str, Any]:
 def main() -> None:
     from net_subjects import subjects
 
-    quiet_ultralytics()
+    ultralytics_env.quiet()
     wanted = set(sys.argv[1:])
     rows = {}
     if OUT.exists():

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="installed by make test")
 from allocator import allocated_bytes, peak_bytes  # noqa: E402
 
-from onecard.memory import fake_tensor_nets  # noqa: E402
+from onecard import ultralytics_env  # noqa: E402
 from onecard.memory.architectures import denoisers as nets  # noqa: E402
 from onecard.memory.architectures import detr, layers, lm  # noqa: E402
 from onecard.memory.estimators import speech, training, vision, vlm  # noqa: E402
@@ -158,7 +158,7 @@ def test_whisper_base_with_lora():
 def test_yolov8n():
     from types import SimpleNamespace
 
-    fake_tensor_nets.quiet_ultralytics()
+    ultralytics_env.quiet()
     from ultralytics.nn.tasks import DetectionModel
 
     model = DetectionModel("yolov8n.yaml", verbose=False).train()

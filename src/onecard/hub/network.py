@@ -20,8 +20,13 @@ def hub_reachable() -> bool:
     if offline():
         return False
     host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    return answers(host.hostname or "", host.port or 443)
+
+
+def answers(host: str, port: int = 443) -> bool:
+    """Whether a machine takes a connection within 3 s."""
     try:
-        socket.create_connection((host.hostname or "", host.port or 443), timeout=3).close()
+        socket.create_connection((host, port), timeout=3).close()
     except OSError:
         return False
     return True

@@ -4,14 +4,13 @@ transformers on fake tensors, one pass forward and back, every storage counted.
 Heavy: imports torch; each family's library only when it is asked for. Knows no formula.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._subclasses import FakeTensorMode
 
-from onecard import paths
+from onecard import ultralytics_env
 from onecard.errors import DataError
 from onecard.memory.architectures.whisper import Whisper
 from onecard.memory.estimators import diffusion, speech, vision
@@ -66,21 +65,9 @@ def _tensors(outputs: Any) -> list[torch.Tensor]:
     return []
 
 
-def quiet_ultralytics() -> None:
-    """Before its first import: no network, no installs, its settings file in our own folder."""
-    for key, value in {
-        "YOLO_OFFLINE": "true",
-        "YOLO_AUTOINSTALL": "false",
-        "YOLO_VERBOSE": "false",
-        "YOLO_CONFIG_DIR": str(paths.home() / "ultralytics"),
-    }.items():
-        os.environ.setdefault(key, value)
-    paths.home().joinpath("ultralytics").mkdir(parents=True, exist_ok=True)
-
-
 def detector(name: str, B: int, height: int, width: int) -> int:
     """ultralytics' class by its yaml: yolov8n, yolo11s, yolov8n-seg."""
-    quiet_ultralytics()
+    ultralytics_env.quiet()
     from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
     model_class = SegmentationModel if name.endswith("-seg") else DetectionModel

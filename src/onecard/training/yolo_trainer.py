@@ -20,14 +20,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.models.yolo.segment import SegmentationTrainer
-from ultralytics.nn.tasks import torch_safe_load
-from ultralytics.utils import LOGGER
-from ultralytics.utils.torch_utils import unwrap_model
 
-from onecard import fsio
-from onecard.errors import DataError, NotFound, not_found
+from onecard import fsio, paths, ultralytics_env
+from onecard.errors import DataError, NotFound
 from onecard.hub import network
 from onecard.reporting import Progress, Reporter
 from onecard.runs.record import Run
@@ -36,6 +31,19 @@ from onecard.training.config import VisionTrainConfig
 from onecard.training.interrupt import Interrupt, graceful_interrupt
 from onecard.training.picture_trainer import BEST, TrainingState, cpu_count, own_tensors
 from onecard.training.yolo_names import yaml_of
+
+ultralytics_env.quiet()
+
+from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
+from ultralytics.models.yolo.segment import SegmentationTrainer  # noqa: E402
+from ultralytics.nn.tasks import (  # noqa: E402
+    DetectionModel,
+    SegmentationModel,
+    torch_safe_load,
+)
+from ultralytics.utils import LOGGER, SETTINGS  # noqa: E402
+from ultralytics.utils.downloads import attempt_download_asset  # noqa: E402
+from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 LICENSE = "AGPL-3.0"
 NEVER_RETRY = 3
@@ -204,6 +212,8 @@ def fit(
     stopped, NotFound for weights that cannot be had.
     """
     LOGGER.setLevel(logging.ERROR)
+    if SETTINGS["sync"]:
+        SETTINGS.update({"sync": False})  # no usage reports
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_weights(model, run.reporter) if config.pretrained else None
@@ -303,45 +313,54 @@ def arguments(task: str, config: VisionTrainConfig, batch: int) -> dict[str, Any
 
 
 def load_weights(model: str, reporter: Reporter) -> Any:
-    """The network of a .pt file, read without running what a pickle could run; None for a .yaml or
-    where no weights can be had.
+    """The network of a .pt file, read without running what a pickle could run; None for a .yaml,
+    and with a warning where no weights can be had.
 
     Raises NotFound for a missing file, DataError for one that holds more than a YOLO's classes.
     """
     if model.endswith((".yaml", ".yml")):
         return None
-    path = Path(model).expanduser()
-    if not path.is_file():
-        if len(path.parts) > 1 or not network_allows():
-            if len(path.parts) > 1:
-                raise NotFound(
-                    f"there is no file {model}",
-                    why="nothing lies at that path",
-                    fix="check the path, or name a model: yolov8n, yolo11s, yolo26n",
-                )
-            reporter.warn(
-                f"{model} starts from random weights: its file is not here and downloads are off or "
-                "the network is not reachable"
-            )
-            return None
+    path = _weights_file(model, reporter)
+    if path is None:
+        return None
     try:
-        checkpoint, _ = torch_safe_load(str(path) if path.suffix else f"{path}.pt", safe_only=True)
-        net = checkpoint.get("ema") or checkpoint["model"]
-        return net.float()
-    except FileNotFoundError:
-        raise not_found("YOLO", model, ["yolov8n", "yolo11n", "yolo26n"]) from None
+        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
+        return (checkpoint.get("ema") or checkpoint["model"]).float()
     except Exception as fault:  # a pickle can fail in any way
         raise DataError(
             f"{model} is not loaded",
-            why=f"it holds more than the weights and classes of a YOLO, or is broken: "
+            why="it is broken or holds more than the weights and classes of a YOLO: "
             f"{str(fault).splitlines()[0][:160]}",
-            fix="a .pt can run any program when it is opened; take the publisher's own file, or "
-            "convert it to safetensors on a machine that may be lost",
-        ) from fault
+            fix="a .pt can run any program when it is opened: take the publisher's own file",
+        ) from None
 
 
-def network_allows() -> bool:
-    return not network.offline("ONECARD_OFFLINE") and network.hub_reachable()
+def _weights_file(model: str, reporter: Reporter) -> Path | None:
+    """A file of the user's, the one in the cache, or a download of ultralytics' own."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    if len(path.parts) > 1:
+        raise NotFound(
+            f"there is no file {model}",
+            why="nothing lies at that path",
+            fix="check the path, or name a model: yolov8n, yolo11s, yolo26n",
+        )
+    file = paths.models() / "ultralytics" / f"{path.name.removesuffix('.pt')}.pt"
+    if file.is_file():
+        return file
+    if network.offline("ONECARD_OFFLINE") or not network.answers("github.com"):
+        reporter.warn(
+            f"{model} starts from random weights: its file is not here, and it cannot be downloaded"
+        )
+        return None
+    file.parent.mkdir(parents=True, exist_ok=True)
+    reporter.line(f"downloading {file.name} (AGPL-3.0, ultralytics' own)")
+    try:
+        attempt_download_asset(file)
+    except (OSError, RuntimeError, ValueError, AssertionError) as fault:
+        reporter.warn(f"{model} starts from random weights: {str(fault).splitlines()[0][:160]}")
+    return file if file.is_file() else None
 
 
 class YoloNetwork(nn.Module):
@@ -370,8 +389,5 @@ class YoloNetwork(nn.Module):
 
 def build(architecture: Mapping[str, Any]) -> Any:
     """The empty network of a saved one."""
-    # the class by the task it was trained for
-    from ultralytics.nn.tasks import DetectionModel, SegmentationModel
-
     kind = SegmentationModel if architecture["task"] == "segment" else DetectionModel
     return kind(dict(architecture["yaml"]), nc=int(architecture["nc"]), verbose=False)
