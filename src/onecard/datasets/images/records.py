@@ -27,6 +27,9 @@ class Box:
     """A region of many objects, as COCO's iscrowd: neither trained on nor counted against."""
     polygons: tuple[tuple[float, ...], ...] = ()
     """Outlines, each x y x y ... in pixels; empty for a plain box."""
+    runs: tuple[int, ...] = ()
+    """The object's pixels where they were painted, not outlined: lengths of runs down the columns
+    of the whole picture, outside and inside by turns, outside first (COCO's uncompressed RLE)."""
 
     @property
     def area(self) -> float:
@@ -50,7 +53,8 @@ class Picture:
     label: int = -1
     """The class of the whole picture; -1 where there is none."""
     mask: Path | None = None
-    """A picture of the same size whose values are keys of ImageDataset.mask_values."""
+    """A picture of the same size whose values are keys of ImageDataset.mask_values; what a value is
+    says masks.read_mask."""
     group: str = ""
     """What it was cut from (a film, a burst, one frame in several exposures): pictures of one group
     stay on one side of a split. Empty for a picture of its own."""
@@ -110,7 +114,7 @@ def fingerprint(pictures: Iterable[Picture]) -> str:
             picture.width,
             picture.height,
             picture.label,
-            [[b.label, b.x0, b.y0, b.x1, b.y1, b.crowd, b.polygons] for b in picture.boxes],
+            [[b.label, b.x0, b.y0, b.x1, b.y1, b.crowd, b.polygons, b.runs] for b in picture.boxes],
             picture.mask.name if picture.mask else "",
         ]
         for picture in pictures
