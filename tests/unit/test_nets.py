@@ -218,7 +218,7 @@ def test_every_model_that_fit_tries_is_known(task):
         (["detect", "resnet50"], 2),
         (["detect"], 2),
         (["detect", "yolov8n", "--imgsz", "0"], 2),
-        (["detect", "yolov8n", "--batch", "-1"], 2),
+        (["detect", "yolov8n", "--batch", "-2"], 2),
         (["diffusion", "midjourney"], 6),
         (["diffusion", "stable-diffusion-9"], 6),
         (["diffusion"], 2),

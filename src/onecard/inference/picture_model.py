@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from onecard import fsio
 from onecard.errors import DataError, NotFound
+from onecard.runs import store
+from onecard.runs.record import read_json
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
@@ -60,6 +62,19 @@ class ModelCard:
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
         fsio.write_text(folder / CARD, text + "\n")
+
+
+def find_model(name: str) -> Path:
+    """The folder of a trained model: a path, or the run of its training (`last` for the newest).
+
+    Raises NotFound.
+    """
+    path = Path(name.removeprefix("run:")).expanduser()
+    if not name.startswith("run:") and path.is_dir():
+        return path if (path / CARD).is_file() else path / "model"
+    folder = store.find(name.removeprefix("run:")).folder / "artifacts"
+    recorded = str(read_json(folder / "result.json").get("model", ""))
+    return Path(recorded) if recorded else folder / "model"
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -190,10 +190,15 @@ def halve(name: str, value: int, least: int, cost: str) -> Iterator[Change]:
         yield {name: value}, cost
 
 
-def halve_batch(config: Any, batch: str = "per_device_train_batch_size") -> Iterator[Change]:
+def halve_batch(
+    config: Any,
+    batch: str = "per_device_train_batch_size",
+    accumulation: str = "gradient_accumulation_steps",
+    cost: str = SAME,
+) -> Iterator[Change]:
     """Smaller micro-batches; more accumulation keeps the effective batch."""
-    size_, steps = getattr(config, batch), config.gradient_accumulation_steps
+    size_, steps = getattr(config, batch), getattr(config, accumulation)
     effective = size_ * steps
     while size_ > 1:
         size_ //= 2
-        yield {batch: size_, "gradient_accumulation_steps": -(-effective // size_)}, SAME
+        yield {batch: size_, accumulation: -(-effective // size_)}, cost

@@ -89,6 +89,11 @@ def create(name: str, *, pretrained: bool, reporter: Reporter, **options: Any) -
     return build(pretrained=False)
 
 
+def takes_size(name: str) -> bool:
+    """Whether the network's layers depend on the size of its input, as a vision transformer's."""
+    return bool(timm.get_pretrained_cfg(timm_name(name)).fixed_input_size)
+
+
 def has_weights(name: str) -> bool:
     """Whether `create(pretrained=True)` can find trained weights here."""
     try:

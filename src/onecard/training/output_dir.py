@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from onecard import fsio
 from onecard.errors import DataError, SettingsError
 from onecard.runs.record import Run
+from onecard.training.config import VisionTrainConfig
 from onecard.units import size
 
 MANIFEST = "training.json"
@@ -110,6 +111,13 @@ def write_manifest(
             fix="--output_dir with the folder of the stopped training",
         )
     fsio.write_text(manifest, json.dumps({**identity, "run": run_id}))
+
+
+def vision_identity(config: VisionTrainConfig) -> dict[str, Any]:
+    """Settings that a resumed training of a vision model must share with the one before; the batch
+    is not among them, so that a smaller one can go on."""
+    names = ("model", "imgsz", "height", "epochs", "seed", "optimizer", "lr0", "freeze", "ema")
+    return {name: getattr(config, name) for name in names}
 
 
 def require_space(

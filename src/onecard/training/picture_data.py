@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import albumentations
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onecard.datasets.images.decode import read_rgb
-from onecard.datasets.images.records import ImageDataset, Picture
+from onecard.datasets.images.records import Picture
 from onecard.datasets.splits import hash_rank
 from onecard.training.config import AugmentConfig
 
@@ -26,6 +25,8 @@ MIN_VISIBLE = 0.1
 MAX_WORKERS = 8
 SEED_STRIDE = 1_000_003
 """A prime above the number of pictures and epochs of a training here."""
+ReadMask = Callable[[Picture], np.ndarray]
+"""HW of class numbers, IGNORED where there is none."""
 
 
 @dataclass
@@ -50,27 +51,6 @@ def boxes_of(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     rows = [box for box in picture.boxes if not box.crowd]
     boxes = np.array([[b.x0, b.y0, b.x1, b.y1] for b in rows], dtype=np.float32).reshape(-1, 4)
     return boxes, np.array([b.label for b in rows], dtype=np.int64)
-
-
-def class_mask(picture: Picture, data: ImageDataset, height: int, width: int) -> np.ndarray:
-    """HW of class numbers: from a mask file through the set's values, else polygons and boxes drawn
-    over class 0. Raises DataError."""
-    if picture.mask is not None:
-        raw = cv2.imread(str(picture.mask), cv2.IMREAD_UNCHANGED)
-        if raw is not None and raw.ndim == 2 and data.mask_values:
-            table = np.full(65536, IGNORED, dtype=np.uint8)
-            for value, label in data.mask_values.items():
-                table[value] = label
-            return table[raw]
-    out = np.zeros((height, width), dtype=np.uint8)
-    for box in sorted(picture.boxes, key=lambda b: -b.area):
-        value = IGNORED if box.crowd else box.label
-        for polygon in box.polygons:
-            points = np.array(polygon, dtype=np.float32).reshape(-1, 2).round().astype(np.int32)
-            cv2.fillPoly(out, [points], value)
-        if not box.polygons:
-            out[round(box.y0) : round(box.y1), round(box.x0) : round(box.x1)] = value
-    return out
 
 
 def augmentation(
@@ -146,13 +126,13 @@ class PictureSamples(Dataset[Sample]):
     def __init__(
         self,
         pictures: Sequence[Picture],
-        data: ImageDataset,
         task: str,
         steps: albumentations.Compose,
         seed: int,
+        read_mask: ReadMask | None = None,
     ) -> None:
-        self.pictures, self.data, self.task = list(pictures), data, task
-        self.steps, self.seed = steps, seed
+        self.pictures, self.task, self.steps, self.seed = list(pictures), task, steps, seed
+        self.read_mask = read_mask
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -169,9 +149,8 @@ class PictureSamples(Dataset[Sample]):
             rows = np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4)
             kept = np.asarray(out["labels"], dtype=np.int64).reshape(-1)
             return Sample(out["image"], rows, kept, name=picture.name)
-        if self.task == "segment":
-            mask = class_mask(picture, self.data, *image.shape[:2])
-            out = self.steps(image=image, mask=mask)
+        if self.read_mask is not None:
+            out = self.steps(image=image, mask=self.read_mask(picture))
             return Sample(out["image"], boxes[:0], labels[:0], mask=out["mask"], name=picture.name)
         image = self.steps(image=image)["image"]
         return Sample(image, boxes[:0], labels[:0], picture.label, name=picture.name)
@@ -207,6 +186,17 @@ class Batches:
         yield from self._loader
 
 
+def inverse_frequency(labels: Sequence[int], n: int, power: float) -> np.ndarray | None:
+    """Weight of each of n classes, their mean 1: the inverse of its frequency to `power`; None for
+    a power of 0. A class without labels has the mean of the others."""
+    if power == 0:
+        return None
+    counts = np.bincount(np.array(labels, dtype=int), minlength=n).astype(float)
+    weights = np.maximum(counts, 1.0) ** -power
+    weights[counts == 0] = weights[counts > 0].mean() if counts.any() else 1.0
+    return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+
 def to_tensor(samples: Sequence[Sample], device: torch.device) -> Tensor:
     """images_BCHW, RGB in 0..1."""
     stack = np.stack([sample.image for sample in samples])
@@ -219,6 +209,3 @@ def worker_count(workers: int, device: torch.device, cpus: int) -> int:
     if workers >= 0:
         return workers
     return 0 if device.type == "cpu" else min(MAX_WORKERS, cpus)
-
-
-Load = Callable[[Picture], np.ndarray]

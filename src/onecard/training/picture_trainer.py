@@ -7,12 +7,11 @@ CPU; a GPU adds in no fixed order).
 """
 
 import contextlib
-import copy
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +24,10 @@ from onecard import fsio
 from onecard.errors import DataError, MissingExtra
 from onecard.reporting import Progress
 from onecard.runs.record import Run
-from onecard.training import checkpoints
+from onecard.training import checkpoints, output_dir
 from onecard.training.config import VisionTrainConfig
 from onecard.training.interrupt import graceful_interrupt
-from onecard.training.picture_data import Batches, Sample
+from onecard.training.picture_data import Batches, PictureSamples, Sample, worker_count
 from onecard.training.schedules import lr_at
 from onecard.training.seeds import seed_step
 
@@ -224,13 +223,13 @@ class Trainer:
 
 def own_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each with memory of its own: safetensors refuses weights that two names share."""
-    seen: set[int] = set()
+    pointers: set[int] = set()
     out = {}
     for name, value in tensors.items():
         pointer = value.untyped_storage().data_ptr()
-        shared = pointer in seen and value.numel() > 0
+        shared = pointer in pointers and value.numel() > 0
         out[name] = value.clone() if shared else value
-        seen.add(pointer)
+        pointers.add(pointer)
     return out
 
 
@@ -300,6 +299,30 @@ def weight_groups(
     ]
 
 
+SPACE_BYTES = 64 * 2**20
+CHECKPOINT_COPIES = 2 * 4 * 4
+"""Bytes a weight of two checkpoints: weights, their average, the optimizer's two moments, fp32."""
+
+
+def train(
+    learner: Learner,
+    samples: PictureSamples,
+    batch: int,
+    config: VisionTrainConfig,
+    lr: float,
+    out: Path,
+    run: Run,
+) -> TrainingState:
+    """Batches, trainer and `fit`. Raises what `fit` raises, and DataError for a disk without room
+    for a checkpoint."""
+    n_bytes = CHECKPOINT_COPIES * sum(weight.numel() for weight in learner.net.parameters())
+    out.mkdir(parents=True, exist_ok=True)
+    output_dir.require_space(out, SPACE_BYTES + n_bytes)
+    workers = worker_count(config.workers, default_device(), cpu_count())
+    batches = Batches(samples, batch, workers)
+    return fit(Trainer(learner, batches, config, lr), out, run)
+
+
 def fit(trainer: Trainer, out: Path, run: Run) -> TrainingState:
     """Train to the end, or go on from the last checkpoint in out/checkpoints. The best weights lie
     in out/best.safetensors and are in the network when this returns.
@@ -349,24 +372,31 @@ def _keep_best(trainer: Trainer, net: nn.Module, figures: Mapping[str, float], o
 def _stopped(trainer: Trainer) -> str:
     """Why to stop now; empty to go on. Raises DataError for a metric that stays at 0."""
     state, config, metric = trainer.state, trainer.config, trainer.learner.metric
-    limit = max(ZERO_LEAST, round(config.epochs * ZERO_SHARE))
-    if state.epoch >= limit and state.best <= 0:
-        reason = trainer.learner.diagnose(state.history)
-        if reason:
-            raise DataError(
-                f"{metric} is still 0 after {state.epoch} epochs",
-                why=reason,
-                fix="mend that, then train anew; `check` shows the labels as they were read",
-            )
+    stop_at_zero(state, config.epochs, metric, trainer.learner.diagnose)
     if config.patience and state.epoch - state.best_epoch >= config.patience and state.best > 0:
         return f"no better {metric} in {config.patience} epochs (best in {state.best_epoch})"
     return ""
 
 
+def stop_at_zero(
+    state: TrainingState,
+    epochs: int,
+    metric: str,
+    diagnose: Callable[[Sequence[Mapping[str, float]]], str],
+) -> None:
+    """Raises DataError where the metric is still 0 after a fifth of the epochs and `diagnose` finds
+    a cause. Where it finds none the training goes on: from random weights the first mAP comes
+    late."""
+    limit = max(ZERO_LEAST, round(epochs * ZERO_SHARE))
+    if state.epoch < limit or state.best > 0 or (state.epoch - limit) % ZERO_LEAST:
+        return
+    if reason := diagnose(state.history):
+        raise DataError(
+            f"{metric} is still 0 after {state.epoch} epochs",
+            why=reason,
+            fix="mend that, then train anew; `check` shows the labels as they were read",
+        )
+
+
 def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def copy_of(net: nn.Module) -> nn.Module:
-    """A network of its own, for the base that a proof compares with."""
-    return copy.deepcopy(net)

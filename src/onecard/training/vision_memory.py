@@ -6,12 +6,15 @@ detect, segment and classify differ in their networks, not in what a step keeps.
 from collections.abc import Iterator
 from typing import Any
 
+from onecard.errors import NotFound, SettingsError
+from onecard.inference.picture_model import find_model, read_card
 from onecard.memory import calibration, terms
 from onecard.memory.devices import Device
 from onecard.memory.estimators import vision
-from onecard.memory.fallbacks import EIGHT_BIT, Change, halve
-from onecard.memory.plan import Plan
-from onecard.training.config import VisionPredictConfig
+from onecard.memory.fallbacks import EIGHT_BIT, Change, halve, halve_batch
+from onecard.memory.plan import Plan, Term
+from onecard.training.config import VisionPredictConfig, VisionTrainConfig
+from onecard.units import GIB
 
 BAND = {"detect": 0.1}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
@@ -20,36 +23,95 @@ are known."""
 SMALLEST_SIDE_PX = 160
 
 
+USUAL_BATCH = 16
+"""Images at once where there is room for more: larger ones learn no better from small sets."""
+CPU_PROGRAM_BYTES = round(1.1 * GIB)
+"""Python with torch, the network's library, OpenCV and the pictures read ahead: resident memory of
+six trainings on a CPU beside their tensors (README of detect)."""
+
+
 def plan(config: Any, device: Device, task: str, example: str) -> Plan:
     """`config`: a VisionTrainConfig or VisionPredictConfig with its task's own fields. `example`: a
     model's name for the refusal where none is given.
 
     Raises NotFound for an unknown model, SettingsError for one that does another task.
     """
+    if not isinstance(config, VisionTrainConfig | VisionPredictConfig):
+        return _plan_use(config, device, task)
     net = vision.of_task(config.model, task, config.num_classes, example)
+    band = calibration.band(device, task, BAND.get(task, 0.0))
     if isinstance(config, VisionPredictConfig):
         wide = 2.0 if config.half and device.type != "cpu" else 4.0
         height = config.height or config.imgsz
         parts = vision.answer(net, config.batch, height, config.imgsz, wide)
-    else:
-        parts = vision.step(net, recipe_of(config))
-    parts = [*parts, *terms.cnn_segments(parts, device), *terms.cuda_context(device)]
+        return Plan(tuple(_whole(parts, device)), device, {"model": net.name}, (), band)
+    for batch in _batches(config.batch):
+        recipe = recipe_of(config, batch, device)
+        parts = _whole(vision.step(net, recipe), device)
+        choices = {"model": net.name, "batch": batch}
+        the_plan = Plan(tuple(parts), device, choices, (), band)
+        if the_plan.fits:
+            break
+    return the_plan
+
+
+def _plan_use(config: Any, device: Device, task: str) -> Plan:
+    """Of a command that uses a trained model; of one that reads data only the program."""
+    run_id = getattr(config, "run_id", "")
+    if not run_id:
+        return Plan(tuple(_whole([], device)) if device.type == "cpu" else (), device)
+    card = read_card(find_model(run_id))
+    parts: list[Term] = []
+    notes: tuple[str, ...] = ()
+    try:
+        net = vision.of_task(card.model, task, len(card.classes), "")
+        parts = vision.answer(net, max(config.batch, 1), card.height, card.width, 4.0)
+    except (NotFound, SettingsError):
+        notes = (f"the layers of {card.model} are not known: only the program is counted",)
     band = calibration.band(device, task, BAND.get(task, 0.0))
-    return Plan(tuple(parts), device, {"model": net.name}, (), band)
+    return Plan(tuple(_whole(parts, device)), device, {"model": card.model}, notes, band)
 
 
-def recipe_of(config: Any) -> vision.Recipe:
-    """The step as the estimator reads it."""
+def _batches(batch: int) -> list[int]:
+    """What to try, the largest first."""
+    if batch > 0:
+        return [batch]
+    return [USUAL_BATCH >> i for i in range(USUAL_BATCH.bit_length())]
+
+
+def _whole(parts: list[Term], device: Device) -> list[Term]:
+    """With what the process holds beside its tensors."""
+    if device.type == "cpu":
+        because = "Python with torch, the network's library and OpenCV"
+        return [*parts, Term("program", CPU_PROGRAM_BYTES, because)]
+    return [*parts, *terms.cnn_segments(parts, device), *terms.cuda_context(device)]
+
+
+def batch_of(plan: Plan, config: Any) -> int:
+    """Images at once: as set, or as the plan chose."""
+    return config.batch if config.batch > 0 else int(plan.choices["batch"])
+
+
+def recipe_of(config: Any, batch: int, device: Device) -> vision.Recipe:
+    """The step as the estimator reads it. Raises SettingsError for a batch of none."""
+    if batch < 1:
+        raise SettingsError(
+            "a batch of 0 images trains nothing",
+            why="--batch is 0",
+            fix="--batch 16, or -1 for as many as fit",
+        )
+    optimizer = getattr(config, "optimizer", "adamw")
     return vision.Recipe(
-        config.batch,
+        batch,
         config.height or config.imgsz,
         config.imgsz,
-        config.amp,
-        config.optimizer,
+        config.amp and device.type != "cpu",
+        "adamw" if optimizer == "auto" else optimizer,
         config.ema,
         buckets=config.num_gpus > 1,
         boxes=getattr(config, "max_boxes", 0),
         multi_scale=config.multi_scale,
+        device=device.type != "cpu",
     )
 
 
@@ -63,7 +125,7 @@ def fallbacks(config: Any) -> Iterator[Change]:
         if not config.amp:
             yield {"amp": True}, "equal within noise in published runs, faster"
         cost = "more accumulation keeps the effective batch; batch norm sees fewer images"
-        yield from halve("batch", config.batch, 1, cost)
+        yield from halve_batch(config, "batch", "accumulate", cost)
         if config.optimizer == "adamw":
             yield {"optimizer": "adamw-8bit"}, EIGHT_BIT
         if config.ema:

@@ -92,7 +92,9 @@ class _Resumable:
         state.epoch, state.ema_updates = self.epoch + 1, self.ema.updates
         figures = {name: float(value) for name, value in self.metrics.items()}
         loss = {f"loss/{name}": float(value) for name, value in self.tloss.items()}
-        state.history.append({"epoch": state.epoch, "fitness": float(self.fitness), **figures})
+        total = sum(loss.values())
+        row = {"epoch": state.epoch, "loss": total, "fitness": float(self.fitness), **figures}
+        state.history.append(row)
         if self.best_fitness == self.fitness:
             weights = {k: v.detach().contiguous() for k, v in self.ema.ema.state_dict().items()}
             with fsio.atomic_write(self.out / BEST) as draft:
@@ -204,12 +206,12 @@ def fit(
     batch: int,
     out: Path,
     run: Run,
-    check: Callable[[TrainingState], None],
+    check: Callable[[TrainingState, Any], None],
 ) -> tuple[nn.Module, TrainingState]:
     """Train a YOLO, or go on from out/checkpoints; (the network with its best weights, the state).
 
-    `check` is called after each epoch and may raise DataError. Raises KeyboardInterrupt when it was
-    stopped, NotFound for weights that cannot be had.
+    `check` is called after each epoch with the averaged network and may raise DataError. Raises
+    KeyboardInterrupt when it was stopped, NotFound for weights that cannot be had.
     """
     LOGGER.setLevel(logging.ERROR)
     if SETTINGS["sync"]:
@@ -232,7 +234,7 @@ def fit(
     def on_epoch(row: dict[str, float]) -> None:
         step = int(row.pop("epoch"))
         run.log(step, **row)
-        check(trainer.training)
+        check(trainer.training, unwrap_model(trainer.ema.ema))
 
     trainer.begin(folder, out, on_epoch)
     with graceful_interrupt() as interrupt, run.reporter.progress("training", 0) as bar:

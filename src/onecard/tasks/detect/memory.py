@@ -3,19 +3,35 @@
 from collections.abc import Iterator
 
 from onecard.config import Config
+from onecard.hub import network
 from onecard.memory.devices import Device
 from onecard.memory.fallbacks import Change, FitRow
 from onecard.memory.plan import Plan
-from onecard.tasks.detect.configs import TrainConfig
+from onecard.tasks.detect.configs import PlanTrainConfig, TrainConfig
 from onecard.training import vision_memory
 
 USUAL = ("yolo11n", "yolo11s", "yolo11m", "yolo11l", "yolo11x")
 TRACER = "detect"
 """memory/fake_tensor_nets.py's check for `onecard plan --trace`."""
+ONLINE, OFFLINE = "yolo11n", "fcos-lite0"
+"""Models of `--model auto`."""
+
+
+def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tuple[Config, str]:
+    """(the config with a named model, why that one)."""
+    if not isinstance(config, TrainConfig) or config.model != "auto":
+        return config, ""
+    offline = network.offline() or (check_hub and not network.hub_reachable())
+    if offline:
+        why = "its first weights come with a Python package; the hub is out of reach"
+        return config.model_copy(update={"model": OFFLINE}), why
+    why = "a small one with weights of COCO"
+    return config.model_copy(update={"model": ONLINE}), why
 
 
 def plan(config: Config, device: Device) -> Plan:
     """Raises NotFound for an unknown model, SettingsError for one that does another task."""
+    config, _ = resolve_auto(config, device)
     return vision_memory.plan(config, device, "detect", "yolov8n")
 
 
@@ -26,6 +42,6 @@ def fallbacks(config: Config) -> Iterator[Change]:
 
 def fit_rows() -> tuple[FitRow, ...]:
     """What `onecard fit` shows of detect."""
-    config = TrainConfig(batch=8)
+    config = PlanTrainConfig(batch=8)
     summary = "detector, trained at 640 px"
     return (FitRow("detect", summary, config, USUAL, "batch", (8, 16, 32, 64, 128)),)

@@ -1,0 +1,153 @@
+"""onecard classify train: a classifier of your own pictures, with its proof. Labels, what the most
+frequent class alone gives, training, the score."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from onecard.datasets.images import checked_set
+from onecard.datasets.images.checked_set import CheckedSet
+from onecard.datasets.images.records import Picture
+from onecard.evaluation import learning_curve, stats
+from onecard.evaluation.metrics.classification import ClassificationScores
+from onecard.inference.picture_model import ModelCard
+from onecard.inference.picture_sessions import Predictor
+from onecard.reporting import Result
+from onecard.runs.record import Run
+from onecard.tasks.classify import learner, model, scoring
+from onecard.tasks.classify.configs import TrainConfig
+from onecard.tasks.classify.model import Classifier
+from onecard.training import (
+    output_dir,
+    picture_data,
+    picture_torch,
+    picture_trainer,
+    vision_memory,
+)
+from onecard.training.picture_trainer import TrainingState
+
+
+def train(config: TrainConfig, run: Run) -> Result:
+    """Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with
+    settings that need less."""
+    # 1. labels
+    data = checked_set.load(config, "classify", run)
+    batch = vision_memory.batch_of(run.plan, config)
+    with output_dir.training_folder(
+        config.output_dir, run, _identity(config, data), resume=config.resume
+    ) as out:
+        checked_set.write_rejected(data, out)
+        # 2. training
+        net, card, state = fit(config, data.train, data.val, data.classes, batch, out, run)
+        # 3. the score of the saved weights
+        picture_torch.save(net, card, out / "model")
+        run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
+        scores = _score(net, card, data)
+        # 4. the proof
+        groups = data.groups(data.val)
+        base = scoring.majority(data.train, data.val, data.classes)
+        comparisons = scoring.compare(base, scores, groups)
+        verdicts = [
+            f"{name} against the most frequent class: {comparison.render()}"
+            for name, comparison in comparisons.items()
+        ]
+        values = scoring.metrics(scores, base, groups)
+        if config.learning_curve:
+            verdicts += _learning_curve(config, data, scores, batch, out, run)
+        run.items(scoring.item_rows(scores, base, groups))
+        rows = {name: interval.as_dict() for name, interval in values.items()}
+        run.scores(rows, verdicts=verdicts)
+        scoring.write_pictures(scores, data.val, run)
+    stopped = [f"stopped early: {state.stopped}"] if state.stopped else []
+    name = str(out / "model") if config.output_dir or not run.id else run.id
+    text = [
+        *scoring.render(scores, groups, values),
+        *verdicts,
+        *stopped,
+        f"wrote {out / 'model'}",
+        f"use it: onecard classify predict PICTURE --run_id {name}",
+        f"export it: onecard classify export {name} --formats onnx --data {config.data}",
+    ]
+    return Result(
+        {
+            "metrics": rows,
+            "verdicts": verdicts,
+            "classes": list(data.classes),
+            "epochs": state.epoch,
+            "best_epoch": state.best_epoch,
+            "output_dir": str(out),
+            "model": str(out / "model"),
+        },
+        "\n".join(text),
+    )
+
+
+def _identity(config: TrainConfig, data: CheckedSet) -> dict[str, Any]:
+    """What a resumed training must share with the one before."""
+    return {
+        **output_dir.vision_identity(config),
+        "train": data.fingerprints["train"],
+        "classes": list(data.classes),
+    }
+
+
+def fit(
+    config: TrainConfig,
+    train_pictures: Sequence[Picture],
+    val: Sequence[Picture],
+    classes: Sequence[str],
+    batch: int,
+    out: Path,
+    run: Run,
+) -> tuple[Classifier, ModelCard, TrainingState]:
+    """Train on some pictures, or go on from the last checkpoint in `out`."""
+    side = (config.height or config.imgsz, config.imgsz)
+    net = model.create(
+        config.model,
+        len(classes),
+        side,
+        pretrained=config.pretrained,
+        reporter=run.reporter,
+    )
+    picture_torch.freeze_stages(net.net, config.freeze)
+    card = model.card_of(config.model, classes, side, config.resize, run.id)
+    steps = picture_data.augmentation("classify", *side, config, config.resize)
+    samples = picture_data.PictureSamples(train_pictures, "classify", steps, config.seed)
+    the_learner = learner.ClassifyLearner(net, card, train_pictures, val, config)
+    lr = config.lr0 or learner.usual_lr(config)
+    state = picture_trainer.train(the_learner, samples, batch, config, lr, out, run)
+    return net, card, state
+
+
+def _score(net: Classifier, card: ModelCard, data: CheckedSet) -> ClassificationScores:
+    device = picture_trainer.default_device()
+    predictor = Predictor(card, picture_torch.runner(net.to(device).eval(), device))
+    return learner.score(predictor, data.val, data.classes)
+
+
+def _learning_curve(
+    config: TrainConfig,
+    data: CheckedSet,
+    whole: ClassificationScores,
+    batch: int,
+    out: Path,
+    run: Run,
+) -> list[str]:
+    """Trainings on a quarter and on half of the labels, scored on the same pictures."""
+    rows: dict[float, ClassificationScores] = {1.0: whole}
+    for share in learning_curve.SHARES:
+        part = learning_curve.part_of(data.train, share, config.seed)
+        folder = out / f"labels-{share:.0%}"
+        net, card, _ = fit(config, part, data.val, data.classes, batch, folder, run)
+        rows[share] = _score(net, card, data)
+    groups = data.groups(data.val)
+    points = {share: rows[share].metrics(groups)["macro_f1"].as_dict() for share in sorted(rows)}
+    half = stats.compare_metric(
+        "macro_f1",
+        dict(zip(rows[0.5].names, map(float, rows[0.5].f1_items()[1]), strict=True)),
+        dict(zip(rows[1.0].names, map(float, rows[1.0].f1_items()[1]), strict=True)),
+        groups=groups,
+    )
+    run.artifact("learning_curve.json", json.dumps(points))
+    return learning_curve.verdict("macro-F1", points, half)

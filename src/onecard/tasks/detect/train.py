@@ -1,0 +1,221 @@
+"""onecard detect train: a detector of your own objects, with its proof. Labels, the weights it
+starts from, training, the same score again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from onecard.datasets.images import checked_set, yolo_files
+from onecard.datasets.images.checked_set import CheckedSet
+from onecard.datasets.images.records import Detection, Picture
+from onecard.evaluation import learning_curve
+from onecard.evaluation.metrics.detection import DetectionScores, compare_detectors
+from onecard.inference.picture_model import ModelCard
+from onecard.inference.picture_sessions import Predictor
+from onecard.reporting import Result
+from onecard.runs.record import Run
+from onecard.tasks.detect import diagnosis, learner, model, networks, scoring
+from onecard.tasks.detect.configs import TrainConfig
+from onecard.training import (
+    output_dir,
+    picture_data,
+    picture_torch,
+    picture_trainer,
+    vision_memory,
+    yolo_trainer,
+)
+from onecard.training.picture_torch import freeze_stages, runner
+from onecard.training.picture_trainer import TrainingState
+from onecard.training.yolo_names import is_yolo
+
+
+@dataclass
+class Trained:
+    """A finished training."""
+
+    net: nn.Module
+    """As inference takes it."""
+    card: ModelCard
+    state: TrainingState
+
+
+def train(config: TrainConfig, run: Run) -> Result:
+    """Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with
+    settings that need less."""
+    # 1. labels
+    data = checked_set.load(config, "detect", run)
+    batch = vision_memory.batch_of(run.plan, config)
+    if is_yolo(config.model):
+        run.reporter.line(
+            f"{config.model} is trained by Ultralytics, AGPL-3.0: whoever passes it on or serves "
+            "it owes the source; fcos-lite0 and d-fine-n are under permissive licences"
+        )
+    with output_dir.training_folder(
+        config.output_dir, run, identity(config, data), resume=config.resume
+    ) as out:
+        checked_set.write_rejected(data, out)
+        # 2. what the weights it starts from detect
+        base = base_detections(config, data, run)
+        # 3. training
+        trained = fit(config, data.train, data.val, data.classes, batch, out, run)
+        # 4. the score of the saved weights, the threshold chosen on these pictures
+        device = picture_trainer.default_device()
+        net = trained.net.to(device).eval()
+        predictor = Predictor(trained.card, runner(net, device))
+        scores = scoring.score(predictor, data.val, data.classes, run.reporter, "validation")
+        thresholds = {**trained.card.thresholds, "confidence": scores.best_threshold()}
+        card = replace(trained.card, thresholds=thresholds)
+        picture_torch.save(net, card, out / "model")
+        run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
+        # 5. the proof
+        groups = data.groups(data.val)
+        before = DetectionScores(data.val, base, data.classes)
+        comparison = compare_detectors(before, scores, groups)
+        values = scoring.metrics(scores, before, groups)
+        verdicts = [f"mAP50-95 against the weights it started from: {comparison.render()}"]
+        if config.learning_curve:
+            verdicts += _learning_curve(config, data, scores, batch, out, run)
+        run.items(scoring.item_rows(scores, before, groups))
+        run.scores(
+            {name: interval.as_dict() for name, interval in values.items()}, verdicts=verdicts
+        )
+        scoring.write_pictures(scores, data, run)
+    text = [
+        *scoring.render(scores, groups, values),
+        *verdicts,
+        *([f"stopped early: {trained.state.stopped}"] if trained.state.stopped else []),
+        f"wrote {out / 'model'}",
+        *_use(config, out, run),
+    ]
+    return Result(
+        {
+            "metrics": {name: interval.as_dict() for name, interval in values.items()},
+            "verdicts": verdicts,
+            "classes": list(data.classes),
+            "epochs": trained.state.epoch,
+            "best_epoch": trained.state.best_epoch,
+            "output_dir": str(out),
+            "model": str(out / "model"),
+        },
+        "\n".join(text),
+    )
+
+
+def identity(config: TrainConfig, data: CheckedSet) -> dict[str, Any]:
+    """What a resumed training must share with the one before."""
+    return {
+        **output_dir.vision_identity(config),
+        "train": data.fingerprints["train"],
+        "classes": list(data.classes),
+    }
+
+
+def fit(
+    config: TrainConfig,
+    train_pictures: Sequence[Picture],
+    val: Sequence[Picture],
+    classes: Sequence[str],
+    batch: int,
+    out: Path,
+    run: Run,
+) -> Trained:
+    """Train on some pictures, or go on from the last checkpoint in `out`."""
+    if is_yolo(config.model):
+        return _fit_yolo(config, train_pictures, val, classes, batch, out, run)
+    height, width = config.height or config.imgsz, config.imgsz
+    net = networks.build(
+        config.model,
+        len(classes),
+        height,
+        width,
+        pretrained=config.pretrained,
+        reporter=run.reporter,
+    )
+    freeze_stages(net.body, config.freeze)  # type: ignore[arg-type]
+    card = model.card_of(config.model, classes, height, width, net, run.id)
+    steps = picture_data.augmentation("detect", height, width, config)
+    samples = picture_data.PictureSamples(train_pictures, "detect", steps, config.seed)
+    the_learner = learner.DetectLearner(net, card, train_pictures, val, config)
+    lr = config.lr0 or learner.usual_lr(config.model, config.optimizer)
+    state = picture_trainer.train(the_learner, samples, batch, config, lr, out, run)
+    return Trained(net, card, state)
+
+
+def _fit_yolo(
+    config: TrainConfig,
+    train_pictures: Sequence[Picture],
+    val: Sequence[Picture],
+    classes: Sequence[str],
+    batch: int,
+    out: Path,
+    run: Run,
+) -> Trained:
+    splits = {"train": train_pictures, "val": val}
+    data_yaml = yolo_files.write(out / "yolo", splits, classes, run.reporter)
+    height, width = config.height or config.imgsz, config.imgsz
+
+    def check(state: TrainingState, net: Any) -> None:
+        picture_trainer.stop_at_zero(
+            state, config.epochs, "mAP", lambda history: _diagnose_yolo(net, history)
+        )
+
+    def _diagnose_yolo(net: Any, history: Sequence[Any]) -> str:
+        card = card_for(net)
+        device = next(net.parameters()).device
+        predictor = Predictor(card, runner(yolo_trainer.YoloNetwork(net, False).eval(), device))
+        detections = learner.detect_all(predictor, val)
+        return diagnosis.diagnose(train_pictures, val, detections, classes, width, history)
+
+    def card_for(net: Any) -> ModelCard:
+        wrapped = yolo_trainer.YoloNetwork(net, instances=False)
+        return model.card_of(config.model, classes, height, width, wrapped, run.id)
+
+    net, state = yolo_trainer.fit("detect", config.model, data_yaml, config, batch, out, run, check)
+    return Trained(yolo_trainer.YoloNetwork(net, instances=False), card_for(net), state)
+
+
+def base_detections(config: TrainConfig, data: CheckedSet, run: Run) -> dict[str, list[Detection]]:
+    """What the first weights detect of the user's classes: those of a published detector whose
+    class names are among them; nothing for a network that knows no class yet."""
+    if not config.pretrained:
+        return {}
+    return scoring.published_detections(config.model, data, run, config)
+
+
+def _learning_curve(
+    config: TrainConfig,
+    data: CheckedSet,
+    whole: DetectionScores,
+    batch: int,
+    out: Path,
+    run: Run,
+) -> list[str]:
+    """Trainings on a quarter and on half of the labels, scored on the same pictures."""
+    device = picture_trainer.default_device()
+    rows: dict[float, DetectionScores] = {1.0: whole}
+    for share in learning_curve.SHARES:
+        part = learning_curve.part_of(data.train, share, config.seed)
+        folder = out / f"labels-{share:.0%}"
+        trained = fit(config, part, data.val, data.classes, batch, folder, run)
+        predictor = Predictor(trained.card, runner(trained.net.to(device).eval(), device))
+        label = f"{share:.0%} of the labels"
+        rows[share] = scoring.score(predictor, data.val, data.classes, run.reporter, label)
+    groups = data.groups(data.val)
+    points = {share: rows[share].metrics(groups)["map50_95"].as_dict() for share in sorted(rows)}
+    half = compare_detectors(rows[0.5], rows[1.0], groups)
+    run.artifact("learning_curve.json", json.dumps(points))
+    return learning_curve.verdict("mAP50-95", points, half)
+
+
+def _use(config: TrainConfig, out: Path, run: Run) -> list[str]:
+    name = str(out / "model")
+    if run.id and not config.output_dir:
+        name = run.id
+    return [
+        f"use it: onecard detect predict PICTURE --run_id {name}",
+        f"export it: onecard detect export {name} --formats onnx --data {config.data}",
+    ]
