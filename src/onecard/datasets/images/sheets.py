@@ -89,14 +89,15 @@ def draw_tiles(tiles: Sequence[Tile], classes: Sequence[str], path: Path, column
     columns = columns or max(1, min(6, math.ceil(math.sqrt(len(tiles)))))
     rows = max(1, math.ceil(len(tiles) / columns))
     legend = _legend(tiles, classes, columns * (TILE + GAP))
-    size = (columns * (TILE + GAP) + GAP, rows * (TILE + CAPTION + GAP) + GAP + legend.height)
+    images = [draw_labels(rgb, labels, classes, TILE) for rgb, labels, _ in tiles]
+    tall = max((image.height for image in images), default=TILE)
+    size = (columns * (TILE + GAP) + GAP, rows * (tall + CAPTION + GAP) + GAP + legend.height)
     sheet = Image.new("RGB", size, "white")
-    for i, (rgb, labels, caption) in enumerate(tiles):
+    for i, (image, (_, _, caption)) in enumerate(zip(images, tiles, strict=True)):
         x = GAP + i % columns * (TILE + GAP)
-        y = GAP + i // columns * (TILE + CAPTION + GAP)
-        tile = draw_labels(rgb, labels, classes, TILE)
-        sheet.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
-        _text(ImageDraw.Draw(sheet), (x, y + TILE + 2), caption, "black", TILE)
+        y = GAP + i // columns * (tall + CAPTION + GAP)
+        sheet.paste(image, (x + (TILE - image.width) // 2, y + (tall - image.height) // 2))
+        _text(ImageDraw.Draw(sheet), (x, y + tall + 2), caption, "black", TILE)
     sheet.paste(legend, (GAP, size[1] - legend.height))
     with fsio.atomic_write(path) as draft:
         sheet.save(draft, "PNG")

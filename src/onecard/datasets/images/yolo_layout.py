@@ -85,14 +85,15 @@ def layout_of_yaml(path: Path, gathering: Gathering) -> YoloLayout:
         split = SPLIT_WORDS[key]
         for name in names:
             place = _resolve(base, name, gathering)
-            if place is not None:
-                pictures.extend((each, split) for each in _pictures_at(place, base, gathering))
-            elif split == "test":
-                gathering.note(f"{path.name}: {key}: {name} does not exist")
-            else:
+            paths = _pictures_at(place, base, gathering) if place else []
+            pictures.extend((each, split) for each in paths)
+            fault = "holds no pictures" if place else "does not exist"
+            if not paths and split == "test":
+                gathering.note(f"{path.name}: {key}: {name[:120]} {fault}")
+            elif not paths:
                 raise DataError(
-                    f"{path}: the folder of {key}: does not exist",
-                    why=f"{name} was looked for in {base}",
+                    f"{path}: {key}: {name[:120]} {fault}",
+                    why=f"it was looked for in {base}",
                     fix="correct the path, which counts from path: or from the file's folder",
                 )
     shape = row.get("kpt_shape")
@@ -232,7 +233,8 @@ def _listed_pictures(path: Path, base: Path, gathering: Gathering) -> list[Path]
         name = line.strip().replace("\\", "/")
         if not name:
             continue
-        names = [name, name.partition("/")[2] or name]  # Darknet's lists begin with data/
+        inner = name.partition("/")[2]
+        names = [name, inner or name] if not name.startswith("/") else [name]  # Darknet's data/
         places = [Path(os.path.normpath(Path(root) / each)) for each in names for root in roots]
         safe = [each for each in places if any(each.is_relative_to(root) for root in roots)]
         picture = next((each for each in safe if each.is_file()), None)
