@@ -4,11 +4,13 @@ import contextlib
 import io
 import itertools
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn import metrics as sk
 
 pytest.importorskip("pycocotools", reason="comes with the vision extras")
@@ -33,6 +35,7 @@ from onecard.evaluation.metrics.vision import (
     units_of,
 )
 from onecard.evaluation.stats import BETTER, EQUAL, INCONCLUSIVE, WORSE, compare
+from onecard.runs import picture_plots
 
 SIDE = 300
 
@@ -464,3 +467,54 @@ def test_maps_that_cannot_be_scored():
     scores.add("x", np.full((2, 2), 255, np.uint8), np.zeros((2, 2), np.uint8))
     assert scores.metrics()["mean_iou"].as_dict()["value"] is None
     assert scores.items()[0]["iou"] == 1.0
+
+
+# Figures
+
+
+def test_figures_are_drawn_for_odd_names_and_for_nothing(tmp_path):
+    classes = ["cat $x$", "_dog", "犬 <b>", "a very long name that does not fit anywhere", "e"]
+    truth, detections, _ = world(12, 5, seed=3, masks=True)
+    scores = DetectionScores(truth, detections, classes)
+    curves = scores.curves()
+    drawn = [
+        picture_plots.precision_recall(curves["pr"]),
+        picture_plots.confusion(scores.confusion(), classes),
+        picture_plots.reliability(curves["reliability"]),
+    ]
+    assert all(text.startswith("<svg") for text in drawn)
+    for text in drawn:
+        ElementTree.fromstring(text)
+    assert "犬 &lt;b&gt;" in drawn[0]
+    assert "犬 &lt;b&gt;" in drawn[1]
+    assert drawn[1] == picture_plots.confusion(scores.confusion(), classes)  # the same file
+    assert picture_plots.precision_recall({}) == ""
+    assert picture_plots.confusion(np.zeros((0, 0), int), []) == ""
+    assert picture_plots.reliability([]) == ""
+    many = {f"{c}": {"recall": [0.1, c / 100], "precision": [1.0, 0.5]} for c in range(80)}
+    assert picture_plots.precision_recall(many).count("<!-- ") < 200
+    assert picture_plots.confusion(np.eye(90, dtype=int), [str(c) for c in range(90)])
+    empty = {"x": {"recall": [], "precision": []}}
+    assert picture_plots.precision_recall(empty).startswith("<svg")
+
+
+def test_the_worst_sheet_shows_both_sides(tmp_path):
+    truth, detections, classes = world(20, 3, seed=3)
+    grey = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    rows = [
+        picture_plots.SheetRow(grey, picture.name, picture.boxes, detections[picture.name])
+        for picture in truth
+    ]
+    path = picture_plots.worst_sheet(rows, tmp_path / "worst.png", classes)
+    sixteen = Image.open(path)
+    picture_plots.worst_sheet(rows[:2], tmp_path / "two.png", classes)
+    two = Image.open(tmp_path / "two.png")
+    assert two.width == sixteen.width
+    assert sixteen.height > 7 * two.height
+    left, right = np.array_split(np.asarray(two)[:, : two.width // 2], 2, axis=1)
+    assert min(left.std(), right.std()) > 5.0
+    classes_HW = np.zeros((SIDE, SIDE), np.int64)
+    row = picture_plots.SheetRow(grey, "map", truth_HW=classes_HW, predicted_HW=classes_HW + 1)
+    assert picture_plots.worst_sheet([row], tmp_path / "map.png", classes)
+    assert picture_plots.worst_sheet([], tmp_path / "none.png") is None
+    assert not (tmp_path / "none.png").exists()

@@ -4,6 +4,7 @@ worst pictures as PNG.
 Knows the shapes that evaluation/metrics gives, no network.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageDraw
 
-from onecard import fsio
+from onecard.datasets.images.records import Box, Detection
+from onecard.datasets.images.sheets import Tile, draw_tiles
 from onecard.runs.plots import BLUE, GREY, ORANGE, _svg  # sets the backend without a screen
 
 SHOWN_CLASSES = 12
@@ -21,9 +22,6 @@ SHOWN_CLASSES = 12
 NUMBERED = 20
 """Classes up to which the cells of a confusion matrix have numbers."""
 WORST = 16
-TILE = 240
-"""Side of one picture on a sheet (px)."""
-COLOURS = ("#1f6feb", "#d4761a", "#2da44e", "#cf222e", "#8250df", "#bf3989", "#9a6700", "#57606a")
 
 
 def precision_recall(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -45,12 +43,19 @@ def precision_recall(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return _with_text(figure)
 
 
 def _area(curve: Mapping[str, Sequence[float]]) -> float:
     recall, precision = np.array(curve["recall"]), np.array(curve["precision"])
     return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def _with_text(figure: Any) -> str:
+    """Class names as text: a browser has the letters that matplotlib's font lacks."""
+    with plt.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        return _svg(figure)
 
 
 def _plain(name: str) -> str:
@@ -84,7 +89,7 @@ def confusion(table: np.ndarray, classes: Sequence[str]) -> str:
     axis.set_xticks(range(n), names, rotation=90, fontsize=size)
     axis.set_yticks(range(n), names, fontsize=size)
     axis.set(xlabel="predicted", ylabel="true")
-    return _svg(figure)
+    return _with_text(figure)
 
 
 def reliability(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -102,7 +107,7 @@ def reliability(rows: Sequence[Mapping[str, Any]]) -> str:
     axis.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return _with_text(figure)
 
 
 # Sheets
@@ -114,86 +119,22 @@ class SheetRow:
 
     rgb_HWC: np.ndarray
     title: str
-    truth: Sequence[Any] = ()
-    """Boxes or detections: label, x0 y0 x1 y1, polygons, and a score where there is one."""
-    predicted: Sequence[Any] = ()
+    truth: Sequence[Box | Detection] | int | None = None
+    """Objects, or the class of the whole picture."""
+    predicted: Sequence[Box | Detection] | int | None = None
     truth_HW: np.ndarray | None = None
-    """Or a map of class numbers."""
+    """Or class numbers of pixels; below 0 is none."""
     predicted_HW: np.ndarray | None = None
 
 
 def worst_sheet(rows: Sequence[SheetRow], path: Path, classes: Sequence[str] = ()) -> Path | None:
     """Write the first 16 rows, truth and prediction side by side, two pairs a line, as PNG; nothing
     without rows. The caller sorts them, the worst first."""
-    rows = rows[:WORST]
-    if not rows:
+    tiles: list[Tile] = []
+    for row in rows[:WORST]:
+        truth = row.truth if row.truth_HW is None else row.truth_HW
+        predicted = row.predicted if row.predicted_HW is None else row.predicted_HW
+        tiles += [(row.rgb_HWC, truth, row.title), (row.rgb_HWC, predicted, "predicted")]
+    if not tiles:
         return None
-    lines = (len(rows) + 1) // 2
-    across = 1 if len(rows) == 1 else 2
-    title, gap = 18, 8
-    size = (across * (2 * TILE + gap), lines * (TILE + title + gap))
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, row in enumerate(rows):
-        x = (i % 2) * (2 * TILE + gap)
-        y = (i // 2) * (TILE + title + gap)
-        draw.text((x + 2, y + 3), _fitting(draw, row.title), fill="black")
-        sheet.paste(_tile(row.rgb_HWC, row.truth, row.truth_HW, classes), (x, y + title))
-        sheet.paste(
-            _tile(row.rgb_HWC, row.predicted, row.predicted_HW, classes), (x + TILE, y + title)
-        )
-    with fsio.atomic_write(path) as draft:
-        sheet.save(draft, format="PNG")
-    return path
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str) -> str:
-    """The end of a text that is too long for two tiles: names differ there."""
-    while draw.textlength(text) > 2 * TILE - 4 and len(text) > 4:
-        text = "…" + text[max(2, len(text) // 20 + 1) :]
-    return text
-
-
-def _tile(
-    rgb: np.ndarray, shapes: Sequence[Any], classes_HW: np.ndarray | None, names: Sequence[str]
-) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    scale = min((TILE - 2) / image.width, (TILE - 2) / image.height)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    image = image.resize(size)
-    if classes_HW is not None:
-        image = _tinted(image, classes_HW)
-    draw = ImageDraw.Draw(image)
-    for shape in shapes:
-        colour = COLOURS[shape.label % len(COLOURS)]
-        corners = [v * scale for v in (shape.x0, shape.y0, shape.x1, shape.y1)]
-        for outline in shape.polygons:
-            points = [v * scale for v in outline]
-            if len(points) >= 6:
-                draw.line([*points, *points[:2]], fill=colour, width=1)
-        if corners[2] < corners[0] or corners[3] < corners[1]:
-            continue
-        draw.rectangle(corners, outline=colour, width=2)
-        text = names[shape.label] if shape.label < len(names) else str(shape.label)
-        if (score := getattr(shape, "score", None)) is not None:
-            text = f"{text} {score:.2f}"
-        spot = (corners[0] + 2, max(0.0, corners[1] - 11))
-        draw.rectangle(draw.textbbox(spot, text), fill="white")
-        draw.text(spot, text, fill=colour)
-    tile = Image.new("RGB", (TILE, TILE), "#eaeef2")
-    tile.paste(image, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
-    return tile
-
-
-def _tinted(image: Image.Image, classes_HW: np.ndarray) -> Image.Image:
-    """The picture under its classes' colours; what is no class (255, -1) stays as it is."""
-    small = Image.fromarray(classes_HW.astype(np.int32)).resize(
-        image.size, Image.Resampling.NEAREST
-    )
-    classes = np.asarray(small)
-    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS])
-    pixels = np.asarray(image).astype(float)
-    counted = (classes >= 0) & (classes != 255)
-    tint = palette[classes % len(COLOURS)]
-    pixels[counted] = 0.55 * pixels[counted] + 0.45 * tint[counted]
-    return Image.fromarray(pixels.astype(np.uint8))
+    return draw_tiles(tiles, classes, path, columns=min(4, len(tiles)))
