@@ -16,7 +16,13 @@ openvino = pytest.importorskip("openvino", reason="comes with the vision extras"
 onnx = pytest.importorskip("onnx")
 
 from onecard import fsio, ultralytics_env  # noqa: E402
-from onecard.errors import DataError, EngineError, MissingExtra, NotFound, SettingsError  # noqa: E402
+from onecard.errors import (  # noqa: E402
+    DataError,
+    EngineError,
+    MissingExtra,
+    NotFound,
+    SettingsError,
+)
 from onecard.evaluation.latency import Latency, measure, table  # noqa: E402
 from onecard.export.onnx_pictures import (  # noqa: E402
     difference,

@@ -17,6 +17,7 @@ from onecard.datasets.images.records import Detection, Picture
 from onecard.errors import DataError, not_found
 from onecard.evaluation.calibration_error import calibration_error, reliability
 from onecard.evaluation.metrics.average_precision import (
+    IOUS,
     SIZES,
     Matcher,
     Matches,
@@ -68,6 +69,7 @@ class DetectionScores:
         self.truth, self.classes, self.masks = list(truth), tuple(classes), masks
         self.names = [picture.name for picture in self.truth]
         self.n_dropped = 0
+        self._averages: dict[tuple[str, int], np.ndarray] = {}
         unknown = detections.keys() - set(self.names)
         if unknown or len(set(self.names)) < len(self.names):
             raise DataError(
@@ -119,8 +121,12 @@ class DetectionScores:
 
     def averages(self, weights_BI: np.ndarray, size: str = "all") -> np.ndarray:
         """AP_BKT of each sample, class and IoU threshold .5, .55 ... .95; nan without labels."""
-        per_class = [average_precision(m, weights_BI) for m in self._matches[size]]
-        return np.stack(per_class, 1) if per_class else np.zeros((len(weights_BI), 0, 10))
+        key = (size, hash(np.ascontiguousarray(weights_BI).tobytes()))
+        if key not in self._averages:
+            per_class = [average_precision(m, weights_BI) for m in self._matches[size]]
+            none = np.zeros((len(weights_BI), 0, len(IOUS)))
+            self._averages[key] = np.stack(per_class, 1) if per_class else none
+        return self._averages[key]
 
     def samples(self, metric: str, weights_BI: np.ndarray) -> np.ndarray:
         """A metric of each sample: map50_95, map50, map75, map50_95_small, map50_agnostic ..."""
@@ -152,13 +158,7 @@ class DetectionScores:
         flatters: choose it on others. Sizes without labels are left out."""
         units = self._units(groups)
         weights = self._weights(units)
-        overall = self.averages(weights)
-        samples = {
-            "map50_95": class_mean(overall.mean(2)),
-            "map50": class_mean(overall[:, :, 0]),
-            "map75": class_mean(overall[:, :, 5]),
-        }
-        samples |= {name: self.samples(name, weights) for name in METRICS if name not in samples}
+        samples = {name: self.samples(name, weights) for name in METRICS}
         out = {name: self._interval(values, units) for name, values in samples.items()}
         sizes = [f"map50_95_{size}" for size in SIZES]
         out = {k: v for k, v in out.items() if k not in sizes or math.isfinite(v.value)}
