@@ -66,10 +66,10 @@ def resampled_interval(
     side of the bias wider by 3 times the bootstrap's.
 
     Average precision takes the best of many precisions and is too high for few labels; in samples
-    with repeated pictures still more so. The percentile interval moves the wrong way. Simulated
-    coverage of mAP, for 15 to 300 pictures and 1 to 40 classes, many of them rare (percentile, BCa,
-    this): 88 90 94; 72 84 93; 92 94 94; 50 75 97; 86 88 91 %.
-    `unseen` adds one unit at the bound, which matters where the units hardly differ.
+    with repeated pictures still more so, and the percentile interval moves the wrong way. Simulated
+    coverage of mAP, for 15, 30, 100, 100 and 300 pictures with 2, 3, 1, 20 and 40 classes of
+    unequal frequency: percentile 88 89 93 74 53 %, BCa 89 90 95 86 77 %, this 98 96 95 94 97 %.
+    `unseen` counts one unit more, at the bound, which matters where the units hardly differ.
     """
     samples = samples_B[np.isfinite(samples_B)]
     low_bound, high_bound = bounds
@@ -82,8 +82,9 @@ def resampled_interval(
     quantile = float(special.stdtrit(n_units - 1, 1 - alpha / 2))
     ends = []
     for bound, shift in ((low_bound, -max(0.0, bias)), (high_bound, -min(0.0, bias))):
-        extra = UNSEEN * abs(bound - value) / (n_units + 1) if unseen else 0.0
-        side = math.copysign(quantile * math.sqrt(variance + extra**2), bound - value)
+        one = abs(bound - value) / (n_units + 1) if unseen else 0.0
+        error = max(math.sqrt(variance + one**2), UNSEEN * one)
+        side = math.copysign(quantile * error, bound - value)
         end = value + shift + (side if bound != value else 0.0)
         ends.append(min(max(end, low_bound), high_bound))
     return Interval(value, ends[0], ends[1], n)
