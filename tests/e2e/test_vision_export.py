@@ -24,6 +24,7 @@ from onecard.errors import (  # noqa: E402
     SettingsError,
 )
 from onecard.evaluation.latency import Latency, measure, table  # noqa: E402
+from onecard.export import picture_example  # noqa: E402
 from onecard.export.onnx_pictures import (  # noqa: E402
     difference,
     quantize_int8,
@@ -32,7 +33,6 @@ from onecard.export.onnx_pictures import (  # noqa: E402
     with_nms,
 )
 from onecard.export.openvino_pictures import to_openvino  # noqa: E402
-from onecard.export.picture_example import example  # noqa: E402
 from onecard.export.tensorrt_pictures import to_tensorrt  # noqa: E402
 from onecard.inference import nms  # noqa: E402
 from onecard.inference.picture_io import prepare  # noqa: E402
@@ -197,8 +197,11 @@ def exported(tmp_path_factory):
             card = ModelCard(**(row | limits | facts))
             net, folder = shaken(build(), SPREAD.get(name, 1.5)), tmp_path_factory.mktemp(name)
             net.train()  # it is exported as in use, and given back as it was
+            frozen = next(part for part in net.modules() if not list(part.children()))
+            frozen.eval()
             to_onnx(net, card, folder)
             assert net.training
+            assert [part for part in net.modules() if not part.training] == [frozen]
             card.write(folder)
             ready[name] = (card, folder, TorchSession(net))
         return ready[name]
@@ -286,7 +289,7 @@ def test_suppression_in_the_graph_finds_the_same(exported):
 
 
 def by_the_program(folder, card, paths):
-    example(folder, card)
+    picture_example.example(folder, card)
     run = subprocess.run(
         [sys.executable, "-I", str(folder / "predict.py"), *map(str, paths)],
         capture_output=True,
@@ -327,6 +330,18 @@ def test_the_program_prints_what_the_predictor_finds(exported, name, tmp_path):
             assert 0 <= d.y0 < d.y1 <= rgb.shape[0]
     if name != "unet":
         assert sum(map(len, found)) > 3
+
+
+def test_the_programs_suppression_is_ours():
+    scope = {"np": np}
+    exec(picture_example.SUPPRESS, scope)
+    random = np.random.default_rng(0)
+    corner = random.uniform(0, 80, (200, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(1, 40, (200, 2))], 1)
+    scores, labels = random.random(200), random.integers(0, 3, 200)
+    ours = nms.nms(boxes, scores, labels, 0.3).tolist()
+    assert scope["thinned"](boxes, scores, labels, 0.3) == ours
+    assert len(ours) < 190
 
 
 def test_batches_change_nothing(exported):

@@ -55,14 +55,14 @@ def to_onnx(module: torch.nn.Module, card: ModelCard, folder: Path, half: bool =
 
     Raises DataError for a network that cannot be traced or whose graph is broken.
     """
-    path, training = folder / ONNX, module.training
+    path, modes = folder / ONNX, {part: part.training for part in module.modules()}
     weight = next(iter(module.parameters()), torch.zeros(1))
     shape = (TRACED_BATCH, 3, card.height, card.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight.device)
     names = output_names(card)
     with fsio.atomic_write(path) as draft:
         try:
-            module.eval()  # the exporter restores the mode that it meets, of every part
+            module.eval()
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that it is old, and of constants in the trace
                 torch.onnx.export(
@@ -88,7 +88,8 @@ def to_onnx(module: torch.nn.Module, card: ModelCard, folder: Path, half: bool =
                 fix="use the form torch, or another network",
             ) from fault
         finally:
-            module.train(training)
+            for part, training in modes.items():  # a frozen part keeps its own
+                part.training = training
     return path
 
 
