@@ -209,7 +209,66 @@ def torchvision_segmenters() -> Iterator[Subject]:
         )
 
 
+class _Finite:
+    def all(self) -> bool:
+        return True
+
+
+def _finite(net: Any, x: Any) -> Any:
+    """transformers asks whether values are finite and shapes fit, which fakes cannot tell."""
+    from unittest.mock import patch
+
+    with (
+        patch("torch.isfinite", lambda values: _Finite()),
+        patch("torch._check_tensor_all_with", lambda *words: None),
+    ):
+        return net(x)
+
+
+SEGMENT_ARCHITECTURES = ("unet", "unetplusplus", "fpn", "deeplabv3plus")
+SEGMENT_ENCODERS = ("lite0", "mobilenetv2", "resnet18", "resnet34", "resnet50", "efficientnet-b0")
+
+
+def onecard_detectors() -> Iterator[Subject]:
+    """The detectors of `onecard detect train` that have a backbone of timm."""
+    from onecard.reporting import Reporter
+    from onecard.tasks.detect import networks, permissive
+
+    for name, facts in permissive.MODELS.items():
+        if not facts.backbone:
+            continue
+
+        def build(name: str = name) -> Any:
+            # built for another size: its places are then made in every pass, whatever its size
+            return networks.build(name, 80, 64, 64, pretrained=False, reporter=Reporter())
+
+        dense = {"match": "optimal", "maps": 5}
+        extra = dense if facts.kind == "fcos" else {"match": "queries"}
+        extra |= {"classes": 80, "ema": True}
+        source = f"onecard.tasks.detect {name}"
+        yield Subject((name,), "detect", build, (320, 448, 640), source, _finite, extra)
+
+
+def onecard_segmenters() -> Iterator[Subject]:
+    """segmentation-models-pytorch over encoders of timm, as `onecard segment train` builds them."""
+    from onecard.reporting import Reporter
+    from onecard.tasks.segment import model
+
+    for architecture in SEGMENT_ARCHITECTURES:
+        for encoder in SEGMENT_ENCODERS:
+            name = f"{architecture}-{encoder}"
+
+            def build(name: str = name) -> Any:
+                return model.create(name, 21, pretrained=False, reporter=Reporter())
+
+            extra = {"classes": 21, "ema": True}
+            source = f"segmentation-models-pytorch {name}"
+            yield Subject((name,), "segment", build, (256, 384, 512), source, extra=extra)
+
+
 def subjects() -> Iterator[Subject]:
+    yield from onecard_detectors()
+    yield from onecard_segmenters()
     yield from ultralytics()
     yield from timm_classifiers()
     yield from segmenters()

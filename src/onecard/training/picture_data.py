@@ -1,9 +1,10 @@
 """Batches of pictures for training: the same for the same seed, epoch and number, whatever ran
 before and however many processes read."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import albumentations
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from onecard.datasets.images.decode import read_rgb
-from onecard.datasets.images.records import Picture
+from onecard.datasets.images.records import Box, Picture
 from onecard.datasets.splits import hash_rank
 from onecard.training.config import AugmentConfig
 
@@ -45,6 +46,10 @@ class Sample:
     """HW, class numbers, IGNORED where there is none."""
     name: str = ""
 
+    def as_boxes(self) -> tuple[Box, ...]:
+        rows = zip(self.boxes.tolist(), self.labels.tolist(), strict=True)
+        return tuple(Box(int(label), *box) for box, label in rows)
+
 
 def boxes_of(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     """(boxes N4, labels N) without crowds."""
@@ -53,12 +58,16 @@ def boxes_of(picture: Picture) -> tuple[np.ndarray, np.ndarray]:
     return boxes, np.array([b.label for b in rows], dtype=np.int64)
 
 
+Kind = Literal["boxes", "pixels", "class"]
+"""What is known of a picture: objects in boxes, a class for every pixel, a class for all of it."""
+
+
 def augmentation(
-    task: str, height: int, width: int, config: AugmentConfig, resize: str = "letterbox"
+    kind: Kind, height: int, width: int, config: AugmentConfig, resize: str = "letterbox"
 ) -> albumentations.Compose:
     """Random changes of a picture with its boxes or mask, ending at (height, width).
 
-    detect and segment: fitted in whole, then shifted, scaled and turned; classify: a random crop.
+    boxes and pixels: fitted in whole, then shifted, scaled and turned; class: a random crop.
     """
     jitter = albumentations.ColorJitter(
         brightness=(1 - config.hsv_v, 1 + config.hsv_v),
@@ -68,7 +77,7 @@ def augmentation(
         p=0.8,
     )
     smallest = (1 - config.scale) ** 2
-    if task == "classify":
+    if kind == "class":
         fit: list[Any] = [
             albumentations.RandomResizedCrop(
                 (height, width), scale=(max(0.08, smallest), 1.0), ratio=(0.75, 4 / 3)
@@ -92,7 +101,7 @@ def augmentation(
     flips = [albumentations.HorizontalFlip(p=config.fliplr)]
     flips += [albumentations.VerticalFlip(p=config.flipud)]
     steps = [*fit, *move, *flips, jitter] if config.augment else fitted(height, width, resize)
-    return _compose(steps, task)
+    return _compose(steps, kind)
 
 
 def fitted(height: int, width: int, resize: str) -> list[Any]:
@@ -105,9 +114,9 @@ def fitted(height: int, width: int, resize: str) -> list[Any]:
     ]
 
 
-def _compose(steps: list[Any], task: str) -> albumentations.Compose:
+def _compose(steps: list[Any], kind: Kind) -> albumentations.Compose:
     boxes = None
-    if task == "detect":
+    if kind == "boxes":
         boxes = albumentations.BboxParams(
             format="pascal_voc",
             label_fields=["labels"],
@@ -126,12 +135,12 @@ class PictureSamples(Dataset[Sample]):
     def __init__(
         self,
         pictures: Sequence[Picture],
-        task: str,
+        kind: Kind,
         steps: albumentations.Compose,
         seed: int,
         read_mask: ReadMask | None = None,
     ) -> None:
-        self.pictures, self.task, self.steps, self.seed = list(pictures), task, steps, seed
+        self.pictures, self.kind, self.steps, self.seed = list(pictures), kind, steps, seed
         self.read_mask = read_mask
 
     def __len__(self) -> int:
@@ -141,10 +150,11 @@ class PictureSamples(Dataset[Sample]):
         epoch, number = key
         picture = self.pictures[number]
         seed = (self.seed * SEED_STRIDE + epoch) * SEED_STRIDE + number
-        self.steps.set_random_seed(seed % 2**32)
+        # one source for all steps: set_random_seed gives each its own with the same numbers
+        self.steps.set_random_state(np.random.default_rng(seed), random.Random(seed))
         image = read_rgb(picture.path)
         boxes, labels = boxes_of(picture)
-        if self.task == "detect":
+        if self.kind == "boxes":
             out = self.steps(image=image, bboxes=boxes, labels=labels)
             rows = np.asarray(out["bboxes"], dtype=np.float32).reshape(-1, 4)
             kept = np.asarray(out["labels"], dtype=np.int64).reshape(-1)

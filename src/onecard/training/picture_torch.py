@@ -1,11 +1,8 @@
-"""A torch network as inference runs it: arrays in, arrays out; parts of one that stay frozen."""
+"""A torch network saved as a model folder and filled from one; parts of one that stay frozen."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
 from safetensors.torch import save_file
 from timm.models import group_parameters
 from torch import nn
@@ -15,20 +12,6 @@ from onecard.errors import NotFound
 from onecard.inference.picture_model import WEIGHTS, ModelCard
 from onecard.training import checkpoints
 from onecard.training.picture_trainer import own_tensors
-
-Run = Callable[[np.ndarray], tuple[np.ndarray, ...]]
-
-
-def runner(net: nn.Module, device: torch.device) -> Run:
-    """images_BCHW (RGB in 0..1) -> the network's outputs."""
-
-    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
-        with torch.inference_mode():
-            out = net(torch.from_numpy(images).to(device))
-        tensors = out if isinstance(out, tuple) else (out,)
-        return tuple(tensor.float().cpu().numpy() for tensor in tensors)
-
-    return run
 
 
 def save(net: nn.Module, card: ModelCard, folder: Path) -> None:

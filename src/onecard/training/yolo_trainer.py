@@ -46,6 +46,12 @@ from ultralytics.utils.downloads import attempt_download_asset  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 LICENSE = "AGPL-3.0"
+REPORTS = (
+    *("sync", "hub", "mlflow", "wandb", "comet", "clearml", "dvc", "neptune", "raytune"),
+    "tensorboard",
+)
+"""ultralytics' own reports of use and of trainings: what is sent is the run's matter (--report_to).
+"""
 NEVER_RETRY = 3
 """Ultralytics halves the batch itself after so few out-of-memory errors of the first epoch; the
 plan's fallback does it here, in any epoch."""
@@ -57,6 +63,8 @@ class _Resumable:
     def begin(self, folder: Path, out: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
         self.checkpoints, self.out, self.on_epoch = folder, out, on_epoch
         self.training = TrainingState()
+        self.batch_number, self.last_step = 0, -1
+        self.gradients: dict[str, Tensor] = {}
 
     def resume_training(self: Any, ckpt: Any) -> None:
         """Called by the trainer when all is set up."""
@@ -70,6 +78,9 @@ class _Resumable:
             model.load_state_dict(checkpoints.select("net.", tensors))
             self.ema.ema.load_state_dict(checkpoints.select("average.", tensors))
             checkpoints.load_optimizer_state(self.optimizer, checkpoints.select("optim.", tensors))
+        # batches add up to a step of the optimizer over the end of an epoch
+        self.gradients = checkpoints.select("grad.", tensors)
+        self.last_step = int(metadata["last_step"])
         self.ema.updates = state["ema_updates"]
         self.best_fitness = state["best"]
         self.stopper.best_fitness, self.stopper.best_epoch = state["best"], state["best_epoch"]
@@ -81,7 +92,9 @@ class _Resumable:
             model.criterion = model.init_criterion()
             model.criterion.updates = self.start_epoch - 1
             model.criterion.update()
-        if self.args.close_mosaic and self.start_epoch > self.epochs - self.args.close_mosaic:
+        closing = self.epochs - self.args.close_mosaic if self.args.close_mosaic else -1
+        _replay_order(self.train_loader, self.start_epoch, closing)
+        if 0 <= closing < self.start_epoch or closing < 0 < self.args.close_mosaic:
             self._close_dataloader_mosaic()
             self.args.close_mosaic = 0  # closed: the loop would draw a new order for it
         _restore_random(self.train_loader, json.loads(metadata["random"]), tensors)
@@ -101,13 +114,20 @@ class _Resumable:
                 save_file(own_tensors(weights), draft)
         state.best, state.best_epoch = float(self.best_fitness), self.stopper.best_epoch
         words, numbers = _random_state(self.train_loader)
+        gradients = {
+            name: weight.grad
+            for name, weight in unwrap_model(self.model).named_parameters()
+            if weight.grad is not None
+        }
         tensors = {
             **checkpoints.with_prefix("net.", unwrap_model(self.model).state_dict()),
             **checkpoints.with_prefix("average.", self.ema.ema.state_dict()),
             **checkpoints.with_prefix("optim.", checkpoints.optimizer_state(self.optimizer)),
+            **checkpoints.with_prefix("grad.", gradients),
             **numbers,
         }
         metadata = {
+            "last_step": str(self.last_step),
             "state": json.dumps(vars(state)),
             "scaler": json.dumps(self.scaler.state_dict()),
             "random": json.dumps(words),
@@ -115,6 +135,24 @@ class _Resumable:
         checkpoints.save(self.checkpoints, state.epoch, own_tensors(tensors), metadata)
         self.on_epoch({"epoch": state.epoch, "fitness": float(self.fitness), **figures, **loss})
         return True
+
+    def optimizer_step(self) -> None:
+        """Called by the loop by a count that begins anew with every start: `count_batch` steps."""
+
+    def count_batch(self: Any) -> None:
+        """After each batch: a step when `accumulate` batches have added up."""
+        if self.batch_number - self.last_step >= self.accumulate:
+            super().optimizer_step()  # type: ignore[misc]
+            self.last_step = self.batch_number
+        self.batch_number += 1
+
+    def begin_epoch(self: Any) -> None:
+        """Before each epoch, the gradients of the one before where this is a resumed training."""
+        self.batch_number = self.epoch * len(self.train_loader)
+        for name, weight in unwrap_model(self.model).named_parameters():
+            if name in self.gradients:
+                weight.grad = self.gradients[name].to(weight.device)
+        self.gradients = {}
 
     def _handle_nan_recovery(self: Any, epoch: int) -> bool:
         finite = self.loss is None or bool(self.loss.isfinite())
@@ -158,7 +196,6 @@ def _random_state(loader: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     numbers = {
         "random.numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
         "random.torch": torch.get_rng_state(),
-        "random.loader": loader.generator.get_state(),
     }
     if torch.cuda.is_available():
         numbers["random.cuda"] = torch.cuda.get_rng_state()
@@ -170,21 +207,39 @@ def _restore_random(loader: Any, words: Mapping[str, Any], numbers: Mapping[str,
     for number in words["buffer"]:
         dataset.load_image(number)
     dataset.buffer = list(words["buffer"])
-    for each, (state, python) in zip(
-        _albumentations(loader), words["albumentations"], strict=False
-    ):
-        each.set_random_seed(torch.initial_seed())  # else its first call would, and begin anew
-        each.random_generator.bit_generator.state = state
-        each.py_random.setstate(_as_tuple(python))
-    if loader.iterator is None:
-        loader.iterator = loader._get_iterator()  # draws from the loader's generator
-    loader.generator.set_state(numbers["random.loader"])
     if "random.cuda" in numbers and torch.cuda.is_available():
         torch.cuda.set_rng_state(numbers["random.cuda"])
     random.setstate(_as_tuple(words["python"]))
     kind, *rest = words["numpy"]
     np.random.set_state((kind, numbers["random.numpy"].numpy().astype(np.uint32), *rest))
     torch.set_rng_state(numbers["random.torch"])
+    for each, (state, python) in zip(
+        _albumentations(loader), words["albumentations"], strict=False
+    ):
+        # by torch's seed, else its first call would do so, and begin anew
+        each.set_random_seed(torch.initial_seed())
+        each.random_generator.bit_generator.state = state
+        each.py_random.setstate(_as_tuple(python))
+
+
+def _replay_order(loader: Any, epochs: int, closing: int) -> None:
+    """Draw the order of the epochs that were trained before, without reading a picture: the loader
+    is then where it was. `closing`: the epoch at whose start mosaics end and the loader begins
+    anew, below 0 for none or for one before the first.
+
+    Only for a loader without processes of its own, which read ahead.
+    """
+    if loader.num_workers:
+        return
+    iterator = None
+    for epoch in range(epochs):
+        if epoch == closing:
+            iterator = None
+        if iterator is None:
+            iterator = loader._get_iterator()
+        for _ in range(len(loader)):
+            next(iterator._sampler_iter)
+    loader.iterator = iterator
 
 
 def _as_tuple(state: Any) -> tuple[Any, ...]:
@@ -195,7 +250,8 @@ def _as_tuple(state: Any) -> tuple[Any, ...]:
 def _albumentations(loader: Any) -> list[Any]:
     steps = getattr(loader.dataset.transforms, "transforms", [])
     inner = [getattr(step, "transform", None) for step in steps]
-    return [each for each in inner if hasattr(each, "random_generator")]
+    composes = [each for each in inner if hasattr(each, "random_generator")]
+    return [part for each in composes for part in (each, *each.transforms)]
 
 
 def fit(
@@ -214,8 +270,9 @@ def fit(
     KeyboardInterrupt when it was stopped, NotFound for weights that cannot be had.
     """
     LOGGER.setLevel(logging.ERROR)
-    if SETTINGS["sync"]:
-        SETTINGS.update({"sync": False})  # no usage reports
+    reports = {name: False for name in REPORTS if SETTINGS.get(name)}
+    if reports:
+        SETTINGS.update(reports)
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_weights(model, run.reporter) if config.pretrained else None
@@ -259,6 +316,7 @@ def _watch(trainer: Any, interrupt: Interrupt, bar: Progress) -> None:
         trainer._oom_retries = NEVER_RETRY
 
     def after(trainer: Any) -> None:
+        trainer.count_batch()
         loss = float(trainer.loss.detach()) / max(trainer.batch_size, 1)
         best = trainer.best_fitness
         text = f"epoch {trainer.epoch + 1}/{trainer.epochs}, loss {loss:.2f}"
@@ -267,6 +325,7 @@ def _watch(trainer: Any, interrupt: Interrupt, bar: Progress) -> None:
             raise KeyboardInterrupt
 
     trainer.add_callback("on_train_start", begin)
+    trainer.add_callback("on_train_epoch_start", lambda trainer: trainer.begin_epoch())
     trainer.add_callback("on_train_batch_start", before)
     trainer.add_callback("on_train_batch_end", after)
 

@@ -11,12 +11,11 @@ from onecard.datasets.images.decode import read_rgb
 from onecard.datasets.images.records import Picture
 from onecard.evaluation.metrics.classification import ClassificationScores
 from onecard.inference.picture_model import ModelCard
-from onecard.inference.picture_sessions import Predictor
+from onecard.inference.picture_sessions import Predictor, TorchSession
 from onecard.tasks.classify.configs import TrainConfig
 from onecard.tasks.classify.model import Classifier
 from onecard.training import picture_data, picture_trainer
 from onecard.training.picture_data import Sample
-from onecard.training.picture_torch import runner
 
 RATE, RANDOM_RATE = 5e-4, 1e-3
 """Peak learning rate of AdamW from trained and from random weights."""
@@ -57,8 +56,8 @@ class ClassifyLearner:
         )
 
     def validate(self, net: nn.Module) -> dict[str, float]:
-        device = next(net.parameters()).device
-        scores = score(Predictor(self.card, runner(net, device)), self.val, self.card.classes)
+        session = TorchSession(net, device=str(next(net.parameters()).device))
+        scores = score(Predictor(self.card, session.run), self.val, self.card.classes)
         accuracy = float(scores.correct_N.mean())
         return {"macro_f1": float(scores.f1_items()[0]), "accuracy": accuracy}
 

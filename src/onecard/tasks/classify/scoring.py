@@ -1,22 +1,16 @@
-"""A classifier's score on labelled pictures, told as rows, lines and pictures."""
+"""A classifier's score on labelled pictures, told as rows and lines."""
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from onecard.datasets.images.decode import read_rgb
 from onecard.datasets.images.records import Picture
 from onecard.evaluation import stats
 from onecard.evaluation.metrics.classification import ClassificationScores
 from onecard.evaluation.stats import Comparison, Interval
 from onecard.reporting import table
-from onecard.runs import picture_plots
-from onecard.runs.record import Run
 
-WORST = 16
-"""Pictures shown with their class and the one that was told."""
 Groups = Mapping[str, Hashable]
 
 
@@ -93,32 +87,3 @@ def render(
         for row in scores.per_class(groups)
     ]
     return [*lines, table(cells, ["class", "pictures", "precision", "recall", "F1"])]
-
-
-def write_pictures(scores: ClassificationScores, pictures: Sequence[Picture], run: Run) -> None:
-    """Confusion matrix, reliability diagram, and the pictures that are most surely wrong."""
-    if not run.folder:
-        return
-    curves = scores.curves()
-    run.artifact("curves.json", json.dumps(curves))
-    charts = {
-        "confusion.svg": picture_plots.confusion(scores.confusion(), scores.classes),
-        "reliability.svg": picture_plots.reliability(curves["reliability"]),
-    }
-    for name, chart in charts.items():
-        if chart:
-            run.artifact(name, chart)
-    by_name = {picture.name: picture for picture in pictures}
-    wrong = [row for row in scores.items() if not row["correct"]]
-    wrong.sort(key=lambda row: -row["confidence"])
-    rows = [
-        (
-            read_rgb(by_name[row["id"]].path),
-            row["label"],
-            f"{row['predicted']} {row['confidence']:.0%}",
-            row["id"],
-        )
-        for row in wrong[:WORST]
-    ]
-    if rows:
-        picture_plots.worst_sheet(rows, scores.classes, run.artifacts / "worst.png")

@@ -6,25 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onecard.datasets.images import checked_set
-from onecard.datasets.images.checked_set import CheckedSet
 from onecard.datasets.images.records import Picture
 from onecard.evaluation import learning_curve, stats
 from onecard.evaluation.metrics.classification import ClassificationScores
 from onecard.inference.picture_model import ModelCard
-from onecard.inference.picture_sessions import Predictor
+from onecard.inference.picture_sessions import Predictor, TorchSession
 from onecard.reporting import Result
+from onecard.runs import picture_report
 from onecard.runs.record import Run
 from onecard.tasks.classify import learner, model, scoring
 from onecard.tasks.classify.configs import TrainConfig
 from onecard.tasks.classify.model import Classifier
 from onecard.training import (
+    checked_set,
     output_dir,
     picture_data,
     picture_torch,
     picture_trainer,
     vision_memory,
 )
+from onecard.training.checked_set import CheckedSet
 from onecard.training.picture_trainer import TrainingState
 
 
@@ -58,7 +59,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         run.items(scoring.item_rows(scores, base, groups))
         rows = {name: interval.as_dict() for name, interval in values.items()}
         run.scores(rows, verdicts=verdicts)
-        scoring.write_pictures(scores, data.val, run)
+        picture_report.classification(scores, data.val, run)
     stopped = [f"stopped early: {state.stopped}"] if state.stopped else []
     name = str(out / "model") if config.output_dir or not run.id else run.id
     text = [
@@ -112,8 +113,8 @@ def fit(
     )
     picture_torch.freeze_stages(net.net, config.freeze)
     card = model.card_of(config.model, classes, side, config.resize, run.id)
-    steps = picture_data.augmentation("classify", *side, config, config.resize)
-    samples = picture_data.PictureSamples(train_pictures, "classify", steps, config.seed)
+    steps = picture_data.augmentation("class", *side, config, config.resize)
+    samples = picture_data.PictureSamples(train_pictures, "class", steps, config.seed)
     the_learner = learner.ClassifyLearner(net, card, train_pictures, val, config)
     lr = config.lr0 or learner.usual_lr(config)
     state = picture_trainer.train(the_learner, samples, batch, config, lr, out, run)
@@ -121,9 +122,8 @@ def fit(
 
 
 def _score(net: Classifier, card: ModelCard, data: CheckedSet) -> ClassificationScores:
-    device = picture_trainer.default_device()
-    predictor = Predictor(card, picture_torch.runner(net.to(device).eval(), device))
-    return learner.score(predictor, data.val, data.classes)
+    session = TorchSession(net, device=str(picture_trainer.default_device()))
+    return learner.score(Predictor(card, session.run), data.val, data.classes)
 
 
 def _learning_curve(

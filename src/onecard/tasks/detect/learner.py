@@ -12,16 +12,17 @@ from onecard.datasets.images.records import Detection, Picture
 from onecard.evaluation.metrics.detection import DetectionScores
 from onecard.evaluation.metrics.vision import class_mean
 from onecard.inference.picture_model import ModelCard
-from onecard.inference.picture_sessions import Predictor
+from onecard.inference.picture_sessions import Predictor, TorchSession
 from onecard.tasks.detect import diagnosis
 from onecard.tasks.detect.permissive import MODELS
 from onecard.training import picture_data, picture_trainer
 from onecard.training.config import VisionTrainConfig
 from onecard.training.picture_data import Sample
-from onecard.training.picture_torch import runner
 
 LEAST_SCORE = 0.001
 """Of detections that count for average precision, as COCO's evaluations take them."""
+BATCH = 8
+"""Pictures read at once while scoring."""
 MULTI_SCALE = (0.75, 0.875, 1.0, 1.125, 1.25)
 """Sizes of multi-scale training, as shares of the nominal one; the plan counts the largest."""
 RATES = {"fcos": (1e-3, 0.25), "d-fine": (4e-4, 0.5), "rt-detr": (2e-4, 0.1)}
@@ -66,7 +67,8 @@ class DetectLearner:
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         device = next(net.parameters()).device
-        predictor = Predictor(self.card, runner(net, device))
+        session = TorchSession(net, device=str(device))
+        predictor = Predictor(self.card, session.run, confidence=LEAST_SCORE)
         self.detections = detect_all(predictor, self.val)
         return quick_scores(self.val, self.detections, self.card.classes)
 
@@ -105,14 +107,14 @@ def _rescaled(
 
 
 def detect_all(
-    predictor: Predictor, pictures: Sequence[Picture], batch: int = 1
+    predictor: Predictor, pictures: Sequence[Picture], batch: int = BATCH
 ) -> dict[str, list[Detection]]:
     """Name -> detections, all that count for average precision."""
     out = {}
     for start in range(0, len(pictures), batch):
         part = pictures[start : start + batch]
-        rows = predictor.detect([read_rgb(picture.path) for picture in part], LEAST_SCORE)
-        out.update({picture.name: list(row) for picture, row in zip(part, rows, strict=True)})
+        rows = predictor.detect([read_rgb(picture.path) for picture in part])
+        out.update({picture.name: row for picture, row in zip(part, rows, strict=True)})
     return out
 
 

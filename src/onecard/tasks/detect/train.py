@@ -9,18 +9,18 @@ from typing import Any
 
 from torch import nn
 
-from onecard.datasets.images import checked_set, yolo_files
-from onecard.datasets.images.checked_set import CheckedSet
+from onecard.datasets.images import yolo_files
 from onecard.datasets.images.records import Detection, Picture
-from onecard.evaluation import learning_curve
+from onecard.evaluation import detection_report, learning_curve
 from onecard.evaluation.metrics.detection import DetectionScores, compare_detectors
 from onecard.inference.picture_model import ModelCard
-from onecard.inference.picture_sessions import Predictor
 from onecard.reporting import Result
+from onecard.runs import picture_report
 from onecard.runs.record import Run
 from onecard.tasks.detect import diagnosis, learner, model, networks, scoring
 from onecard.tasks.detect.configs import TrainConfig
 from onecard.training import (
+    checked_set,
     output_dir,
     picture_data,
     picture_torch,
@@ -28,7 +28,8 @@ from onecard.training import (
     vision_memory,
     yolo_trainer,
 )
-from onecard.training.picture_torch import freeze_stages, runner
+from onecard.training.checked_set import CheckedSet
+from onecard.training.picture_torch import freeze_stages
 from onecard.training.picture_trainer import TrainingState
 from onecard.training.yolo_names import is_yolo
 
@@ -64,8 +65,8 @@ def train(config: TrainConfig, run: Run) -> Result:
         trained = fit(config, data.train, data.val, data.classes, batch, out, run)
         # 4. the score of the saved weights, the threshold chosen on these pictures
         device = picture_trainer.default_device()
-        net = trained.net.to(device).eval()
-        predictor = Predictor(trained.card, runner(net, device))
+        net = trained.net
+        predictor = scoring.open_predictor(net, trained.card, device)
         scores = scoring.score(predictor, data.val, data.classes, run.reporter, "validation")
         thresholds = {**trained.card.thresholds, "confidence": scores.best_threshold()}
         card = replace(trained.card, thresholds=thresholds)
@@ -75,17 +76,17 @@ def train(config: TrainConfig, run: Run) -> Result:
         groups = data.groups(data.val)
         before = DetectionScores(data.val, base, data.classes)
         comparison = compare_detectors(before, scores, groups)
-        values = scoring.metrics(scores, before, groups)
+        values = detection_report.metrics(scores, before, groups)
         verdicts = [f"mAP50-95 against the weights it started from: {comparison.render()}"]
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
-        run.items(scoring.item_rows(scores, before, groups))
+        run.items(detection_report.item_rows(scores, before, groups))
         run.scores(
             {name: interval.as_dict() for name, interval in values.items()}, verdicts=verdicts
         )
-        scoring.write_pictures(scores, data, run)
+        picture_report.detection(scores, run)
     text = [
-        *scoring.render(scores, groups, values),
+        *detection_report.render(scores, groups, values),
         *verdicts,
         *([f"stopped early: {trained.state.stopped}"] if trained.state.stopped else []),
         f"wrote {out / 'model'}",
@@ -137,8 +138,8 @@ def fit(
     )
     freeze_stages(net.body, config.freeze)  # type: ignore[arg-type]
     card = model.card_of(config.model, classes, height, width, net, run.id)
-    steps = picture_data.augmentation("detect", height, width, config)
-    samples = picture_data.PictureSamples(train_pictures, "detect", steps, config.seed)
+    steps = picture_data.augmentation("boxes", height, width, config)
+    samples = picture_data.PictureSamples(train_pictures, "boxes", steps, config.seed)
     the_learner = learner.DetectLearner(net, card, train_pictures, val, config)
     lr = config.lr0 or learner.usual_lr(config.model, config.optimizer)
     state = picture_trainer.train(the_learner, samples, batch, config, lr, out, run)
@@ -165,8 +166,8 @@ def _fit_yolo(
 
     def _diagnose_yolo(net: Any, history: Sequence[Any]) -> str:
         card = card_for(net)
-        device = next(net.parameters()).device
-        predictor = Predictor(card, runner(yolo_trainer.YoloNetwork(net, False).eval(), device))
+        wrapped = yolo_trainer.YoloNetwork(net, instances=False)
+        predictor = scoring.open_predictor(wrapped, card, next(net.parameters()).device)
         detections = learner.detect_all(predictor, val)
         return diagnosis.diagnose(train_pictures, val, detections, classes, width, history)
 
@@ -201,7 +202,7 @@ def _learning_curve(
         part = learning_curve.part_of(data.train, share, config.seed)
         folder = out / f"labels-{share:.0%}"
         trained = fit(config, part, data.val, data.classes, batch, folder, run)
-        predictor = Predictor(trained.card, runner(trained.net.to(device).eval(), device))
+        predictor = scoring.open_predictor(trained.net, trained.card, device)
         label = f"{share:.0%} of the labels"
         rows[share] = scoring.score(predictor, data.val, data.classes, run.reporter, label)
     groups = data.groups(data.val)

@@ -15,11 +15,14 @@ from onecard.inference.picture_config import (
     UnlabelledConfig,
 )
 from onecard.runs.config import TrackingConfig
-from onecard.training.config import VisionPredictConfig, VisionTrainConfig
+from onecard.training.config import AugmentConfig, VisionPredictConfig, VisionTrainConfig
 
 
-class CheckConfig(ImageDataConfig):
+class CheckConfig(ImageDataConfig, AugmentConfig):
     """Check."""
+
+    imgsz: int = Field(default=512, ge=32, le=8192)
+    """Side of the network's input (px), for the sizes of objects and the augmented sheet."""
 
 
 class TrainConfig(ImageDataConfig, VisionTrainConfig, TrackingConfig):
