@@ -11,10 +11,14 @@ Groups = Mapping[str, Hashable]
 
 
 def metrics(
-    scores: DetectionScores, before: DetectionScores | None, groups: Groups
+    scores: DetectionScores,
+    before: DetectionScores | None,
+    groups: Groups,
+    threshold: float | None = None,
 ) -> dict[str, Interval]:
-    """With those of the base under `base_`, where there is one."""
-    values = scores.metrics(groups)
+    """With those of the base under `base_`, where there is one. Without a threshold precision,
+    recall and F1 are those at the best F1 of these very pictures."""
+    values = scores.metrics(groups, threshold)
     if before is not None:
         base = before.metrics(groups)
         values |= {f"base_{name}": base[name] for name in ("map50_95", "map50")}
@@ -25,12 +29,15 @@ def metrics(
 
 
 def item_rows(
-    scores: DetectionScores, before: DetectionScores | None, groups: Groups
+    scores: DetectionScores,
+    before: DetectionScores | None,
+    groups: Groups,
+    threshold: float | None = None,
 ) -> list[dict[str, Any]]:
     """One row a picture, for `runs compare` and the report."""
     base = {row["id"]: row["f1"] for row in before.items()} if before is not None else {}
     rows = []
-    for row in scores.items():
+    for row in scores.items(threshold):
         figures = {"f1": row["f1"]}
         if base:
             figures["base_f1"] = base[row["id"]]
@@ -39,11 +46,17 @@ def item_rows(
     return rows
 
 
-def render(scores: DetectionScores, groups: Groups, values: Mapping[str, Interval]) -> list[str]:
+def render(
+    scores: DetectionScores,
+    groups: Groups,
+    values: Mapping[str, Interval],
+    threshold: float | None = None,
+) -> list[str]:
     """Lines for a person: the averages, then each class."""
+    limit = scores.best_threshold() if threshold is None else threshold
     lines = [
         f"mAP50 {values['map50'].render()}, mAP50-95 {values['map50_95'].render()} on "
-        f"{len(scores.truth)} pictures; at confidence {scores.best_threshold():.2f}: precision "
+        f"{len(scores.truth)} pictures; at confidence {limit:.2f}: precision "
         f"{values['precision'].render(2)}, recall {values['recall'].render(2)}"
     ]
     cells = [

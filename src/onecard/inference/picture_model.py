@@ -58,6 +58,9 @@ class ModelCard:
     """`confidence` chosen on validation pictures, `iou` of the non-maximum suppression."""
     run: str = ""
     """The training's run id."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What it was trained on and how that was split: `export` and `evaluate` score on the same
+    held-out pictures."""
 
     def write(self, folder: Path) -> None:
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False)

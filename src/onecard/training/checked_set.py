@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from onecard import fsio
-from onecard.datasets.images import reader, splits
-from onecard.datasets.images.records import ImageDataset, Picture, fingerprint
+from onecard.datasets.images import groups, masks, reader, splits
+from onecard.datasets.images.records import SPLITS, ImageDataset, Picture, fingerprint
 from onecard.errors import DataError, SettingsError
+from onecard.inference.picture_model import ModelCard
 from onecard.runs.record import Run
 
 Task = Literal["detect", "classify", "segment"]
+SEGMENT: Task = "segment"
 
 
 @dataclass
@@ -33,10 +35,6 @@ class CheckedSet:
     def fingerprints(self) -> dict[str, str]:
         sides = {"train": self.train, "val": self.val, "test": self.test}
         return {name: fingerprint(pictures) for name, pictures in sides.items() if pictures}
-
-    def held_out(self) -> list[Picture]:
-        """What a finished model is scored on: the test pictures where there are some."""
-        return self.test or self.val
 
     @staticmethod
     def groups(pictures: Sequence[Picture]) -> dict[str, Hashable]:
@@ -86,6 +84,98 @@ def load(config: Any, task: Task, run: Run) -> CheckedSet:
         + (f", {len(data.test)} for the test" if data.test else "")
     )
     return data
+
+
+SPLITTING = ("val_share", "seed", "regroup", "allow_leakage")
+"""Settings that decide which pictures are held out."""
+
+
+def facts(config: Any, data: CheckedSet) -> dict[str, Any]:
+    """Of a training, for its ModelCard."""
+    return {
+        "path": str(Path(config.data).expanduser().resolve()),
+        "fingerprints": data.fingerprints,
+        **{name: getattr(config, name) for name in SPLITTING},
+    }
+
+
+def load_for_scoring(config: Any, card: ModelCard, task: Task, run: Run) -> CheckedSet:
+    """Pictures to score a trained model on, as `val`: those that its own training held out, where
+    `config.data` is empty or the same set; of another set its test or validation pictures, else all
+    of them. `train` holds pictures to calibrate an int8 export with.
+
+    Classes are matched by name. Raises NotFound, DataError.
+    """
+    path = config.data or str(card.data.get("path", ""))
+    if not path:
+        raise SettingsError(
+            "there are no pictures to score on",
+            why="--data names no data set, and the model does not say what it was trained on",
+            fix="--data with labelled pictures",
+        )
+    dataset = matched(reader.read(path, task, run.reporter), card, task)
+    same = str(Path(path).expanduser().resolve()) == card.data.get("path")
+    if same:
+        how = {name: card.data[name] for name in SPLITTING if name in card.data}
+        split = splits.prepare(dataset, **how, reporter=run.reporter)
+        data = CheckedSet(dataset, split.train, split.test or split.val, [], dataset.notes)
+        expected = card.data.get("fingerprints", {}).get("test" if split.test else "val")
+        if expected and fingerprint(data.val) != expected:
+            run.reporter.warn("the held-out pictures or their labels changed since the training")
+    else:
+        pictures, notes = groups.with_groups(dataset.pictures)
+        sides = {name: [p for p in pictures if p.split == name] for name in SPLITS}
+        held_out = sides["test"] or sides["val"] or pictures
+        data = CheckedSet(
+            dataset, sides["train"] or pictures, held_out, [], [*dataset.notes, *notes]
+        )
+    if not data.val:
+        raise DataError(
+            f"{path} has no pictures to score on",
+            why="none is left that is labelled and can be read",
+            fix=f"onecard {task} check {path}",
+        )
+    run.data("questions", rows=len(data.val), sha256=fingerprint(data.val))
+    return data
+
+
+def matched(dataset: ImageDataset, card: ModelCard, task: Task) -> ImageDataset:
+    """The set with the model's class numbers, by the classes' names. Raises DataError for a
+    labelled class that the model does not know."""
+    wanted = card.classes
+    if task == SEGMENT and not card.instances and not dataset.mask_values:
+        wanted = tuple(name for name in wanted if name != masks.BACKGROUND)
+    if dataset.classes == wanted:
+        return dataset
+    index = {name: number for number, name in enumerate(wanted)}
+    used = {box.label for picture in dataset.pictures for box in picture.boxes}
+    used |= {picture.label for picture in dataset.pictures if picture.label >= 0}
+    used |= set(dataset.mask_values.values())
+    missing = [dataset.classes[i] for i in sorted(used) if dataset.classes[i] not in index]
+    if missing:
+        raise DataError(
+            f"the model does not know {', '.join(missing[:5])}",
+            why=f"its classes are {', '.join(wanted[:10])}",
+            fix="score it on pictures with the classes that it was trained for",
+        )
+    places = {i: index[name] for i, name in enumerate(dataset.classes) if name in index}
+    pictures = [
+        replace(
+            picture,
+            label=places.get(picture.label, -1),
+            boxes=tuple(replace(box, label=places[box.label]) for box in picture.boxes),
+        )
+        for picture in dataset.pictures
+    ]
+    values = {value: places[label] for value, label in dataset.mask_values.items()}
+    note = "the data set numbers its classes otherwise than the model: they are matched by name"
+    return replace(
+        dataset,
+        classes=wanted,
+        pictures=pictures,
+        mask_values=values,
+        notes=[*dataset.notes, note],
+    )
 
 
 def write_rejected(data: CheckedSet, folder: Path) -> None:

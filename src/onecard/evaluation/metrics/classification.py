@@ -73,6 +73,11 @@ class ClassificationScores:
     def correct_N(self) -> np.ndarray:
         return np.asarray(self.predicted_N == self.labels_N)
 
+    @property
+    def losses_N(self) -> np.ndarray:
+        """Negative log-likelihood of each picture's own class (nats)."""
+        return np.asarray(negative_log_likelihood(self.probabilities_NC, self.labels_N))
+
     def confusion(self) -> np.ndarray:
         """Pictures by true (row) and predicted class (column)."""
         size = len(self.classes)
@@ -101,7 +106,7 @@ class ClassificationScores:
         recalls = linearized_mean(true_NC * correct[:, None], true_NC, true_NC.any(axis=0))[1]
         f1 = self.f1_items()[1]
         squares = brier(self.probabilities_NC, self.labels_N)
-        losses = negative_log_likelihood(self.probabilities_NC, self.labels_N)
+        losses = self.losses_N
         loss_bounds = (0.0, LARGEST_LOSS)
         return {
             "accuracy": mean_interval(list(correct), bounds=share, groups=units),

@@ -3,6 +3,7 @@ frequent class alone gives, training, the score."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         # 2. training
         net, card, state = fit(config, data.train, data.val, data.classes, batch, out, run)
         # 3. the score of the saved weights
+        card = replace(card, data=checked_set.facts(config, data))
         picture_torch.save(net, card, out / "model")
         run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
         scores = _score(net, card, data)

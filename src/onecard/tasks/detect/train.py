@@ -69,7 +69,8 @@ def train(config: TrainConfig, run: Run) -> Result:
         predictor = scoring.open_predictor(net, trained.card, device)
         scores = scoring.score(predictor, data.val, data.classes, run.reporter, "validation")
         thresholds = {**trained.card.thresholds, "confidence": scores.best_threshold()}
-        card = replace(trained.card, thresholds=thresholds)
+        facts = checked_set.facts(config, data)
+        card = replace(trained.card, thresholds=thresholds, data=facts)
         picture_torch.save(net, card, out / "model")
         run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
         # 5. the proof

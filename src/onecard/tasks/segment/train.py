@@ -3,6 +3,7 @@ the base, training, the score."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         scores, base = score(predictor, data, config), _base(config, data)
         if isinstance(scores, DetectionScores):
             card = instances.with_threshold(card, scores)
+        card = replace(card, data=checked_set.facts(config, data))
         picture_torch.save(net, card, out / "model")
         run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
         # 4. the proof
