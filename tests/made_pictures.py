@@ -1,7 +1,7 @@
 """Small data sets of pictures: coloured squares and discs on a noisy ground, in every layout.
 
-    scenes = made_pictures.scenes(12)
-    made_pictures.write_yolo(tmp_path / "set", scenes)
+scenes = made_pictures.scenes(12)
+made_pictures.write_yolo(tmp_path / "set", scenes)
 """
 
 import csv

@@ -196,7 +196,9 @@ def test_a_broken_yaml_is_refused(tmp_path, text):
 def test_a_yaml_names_its_folders_in_several_ways(tmp_path, form):
     items = made_pictures.scenes(4, n_val=1)
     root = made_pictures.write_yolo(tmp_path / "set", items)
-    (root / "train.txt").write_text("./images/train/scene000.png\nimages/train/none.png\n/etc/a.png")
+    (root / "train.txt").write_text(
+        "./images/train/scene000.png\nimages/train/none.png\n/etc/a.png"
+    )
     texts = {
         "list": "train: [images/train]\nval: [images/val]",
         "txt": "train: train.txt\nval: images/val",

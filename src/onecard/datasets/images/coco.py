@@ -10,6 +10,8 @@ from typing import Any
 from onecard.datasets.images.class_lists import listed_classes, one_order, shown_names
 from onecard.datasets.images.gathering import (
     Gathering,
+    head_of,
+    is_there,
     pictures_below,
     read_text,
     split_in_path,
@@ -49,10 +51,12 @@ def is_coco(path: Path) -> bool:
     """Whether a .json file looks like COCO's, by its beginning and end."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        head = file.read(1 << 20)
-        file.seek(max(0, path.stat().st_size - (1 << 20)))
-        ends = head + file.read()
+    head = head_of(path, 1 << 20)
+    ends = head
+    if len(head) == 1 << 20:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - (1 << 20)))
+            ends += file.read()
     keys = (b'"images"', b'"annotations"', b'"categories"')
     return head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{" and sum(key in ends for key in keys) >= 2
 
@@ -286,7 +290,7 @@ def _locate(row: Mapping[str, Any], file: _File, gathering: Gathering) -> Path |
     for each in dict.fromkeys((name, last)):
         for folder in file.folders:
             path = gathering.inside(folder, each)
-            if path is not None and path.is_file():
+            if path is not None and is_there(path) and path.is_file():
                 return path
     leads_out = gathering.inside(gathering.root, name) is None
     fault = "leads out of the data set" if leads_out else "does not exist"

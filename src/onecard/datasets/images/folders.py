@@ -1,10 +1,11 @@
 """Reader of a folder for each class, with or without train, val and test above them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from onecard.datasets.images import decode
-from onecard.datasets.images.gathering import SPLIT_WORDS, Gathering, pictures_below
+from onecard.datasets.images.gathering import SPLIT_WORDS, Gathering, pictures_below, split_of
 from onecard.datasets.images.records import ImageDataset, Picture
 from onecard.errors import DataError
 
@@ -17,6 +18,22 @@ def subfolders(folder: Path) -> list[Path]:
 
 def _is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+LAYOUT_FOLDERS = {"images", "image", "jpegimages", "labels", "annotations", "masks", "mask"}
+LAYOUT_FOLDERS |= {"segmentationclass", "segmentationobject", "imagesets"}
+
+
+def has_classes(top: Path, below: Sequence[Path]) -> bool:
+    """Whether folders are classes, or splits with classes in them, and no parts of another layout:
+    train2017 and val2017, images and masks."""
+    has_splits = any(path.name.lower() in SPLIT_WORDS for path in below)
+    if has_splits:
+        inner = {each.name for path in below for each in subfolders(path)}
+    else:
+        inner = {path.name for path in below}
+    classes = {name for name in inner if not split_of(name) and name.lower() not in LAYOUT_FOLDERS}
+    return bool(classes) and (has_splits or len(inner) > 1)
 
 
 def class_root(root: Path) -> Path:

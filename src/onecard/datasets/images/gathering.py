@@ -167,6 +167,23 @@ class Gathering:
 # Folders
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file or folder exists; false for names that no file can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
+
+
+def head_of(path: Path, n_bytes: int) -> bytes:
+    """The first bytes of a file; none of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError:
+        return b""
+
+
 def files_below(folder: Path) -> list[Path]:
     """All files below a folder, sorted; links are followed, each folder once. Hidden ones and
     macOS's archives' shadows are left out."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from onecard.datasets.images import decode
 from onecard.datasets.images.class_lists import listed_classes, one_order
-from onecard.datasets.images.gathering import Gathering, pictures_below, read_text
+from onecard.datasets.images.gathering import Gathering, head_of, pictures_below, read_text
 from onecard.datasets.images.geometry import (
     Fit,
     Mask,
@@ -46,8 +46,7 @@ def is_label_studio(path: Path) -> bool:
     """Whether a .json is a list of tasks, by its beginning."""
     if path.suffix.lower() != ".json" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        head = file.read(1 << 16).lstrip(b"\xef\xbb\xbf \r\n\t")
+    head = head_of(path, 1 << 16).lstrip(b"\xef\xbb\xbf \r\n\t")
     keys = (b'"annotations"', b'"completions"', b'"annotation_id"', b'"file_upload"')
     return head[:1] == b"[" and any(key in head for key in keys)
 
@@ -255,7 +254,7 @@ def _add_shapes(
             fit = Fit(None, f"the label is malformed: {fault}"[:120])
         if box := gathering.take(fit, each.where):
             boxes.append(box)
-    gathering.add(path, "", boxes, len(results), results[0].where if results else "")
+    gathering.add(path, "", boxes, len(results))
 
 
 def _fit(
@@ -275,19 +274,17 @@ def _fit(
         fit = fit_polygons(label, [points], size)
     elif "radiusX" in value:
         fit = fit_polygons(label, [_ellipse(value, size)], size)
+    elif outlines:
+        return Fit(None, "a box without an outline")
     else:
-        fit = _fit_rectangle(value, label, size, outlines, gathering)
+        fit = _fit_rectangle(value, label, size, gathering)
     if fit.box and not outlines:
         return replace(fit, box=replace(fit.box, polygons=(), runs=()))
     return fit
 
 
 def _fit_rectangle(
-    value: Mapping[str, Any],
-    label: int,
-    size: tuple[int, int],
-    outlines: bool,
-    gathering: Gathering,
+    value: Mapping[str, Any], label: int, size: tuple[int, int], gathering: Gathering
 ) -> Fit:
     width, height = size
     x, y, w, h = (float(value[key]) for key in ("x", "y", "width", "height"))
@@ -298,8 +295,6 @@ def _fit_rectangle(
     if not all(map(math.isfinite, (*pixels, degrees))):
         return Fit(None, "a coordinate is not a number")
     corners = rotated_corners(*pixels, degrees)
-    if outlines:
-        return fit_polygons(label, [[n for corner in corners for n in corner]], size)
     if degrees % 360:
         gathering.count("rotated boxes were replaced by upright ones around them")
     xs, ys = zip(*corners, strict=True)

@@ -18,9 +18,9 @@ from onecard.datasets.images import (
     yolo,
     yolo_layout,
 )
-from onecard.datasets.images.gathering import Gathering, files_below
+from onecard.datasets.images.gathering import Gathering, files_below, is_there
 from onecard.datasets.images.records import ImageDataset
-from onecard.errors import DataError, NotFound
+from onecard.errors import DataError, NotFound, unreadable_file
 from onecard.reporting import Reporter
 
 Task = Literal["detect", "classify", "segment"]
@@ -51,9 +51,18 @@ def read(location: str | Path, task: Task, reporter: Reporter | None = None) -> 
     opened only below the folder, or where the user's own data.yaml names it.
     Raises NotFound, DataError.
     """
-    need = NEEDS[task]
-    path = Path(os.path.normpath(Path(location).expanduser().absolute()))
-    if not path.exists():
+    try:
+        return _read(location, NEEDS[task], reporter or Reporter())
+    except OSError as fault:
+        raise unreadable_file(Path(fault.filename or location), fault) from None
+
+
+def _read(location: str | Path, need: str, reporter: Reporter) -> ImageDataset:
+    named = Path(location)
+    path = Path(
+        os.path.normpath(named.expanduser() if named.parts[:1] == ("~",) else named.absolute())
+    )
+    if not is_there(path):
         is_address = "://" in str(location)
         raise NotFound(
             f"there is no {location}",
@@ -63,7 +72,7 @@ def read(location: str | Path, task: Task, reporter: Reporter | None = None) -> 
     layouts = _layouts_of_folder(path, need) if path.is_dir() else [_layout_of_file(path, need)]
     if not layouts:
         raise _unknown(path, need)
-    gathering = Gathering(path if path.is_dir() else path.parent, reporter or Reporter())
+    gathering = Gathering(path if path.is_dir() else path.parent, reporter)
     if len(layouts) > 1:
         others = ", ".join(layout.name for layout in layouts[1:])
         gathering.note(f"read as {layouts[0].name}; it could also be read as {others}")
@@ -130,7 +139,7 @@ def _label_layouts(root: Path) -> list[_Layout]:
         layouts.append(_Layout("csv", lambda g: tables.read(files, g, False)))
     top = folders.class_root(root)
     below = folders.subfolders(top)
-    if len(below) > 1 or (below and folders.subfolders(below[0])):
+    if folders.has_classes(top, below):
         layouts.append(_Layout("folders", lambda g: folders.read(root, g)))
     return layouts
 

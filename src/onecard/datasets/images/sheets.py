@@ -100,7 +100,7 @@ def draw_tiles(tiles: Sequence[Tile], classes: Sequence[str], path: Path, column
         _text(ImageDraw.Draw(sheet), (x, y + tall + 2), caption, "black", TILE)
     sheet.paste(legend, (GAP, size[1] - legend.height))
     with fsio.atomic_write(path) as draft:
-        sheet.save(draft, "PNG")
+        sheet.save(draft, "PNG", compress_level=3)
     return path
 
 

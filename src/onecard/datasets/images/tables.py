@@ -12,6 +12,7 @@ from onecard.datasets.images.class_lists import listed_classes, one_order
 from onecard.datasets.images.gathering import (
     SPLIT_WORDS,
     Gathering,
+    is_there,
     pictures_below,
     read_text,
     split_in_path,
@@ -218,7 +219,7 @@ class _Finder:
         """(path, "") or (None, why not)."""
         for folder in (table.parent, table.parent / "images", self._gathering.root):
             path = self._gathering.inside(folder, name)
-            if path is not None and path.is_file() and decode.is_picture(path):
+            if path is not None and decode.is_picture(path) and is_there(path) and path.is_file():
                 return path, ""
         last = name.replace("\\", "/").rpartition("/")[2]
         paths = self._by_name.get(last, [])
@@ -317,7 +318,7 @@ def _read_boxes(table: _Table, names: Sequence[str], finder: _Finder, gathering:
                 boxes += [box] if box else []
         first = located[path][0]
         split = _split(table, first, path, gathering)
-        gathering.add(path, split, boxes, n_labels, first.where, _group(table, first))
+        gathering.add(path, split, boxes, n_labels, group=_group(table, first))
 
 
 def _corners(cells: Sequence[str], has_sides: bool) -> list[float] | None:

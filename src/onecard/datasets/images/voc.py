@@ -9,7 +9,7 @@ from lxml import etree
 
 from onecard.datasets.images import decode
 from onecard.datasets.images.class_lists import listed_classes, one_order
-from onecard.datasets.images.gathering import Gathering, files_below, split_in_path
+from onecard.datasets.images.gathering import Gathering, files_below, head_of, split_in_path
 from onecard.datasets.images.geometry import Fit, fit_box, fit_polygons
 from onecard.datasets.images.records import Box, ImageDataset
 from onecard.datasets.images.split_lists import Splits, keep_listed, listed_splits
@@ -30,11 +30,7 @@ class _Annotation:
 
 def is_voc(path: Path) -> bool:
     """Whether an XML file is an annotation, by its beginning."""
-    try:
-        with path.open("rb") as file:
-            return b"<annotation" in file.read(2048)
-    except OSError:
-        return False
+    return b"<annotation" in head_of(path, 2048)
 
 
 def find_files(root: Path) -> list[Path]:

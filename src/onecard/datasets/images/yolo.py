@@ -9,6 +9,7 @@ from onecard.datasets.images.gathering import (
     CLASS_FILES,
     Gathering,
     files_below,
+    head_of,
     pictures_below,
     whole_number,
 )
@@ -229,11 +230,7 @@ def _orphans(files: dict[Path, Path | None], base: Path, gathering: Gathering) -
 
 def _starts_as_label(path: Path) -> bool:
     """Whether a text begins with a number or is empty: notes and licences lie around too."""
-    try:
-        with path.open("rb") as file:
-            words = file.read(200).split()
-    except OSError:
-        return False
+    words = head_of(path, 200).split()
     return not words or whole_number(words[0].decode("ascii", "replace")) is not None
 
 

@@ -14,6 +14,7 @@ from onecard.datasets.images.gathering import (
     SPLIT_WORDS,
     Gathering,
     class_list,
+    is_there,
     pictures_below,
     read_text,
     split_in_path,
@@ -157,7 +158,7 @@ def _class_names(
     names, n = row.get("names"), whole_number(row.get("nc"))
     if isinstance(names, str):
         place = gathering.inside(path.parent, names)
-        if place is None or not place.is_file():
+        if place is None or not is_there(place) or place.is_dir():
             raise _no_yaml(path, f"names: {names[:60]} is neither a list nor a file beside it")
         names = class_list(place)
     if names is None and n is not None and 0 < n < 10_000:
@@ -197,7 +198,7 @@ def _base(path: Path, row: dict[str, Any], places: dict[str, list[str]]) -> Path
     bases = [path.parent / named, path.parent.parent / named, Path(named)] if named else []
     first = next(iter(places.values()))[0]
     for base in bases:
-        if (base / first).exists():
+        if is_there(base / first):
             return Path(os.path.normpath(base))
     return path.parent
 
@@ -209,12 +210,13 @@ def _resolve(base: Path, name: str, gathering: Gathering) -> Path | None:
     inner = name
     while inner.startswith(("../", "./")):
         inner = inner.partition("/")[2]
-    if inner != name and inner and (base / inner).exists():
+    if inner != name and inner and is_there(base / inner):
         if name.startswith("../"):
             gathering.note(f"{name} was taken for {inner}, as Roboflow means it")
         return base / inner
-    place = Path(os.path.normpath(base / Path(name).expanduser()))
-    return place if place.exists() else None
+    home = str(Path.home()) + name[1:] if name.startswith("~/") else name
+    place = Path(os.path.normpath(base / home))
+    return place if is_there(place) else None
 
 
 def _pictures_at(place: Path, base: Path, gathering: Gathering) -> list[Path]:
@@ -237,7 +239,7 @@ def _listed_pictures(path: Path, base: Path, gathering: Gathering) -> list[Path]
         names = [name, inner or name] if not name.startswith("/") else [name]  # Darknet's data/
         places = [Path(os.path.normpath(Path(root) / each)) for each in names for root in roots]
         safe = [each for each in places if any(each.is_relative_to(root) for root in roots)]
-        picture = next((each for each in safe if each.is_file()), None)
+        picture = next((each for each in safe if is_there(each) and each.is_file()), None)
         where = f"{gathering.name(path)}:{number}"
         if picture is not None:
             pictures.append(picture)
