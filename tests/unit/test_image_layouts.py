@@ -5,8 +5,9 @@ import json
 import made_pictures
 import numpy as np
 import pytest
+from PIL import Image
 
-from onecard.datasets.images import geometry, label_studio, masks
+from onecard.datasets.images import decode, geometry, label_studio, masks
 from onecard.datasets.images.reader import read
 from onecard.errors import DataError
 
@@ -223,7 +224,8 @@ def test_odd_objects_of_a_voc_file(tmp_path):
     assert "name another file" in notes  # b.xml names a.jpg
 
 
-BOMB = """<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;"><!ENTITY z SYSTEM "file:///etc/passwd">]>
+BOMB = """<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;&x;">
+<!ENTITY z SYSTEM "file:///etc/passwd">]>
 <annotation><filename>&z;</filename><object><name>&y;</name></object></annotation>"""
 
 
@@ -264,6 +266,38 @@ def test_xml_beside_pictures_in_folders_of_splits(tmp_path):
         ("train/x.png", "train", 1),
         ("valid/x.png", "val", 2),
     ]
+
+
+# Pictures that a camera turned
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_of_the_stored_picture_are_turned_with_it(tmp_path, orientation):
+    """A white rectangle in the stored picture lies where its label says in the upright one."""
+    stored = np.zeros((40, 64, 3), np.uint8)
+    stored[4:14, 30:60] = 255
+    exif = Image.Exif()
+    exif[decode.ORIENTATION] = orientation
+    corners = [30, 4, 60, 14]
+    outline = [30, 4, 60, 4, 60, 14, 30, 14]
+    runs = list(geometry.mask_runs(stored[..., 0] > 0))
+    for i, shape in enumerate(([outline], {"counts": runs})):
+        root = tmp_path / f"coco{i}"
+        made_pictures.save(root / "a.png", stored, exif=exif)
+        row = {"image_id": 0, "category_id": 1, "bbox": [30, 4, 30, 10], "segmentation": shape}
+        image = {"id": 0, "file_name": "a.png", "width": 64, "height": 40}
+        rows = {"images": [image], "annotations": [row], "categories": [{"id": 1, "name": "x"}]}
+        (root / "labels.json").write_text(json.dumps(rows))
+        dataset = read(root, "segment")
+        upright = decode.read_rgb(dataset.pictures[0].path)[..., 0] > 0
+        assert upright.shape == (64, 40)
+        assert ((masks.pixel_labels(dataset.pictures[0], dataset) == 1) == upright).all()
+        assert any("EXIF" in note for note in dataset.notes)
+    size = "<size><width>64</width><height>40</height></size>"
+    made_pictures.save(tmp_path / "voc/a.png", stored, exif=exif)
+    (tmp_path / "voc/a.xml").write_text(voc(thing(*corners), head=size))
+    box = read(tmp_path / "voc", "detect").pictures[0].boxes[0]
+    assert (geometry.object_mask(box, 40, 64) == upright).all()
 
 
 # Label Studio

@@ -18,7 +18,14 @@ from onecard.datasets.images.gathering import (
     split_of,
     whole_number,
 )
-from onecard.datasets.images.geometry import Fit, coco_counts, fit_box, fit_polygons, fit_runs
+from onecard.datasets.images.geometry import (
+    Fit,
+    coco_counts,
+    fit_box,
+    fit_polygons,
+    fit_runs,
+    turned_box,
+)
 from onecard.datasets.images.records import Box, ImageDataset
 from onecard.errors import DataError
 
@@ -254,13 +261,15 @@ def _read_file(
         size = gathering.size(path)
         if size is None:
             continue
-        _check_size(entries[number], size, gathering)
+        entry = entries[number]
+        named = (whole_number(entry.get("width")), whole_number(entry.get("height")))
+        drawn, orientation = gathering.label_size(path, size, named)
         boxes = []
         for i, row in labels[number]:
-            fit = _fit(row, size, classes, outlines)
+            fit = _fit(row, drawn, classes, outlines)
             n_plain += fit.fault == NO_OUTLINE
             if box := gathering.take(fit, f"{name}:annotations[{i}]"):
-                boxes.append(box)
+                boxes.append(turned_box(box, orientation, drawn) if orientation else box)
         gathering.add(path, file.split, boxes, len(labels[number]), f"{name}:image {number}")
     return n_plain
 
@@ -296,19 +305,6 @@ def _locate(row: Mapping[str, Any], file: _File, gathering: Gathering) -> Path |
     fault = "leads out of the data set" if leads_out else "does not exist"
     gathering.reject(where, f"{name[:120]} {fault}")
     return None
-
-
-def _check_size(row: Mapping[str, Any], size: tuple[int, int], gathering: Gathering) -> None:
-    named = (whole_number(row.get("width")), whole_number(row.get("height")))
-    if named == size:
-        return
-    if named == (size[1], size[0]):
-        gathering.count(
-            "images have width and height of the JSON the other way round: where a camera's EXIF "
-            "turns them, their labels may lie askew; see the contact sheet"
-        )
-    else:
-        gathering.count("images have another width and height than the JSON says; theirs count")
 
 
 NO_OUTLINE = "a box without an outline"

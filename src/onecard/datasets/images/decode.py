@@ -99,6 +99,13 @@ def picture_size(path: str | Path) -> tuple[int, int]:
         return upright_size(image)
 
 
+def orientation(path: Path) -> int:
+    """1 to 8 by EXIF, 1 for upright as it is stored. Raises NotFound, DataError."""
+    _require_file(path)
+    with path.open("rb") as file, _image(file, str(path), file.read(4096)) as image:
+        return _orientation(image)
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     return (height, width) if _orientation(image) in SIDEWAYS else (width, height)

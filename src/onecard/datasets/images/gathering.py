@@ -95,6 +95,24 @@ class Gathering:
         """One more of something that a note gives the number of: "{n} boxes were cut"."""
         self._counts[what] += n
 
+    def label_size(
+        self, path: Path, size: tuple[int, int], named: tuple[int | None, int | None]
+    ) -> tuple[tuple[int, int], int]:
+        """(size, EXIF orientation) that a picture's labels were drawn with, `named` by their file.
+
+        Width and height the other way round than the upright picture's are those of the picture as
+        it is stored: its labels must then be turned by the orientation (5 to 8), as the picture is.
+        For all others the picture's own size counts, and the orientation is 0.
+        """
+        if named == (size[1], size[0]) and size[0] != size[1]:
+            orientation = decode.orientation(path)
+            if orientation in decode.SIDEWAYS:
+                self.count("pictures are turned by EXIF, and so were their labels")
+                return (size[1], size[0]), orientation
+        if named != size:
+            self.count("pictures have another width and height than their labels say; theirs count")
+        return size, 0
+
     def take(self, fit: Fit, where: str) -> Box | None:
         """The box of a checked label, or None, which is then rejected."""
         if fit.box is None:

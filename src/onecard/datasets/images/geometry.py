@@ -99,6 +99,26 @@ def fit_runs(label: int, runs: Sequence[int], size: tuple[int, int], crowd: bool
     return Fit(box)
 
 
+def turned_box(box: Box, orientation: int, size: tuple[int, int]) -> Box:
+    """A label on a stored picture of `size`, on the upright one; by EXIF orientation, 5 to 8."""
+
+    def turn(x: float, y: float) -> tuple[float, float]:
+        x = size[0] - x if orientation in (7, 8) else x
+        y = size[1] - y if orientation in (6, 7) else y
+        return y, x
+
+    (x0, y0), (x1, y1) = turn(box.x0, box.y0), turn(box.x1, box.y1)
+    pairs = [zip(points[::2], points[1::2], strict=True) for points in box.polygons]
+    polygons = tuple(tuple(n for pair in each for n in turn(*pair)) for each in pairs)
+    runs = box.runs
+    if runs:
+        mask = runs_mask(runs, *size)
+        mask = mask[:, ::-1] if orientation in (7, 8) else mask
+        runs = mask_runs((mask[::-1] if orientation in (6, 7) else mask).T)
+    left, right, top, bottom = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
+    return replace(box, x0=left, y0=top, x1=right, y1=bottom, polygons=polygons, runs=runs)
+
+
 def polygon_area(xy: NDArray[np.float64]) -> float:
     """Of N x 2 corners, by the shoelace formula.
 

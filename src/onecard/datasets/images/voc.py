@@ -9,8 +9,14 @@ from lxml import etree
 
 from onecard.datasets.images import decode
 from onecard.datasets.images.class_lists import listed_classes, one_order
-from onecard.datasets.images.gathering import Gathering, files_below, head_of, split_in_path
-from onecard.datasets.images.geometry import Fit, fit_box, fit_polygons
+from onecard.datasets.images.gathering import (
+    Gathering,
+    files_below,
+    head_of,
+    split_in_path,
+    whole_number,
+)
+from onecard.datasets.images.geometry import Fit, fit_box, fit_polygons, turned_box
 from onecard.datasets.images.records import Box, ImageDataset
 from onecard.datasets.images.split_lists import Splits, keep_listed, listed_splits
 from onecard.errors import DataError
@@ -198,21 +204,14 @@ def _read_picture(
     size = gathering.size(path)
     if size is None:
         return
-    named = tuple(_word(annotation.tree, f"size/{side}") for side in ("width", "height"))
-    if named != (str(size[0]), str(size[1])):
-        if named == (str(size[1]), str(size[0])):
-            gathering.count(
-                "annotations have width and height the other way round: where a camera's EXIF "
-                "turns the picture, labels may lie askew; see the contact sheet"
-            )
-        else:
-            gathering.count("annotations have no size or a wrong one; the picture's counts")
+    width, height = (whole_number(_word(annotation.tree, f"size/{s}")) for s in ("width", "height"))
+    drawn, orientation = gathering.label_size(path, size, (width, height))
     name, boxes = gathering.name(annotation.path), []
     items = _objects(annotation.tree)
     for item in items:
         where = f"{name}:{item.sourceline}"
-        if box := gathering.take(_fit(item, places, size, outlines), where):
-            boxes.append(box)
+        if box := gathering.take(_fit(item, places, drawn, outlines), where):
+            boxes.append(turned_box(box, orientation, drawn) if orientation else box)
     n_crowd = sum(box.crowd for box in boxes)
     if n_crowd:
         gathering.count("objects are marked difficult: they neither train nor count", n_crowd)
