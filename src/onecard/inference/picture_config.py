@@ -27,7 +27,7 @@ class SourceConfig(Config):
     """Source."""
 
     source: tuple[str, ...] = ()
-    """Pictures, folders, video files, or webcam:0."""
+    """Pictures, folders, patterns as 'shots/*.jpg', video files, or webcam:0."""
     output_dir: str = ""
     """Where files go; empty means the run's own folder."""
     resume: bool = False
@@ -47,6 +47,8 @@ class UnlabelledConfig(Config):
     """Unlabelled pictures and folders of them."""
     output_dir: str = ""
     """Where labels go; empty means the run's own folder."""
+    resume: bool = False
+    """Go on in output_dir: leave out the pictures that were looked at already."""
     formats: tuple[Annotated[str, ShortName("yolo", "label-studio")], ...] = (
         "yolo",
         "label-studio",

@@ -78,6 +78,14 @@ class PredictConfig(SourceConfig, TrainedModelConfig):
 class PrelabelConfig(UnlabelledConfig, TrainedModelConfig):
     """Labels to correct."""
 
+    formats: tuple[Annotated[str, ShortName("folders", "csv", "label-studio")], ...] = (
+        "folders",
+        "csv",
+        "label-studio",
+    )
+    """folders: a folder for each class with links to its pictures; csv: filename and label;
+    label-studio: tasks with choices to import."""
+
 
 class ExportConfig(PictureExportConfig, ImageDataConfig, TrainedModelConfig):
     """Export."""

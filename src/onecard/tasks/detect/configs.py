@@ -69,6 +69,8 @@ class PredictConfig(SourceConfig, TrainedModelConfig):
         "json",
     )
     """What is written: images (annotated), json, coco, yolo."""
+    save_conf: bool = False
+    """End each line of a YOLO label file with its score; a training does not take such files."""
 
 
 class PrelabelConfig(UnlabelledConfig, TrainedModelConfig):

@@ -72,6 +72,8 @@ class PredictConfig(SourceConfig, TrainedModelConfig):
         "masks",
     )
     """What is written: images (annotated), masks (class numbers as PNG), json, coco, yolo."""
+    save_conf: bool = False
+    """End each line of a YOLO label file with its score; a training does not take such files."""
 
 
 class PrelabelConfig(UnlabelledConfig, TrainedModelConfig):

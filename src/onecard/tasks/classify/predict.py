@@ -1,0 +1,30 @@
+"""onecard classify predict: the class of pictures and frames."""
+
+from onecard.inference import picture_outcomes, picture_predictions
+from onecard.inference.picture_use import open_predictor
+from onecard.reporting import Result
+from onecard.runs.record import Run
+from onecard.tasks.classify.configs import PredictConfig
+from onecard.tasks.classify.model import load
+from onecard.training import output_dir
+
+
+def predict(config: PredictConfig, run: Run) -> Result:
+    """Raises SettingsError, NotFound, DataError, and EngineError and MissingExtra of the form."""
+    picture_predictions.require_input(config)
+    predictor = open_predictor(config, "classify", load)
+    work = picture_predictions.Work(
+        card=predictor.card,
+        answer=picture_outcomes.classes(predictor),
+        out=output_dir.resolve(config.output_dir, run),
+        source=config.source,
+        formats=config.formats,
+        settings=picture_predictions.settings_of(config, predictor.card, config.formats),
+        batch=config.batch,
+        top=config.top,
+        resume=config.resume,
+        start_s=config.start_s,
+        end_s=config.end_s,
+        every=config.every,
+    )
+    return picture_predictions.predict(work, run.reporter)
