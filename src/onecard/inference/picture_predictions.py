@@ -26,7 +26,6 @@ from onecard.inference.picture_sources import (
     Sources,
     find_sources,
     read_picture,
-    reason,
 )
 from onecard.inference.picture_videos import Video, VideoWriter
 from onecard.reporting import Progress, Reporter, Result, Table, table
@@ -211,8 +210,8 @@ class _Loop:
                 total += 1
         return total
 
-    def _fail(self, source: Source, fault: OneCardError) -> None:
-        row = RejectedLabel(source.name, reason(fault))
+    def _fail(self, source: Source, why: str) -> None:
+        row = RejectedLabel(source.name, why)
         self.summary.failed.append(row)
         if len(self.summary.failed) <= SHOWN_FAULTS:
             self.reporter.warn(f"{row.where}: {row.reason}")
@@ -230,7 +229,7 @@ class _Loop:
         try:
             shot = read_picture(source)
         except (DataError, NotFound) as fault:
-            self._fail(source, fault)
+            self._fail(source, fault.why)
             return
         self.pending.append((shot, None))
         pixels = sum(each.rgb.size // 3 for each, _ in self.pending)
@@ -329,8 +328,7 @@ class _Loop:
                 self.summary.stopped = True
         n_frames = self.summary.frames - n_before
         if not n_frames and video.warnings:
-            why = "; ".join(video.warnings)
-            self._fail(source, DataError(f"{source.path} gives no frame", why=why, fix="check it"))
+            self._fail(source, "; ".join(video.warnings))
             return
         for warning in video.warnings:
             self._warn(f"{source.name}: {warning}")
@@ -349,7 +347,7 @@ class _Loop:
         try:
             yield from read(video, work.start_s, work.end_s, work.every)
         except (DataError, NotFound) as fault:
-            video.warnings.append(reason(fault))
+            video.warnings.append(fault.why)
 
     def _frame(self, shot: Shot) -> None:
         """A frame of the run before is drawn again, for its video was not finished; the network

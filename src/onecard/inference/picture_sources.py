@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onecard.datasets.images import decode
 from onecard.datasets.images.gathering import files_below
 from onecard.datasets.images.records import RejectedLabel
-from onecard.errors import NotFound, OneCardError, SettingsError
+from onecard.errors import NotFound, SettingsError
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -226,8 +226,3 @@ class Names:
 def read_picture(source: Source) -> Shot:
     """Raises NotFound, DataError."""
     return Shot(source, decode.read_rgb(source.path))
-
-
-def reason(fault: OneCardError) -> str:
-    """An error in one line, for a list of what was left out."""
-    return f"{fault.what}: {fault.why}" if fault.why not in fault.what else fault.what

@@ -56,6 +56,12 @@ def _refuse(url: str, *_: Any) -> Any:
     raise PermissionError(f"it asks for another file: {url[:80]}")
 
 
+def _words(fault: Exception) -> str:
+    """What ffmpeg says, without its number and our path."""
+    text = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+    return str(text).splitlines()[0][:120]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Raises NotFound, DataError."""
@@ -79,7 +85,7 @@ def _opened(path: Path) -> Iterator[Any]:
         except (av.FFmpegError, OSError, ValueError) as fault:
             raise DataError(
                 f"{path} is no video that can be read",
-                why=(str(fault).splitlines() or ["unknown"])[0][:200],
+                why=f"it does not open as a video: {_words(fault)}",
                 fix="check that it plays: a copy that broke off has no index; playlists are not "
                 "followed",
             ) from None
@@ -174,7 +180,7 @@ def _decoded(
             decoded = packet.decode()
         except (av.FFmpegError, OSError, ValueError) as fault:
             n_faults += 1
-            last_fault = (str(fault).splitlines() or ["unknown"])[0][:120]
+            last_fault = _words(fault)
             if isinstance(fault, av.EOFError):
                 break
             continue

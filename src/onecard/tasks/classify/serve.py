@@ -1,0 +1,24 @@
+"""onecard classify serve: POST /predict over HTTP, and a page."""
+
+from onecard.inference import picture_answers, picture_outcomes
+from onecard.inference.picture_use import open_predictor, require_model
+from onecard.reporting import Result
+from onecard.runs.record import Run
+from onecard.serving import app, picture_server
+from onecard.tasks.classify.configs import ServeConfig
+from onecard.tasks.classify.model import load
+
+
+def serve(config: ServeConfig, run: Run) -> Result:
+    """Listen until Ctrl-C.
+
+    Raises SettingsError and NotFound without a model, EngineError when the port is in use, before
+    the model is loaded.
+    """
+    require_model(config, "classify")
+    with app.listen(config) as server:
+        predictor = open_predictor(config, "classify", load)
+        reply = picture_answers.replier(predictor, picture_outcomes.classes(predictor))
+        facts = picture_answers.facts(predictor, uses_confidence=False)
+        address = picture_server.run(server, reply, facts, run.reporter)
+    return Result({"address": address})
