@@ -37,6 +37,10 @@ EMA_DECAY, EMA_TAU = 0.9999, 2000.0
 MAX_GRAD_NORM = 10.0
 ZERO_SHARE, ZERO_LEAST = 0.2, 5
 """Of the epochs, and at least so many: after these with a metric of 0 its cause is looked for."""
+ABOUT_ZERO = 0.05
+"""A detector gives every box a small score for every class: with shifted classes mAP is not 0."""
+FAR_BELOW = 0.25
+"""Of a detector's mAP50 without classes: below it the classes may not be what they are called."""
 
 
 class Learner(Protocol):
@@ -384,15 +388,19 @@ def stop_at_zero(
     metric: str,
     diagnose: Callable[[Sequence[Mapping[str, float]]], str],
 ) -> None:
-    """Raises DataError where the metric is still 0 after a fifth of the epochs and `diagnose` finds
-    a cause. Where it finds none the training goes on: from random weights the first mAP comes
-    late."""
+    """Raises DataError where the metric is still about 0 after a fifth of the epochs, or far below
+    what it is without classes, and `diagnose` finds the cause. Where it finds none the training
+    goes on: from random weights the first mAP comes late."""
     limit = max(ZERO_LEAST, round(epochs * ZERO_SHARE))
-    if state.epoch < limit or state.best > 0 or (state.epoch - limit) % ZERO_LEAST:
+    if state.epoch < limit or (state.epoch - limit) % ZERO_LEAST:
+        return
+    last = state.history[-1] if state.history else {}
+    own, without = last.get("map50", 0.0), last.get("map50_agnostic", 0.0)
+    if state.best > ABOUT_ZERO and own >= FAR_BELOW * without:
         return
     if reason := diagnose(state.history):
         raise DataError(
-            f"{metric} is still 0 after {state.epoch} epochs",
+            f"{metric} is still {state.best:.3f} after {state.epoch} epochs",
             why=reason,
             fix="mend that, then train anew; `check` shows the labels as they were read",
         )

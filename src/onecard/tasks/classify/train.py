@@ -28,6 +28,7 @@ from onecard.training import (
 )
 from onecard.training.checked_set import CheckedSet
 from onecard.training.picture_trainer import TrainingState
+from onecard.training.seeds import seed_weights
 
 
 def train(config: TrainConfig, run: Run) -> Result:
@@ -77,6 +78,7 @@ def train(config: TrainConfig, run: Run) -> Result:
             "metrics": rows,
             "verdicts": verdicts,
             "classes": list(data.classes),
+            "license": card.license,
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
             "output_dir": str(out),
@@ -106,6 +108,7 @@ def fit(
 ) -> tuple[Classifier, ModelCard, TrainingState]:
     """Train on some pictures, or go on from the last checkpoint in `out`."""
     side = (config.height or config.imgsz, config.imgsz)
+    seed_weights(config.seed)
     net = model.create(
         config.model,
         len(classes),

@@ -126,8 +126,13 @@ def quick_scores(
     """mAP without intervals, while it trains."""
     scores = DetectionScores(pictures, detections, classes)
     averages = scores.averages(np.ones((1, len(pictures))))
-    both = (class_mean(averages.mean(2))[0], class_mean(averages[:, :, 0])[0])
-    return {"map50_95": _number(both[0]), "map50": _number(both[1])}
+    without = scores.samples("map50_agnostic", np.ones((1, len(pictures))))[0]
+    values = {
+        "map50_95": class_mean(averages.mean(2))[0],
+        "map50": class_mean(averages[:, :, 0])[0],
+        "map50_agnostic": without,
+    }
+    return {name: _number(value) for name, value in values.items()}
 
 
 def _number(value: float) -> float:

@@ -31,6 +31,7 @@ from onecard.training import (
 from onecard.training.checked_set import CheckedSet
 from onecard.training.picture_torch import freeze_stages
 from onecard.training.picture_trainer import TrainingState
+from onecard.training.seeds import seed_weights
 from onecard.training.yolo_names import is_yolo
 
 
@@ -98,6 +99,7 @@ def train(config: TrainConfig, run: Run) -> Result:
             "metrics": {name: interval.as_dict() for name, interval in values.items()},
             "verdicts": verdicts,
             "classes": list(data.classes),
+            "license": card.license,
             "epochs": trained.state.epoch,
             "best_epoch": trained.state.best_epoch,
             "output_dir": str(out),
@@ -129,6 +131,7 @@ def fit(
     if is_yolo(config.model):
         return _fit_yolo(config, train_pictures, val, classes, batch, out, run)
     height, width = config.height or config.imgsz, config.imgsz
+    seed_weights(config.seed)
     net = networks.build(
         config.model,
         len(classes),

@@ -36,6 +36,7 @@ from onecard.training import (
 )
 from onecard.training.checked_set import CheckedSet
 from onecard.training.picture_trainer import TrainingState
+from onecard.training.seeds import seed_weights
 from onecard.training.yolo_names import is_yolo
 
 Scores = SegmentationScores | DetectionScores
@@ -92,6 +93,7 @@ def train(config: TrainConfig, run: Run) -> Result:
             "metrics": rows,
             "verdicts": verdicts,
             "classes": list(card.classes),
+            "license": card.license,
             "epochs": state.epoch,
             "best_epoch": state.best_epoch,
             "output_dir": str(out),
@@ -142,6 +144,7 @@ def fit(
             fix=f"--imgsz {-(-side[1] // model.STRIDE) * model.STRIDE}",
         )
     classes = masks.pixel_classes(data.dataset)
+    seed_weights(config.seed)
     net = model.create(
         config.model, len(classes), pretrained=config.pretrained, reporter=run.reporter
     )
