@@ -278,6 +278,20 @@ def test_folders_of_classes(tmp_path):
         read(root, "classify")
 
 
+@pytest.mark.parametrize("form", ["yolo", "coco", "voc", "masks"])
+def test_folders_of_other_layouts_are_no_classes(tmp_path, form):
+    writers = {**WRITERS, "masks": made_pictures.write_masks}
+    writers[form](tmp_path, made_pictures.scenes(4))
+    with pytest.raises(DataError):
+        read(tmp_path, "classify")
+    if form == "masks":
+        for each in made_pictures.scenes(4):
+            made_pictures.save(tmp_path / "flat/images" / each.name, each.rgb)
+            made_pictures.save(tmp_path / "flat/masks" / each.name, each.mask)
+        with pytest.raises(DataError, match="not a data set"):
+            read(tmp_path / "flat", "classify")
+
+
 # Masks
 
 

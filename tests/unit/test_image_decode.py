@@ -85,6 +85,7 @@ REFUSED = {
     "known kind": b"GARBAGE" * 40,
     "100 million": png_header(20_000, 20_000),
     "100  million": png_header(2**31 - 1, 2**31 - 1),
+    "more than 100 million": png_header(12_000, 10_000),
     "1x1": png_header(1, 1),
     "strip": png_header(2, 5000),
 }
