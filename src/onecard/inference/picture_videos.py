@@ -90,10 +90,12 @@ def _opened(path: Path) -> Iterator[Any]:
                 "followed",
             ) from None
         stack.enter_context(container)
-        if not container.streams.video:
+        if not container.streams.video or container.streams.video[0].codec_context is None:
+            kinds = ", ".join(each.type for each in container.streams) or "none"
+            unknown = "its pictures are in no form that is known here"
             raise DataError(
                 f"{path} holds no pictures",
-                why=f"its streams: {', '.join(each.type for each in container.streams) or 'none'}",
+                why=unknown if container.streams.video else f"its streams: {kinds}",
                 fix="give a file with a video",
             )
         yield container
@@ -139,7 +141,7 @@ def frames(
             )
         stream.thread_type = "AUTO"
         begin = float((stream.start_time or 0) * stream.time_base)
-        if start_s:
+        if start_s and _has_times(container):
             # to the key frame before; a file without an index is read from its beginning
             with _ignored():
                 container.seek(int((begin + start_s) / stream.time_base), stream=stream)
@@ -185,11 +187,18 @@ def _decoded(
                 break
             continue
         for frame in decoded:
-            time_s = n_frames / (video.rate or 25.0) if frame.pts is None else _time(frame) - begin
+            counted = frame.pts is None or not _has_times(container)
+            time_s = n_frames / (video.rate or 25.0) if counted else _time(frame) - begin
             n_frames += 1
             yield frame, time_s
     if n_faults:
         video.warnings.append(f"{n_faults:,} parts cannot be decoded: {last_fault}")
+
+
+def _has_times(container: Any) -> bool:
+    """Whether frames say when they are shown. AVI has only the order of decoding, which is another
+    where frames refer to later ones; its frames all last equally long and are counted."""
+    return "avi" not in container.format.name.split(",")
 
 
 def _time(frame: Any) -> float:

@@ -124,13 +124,19 @@ def _merge_class(rows: list[_Seen]) -> list[Detection]:
     parts = [
         row for row in rows if any(row.cut) and _share_inside(row.box, boxes_N4).max() < INSIDE
     ]
-    joined = _suppressed(_joined(parts[:MOST_PARTS]))
-    objects = [row.box for row in whole]
+    objects = list(whole)
+    # the largest first: what is left of an object lies inside what was joined of it
+    joined = sorted(_joined(parts[:MOST_PARTS]), key=_area, reverse=True)
     for row in joined:
-        near = box_iou(_corners([row])[0], boxes_N4).max(initial=0.0) > SAME_IOU
-        if not near and _share_inside(row.box, boxes_N4).max() < INSIDE:
-            objects.append(row.box)
-    return objects
+        others = _corners(objects)
+        near = box_iou(_corners([row])[0], others).max(initial=0.0) > SAME_IOU
+        if not near and _share_inside(row.box, others).max() < INSIDE:
+            objects.append(row)
+    return [row.box for row in objects]
+
+
+def _area(row: _Seen) -> float:
+    return (row.box.x1 - row.box.x0) * (row.box.y1 - row.box.y0)
 
 
 def _corners(rows: Sequence[_Seen]) -> NDArray[np.float64]:
@@ -217,5 +223,4 @@ def _union(rows: list[_Seen]) -> _Seen:
         y1=max(row.box.y1 for row in rows),
         polygons=tuple(points for row in rows for points in row.box.polygons),
     )
-    # a view of its own: a union is no rival of the boxes beside its best part
-    return replace(best, box=box, view=-1 - best.view)
+    return replace(best, box=box)
