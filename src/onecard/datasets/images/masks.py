@@ -179,7 +179,9 @@ def read(root: Path, gathering: Gathering) -> ImageDataset:
     classes = classes_of(histogram, lossy * 2 > len(pairs), root)
     for note in classes.notes:
         gathering.note(note)
-    return replace(gathering.dataset("masks", classes.names), mask_values=classes.values)
+    return replace(
+        gathering.dataset("masks", classes.names), mask_values=dict(sorted(classes.values.items()))
+    )
 
 
 class _Palettes:
