@@ -51,7 +51,7 @@ $(VENV)/.light: pyproject.toml constraints.txt
 $(VENV)/.full: $(VENV)/.light
 	@echo "installing everything (7 GB) into $(VENV)"
 	@$(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1 2>&1 | grep -v '^WARNING: Location' || true
-	@$(BIN)/pip install --quiet $(CONSTRAINTS) -e ".[all,dev]" 2>&1 | grep -v '^WARNING: Location' || true
+	@$(BIN)/pip install --quiet $(CONSTRAINTS) -e ".[all,ultralytics,dev]" 2>&1 | grep -v '^WARNING: Location' || true
 	@$(BIN)/python -c "import torch, sentence_transformers, trl, diffusers, ultralytics, faster_whisper, pytest, ruff"
 	@touch $@
 

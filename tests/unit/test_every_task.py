@@ -96,8 +96,11 @@ def test_the_extra_installs_what_the_task_needs(name):
     )
 
 
-INDIRECT = {"accelerate", "tokenizers", "safetensors", "ctranslate2", "silero-vad"}
-"""Packages that others of the same extra bring; their versions are kept in a run."""
+INDIRECT = {"accelerate", "tokenizers", "safetensors", "ctranslate2", "silero-vad"} | {
+    "ultralytics"
+}
+"""Packages that others of the same extra bring, or that are an extra of their own for their
+licence; their versions are kept in a run."""
 
 
 def _bare(requirement: str) -> str:

@@ -91,7 +91,8 @@ def create(name: str, *, pretrained: bool, reporter: Reporter, **options: Any) -
 
 def takes_size(name: str) -> bool:
     """Whether the network's layers depend on the size of its input, as a vision transformer's."""
-    return bool(timm.get_pretrained_cfg(timm_name(name)).fixed_input_size)
+    config = timm.get_pretrained_cfg(timm_name(name))
+    return bool(config and config.fixed_input_size)
 
 
 def has_weights(name: str) -> bool:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onecard import fsio
-from onecard.datasets.images import groups, masks, reader, splits
+from onecard.datasets.images import groups, reader, splits
+from onecard.datasets.images.mask_values import BACKGROUND
 from onecard.datasets.images.records import SPLITS, ImageDataset, Picture, fingerprint
 from onecard.errors import DataError, SettingsError
 from onecard.inference.picture_model import ModelCard
@@ -144,7 +145,7 @@ def matched(dataset: ImageDataset, card: ModelCard, task: Task) -> ImageDataset:
     labelled class that the model does not know."""
     wanted = card.classes
     if task == SEGMENT and not card.instances and not dataset.mask_values:
-        wanted = tuple(name for name in wanted if name != masks.BACKGROUND)
+        wanted = tuple(name for name in wanted if name != BACKGROUND)
     if dataset.classes == wanted:
         return dataset
     index = {name: number for number, name in enumerate(wanted)}

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from timm.models import group_parameters
@@ -37,7 +38,7 @@ def fill(net: nn.Module, folder: Path) -> nn.Module:
     return net.eval()
 
 
-def freeze_stages(body: nn.Module, count: int) -> None:
+def freeze_stages(body: Any, count: int) -> None:
     """Freeze the first `count` groups of layers of a network of timm: stem, then stages.
 
     Groups are timm's own (`group_matcher`); a network without them is cut by its children.

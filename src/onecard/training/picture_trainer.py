@@ -46,7 +46,9 @@ FAR_BELOW = 0.25
 class Learner(Protocol):
     """What a task adds to the loop."""
 
-    net: nn.Module
+    @property
+    def net(self) -> nn.Module: ...
+
     metric: str
     """Name of the figure that `validate` gives first and training is to raise."""
 
@@ -271,15 +273,15 @@ def make_optimizer(
         return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
     try:
         # comes with the extra `finetune`
-        import bitsandbytes
+        import bitsandbytes.optim as optim
     except ImportError:
         raise MissingExtra(
             f"{name} needs bitsandbytes, which is not installed",
             why="8-bit AdamW and Lion are its",
             fix="pip install bitsandbytes, or --optimizer adamw",
         ) from None
-    kind = {"adamw-8bit": bitsandbytes.optim.AdamW8bit, "lion": bitsandbytes.optim.Lion}[name]
-    optimizer: torch.optim.Optimizer = kind(groups)
+    kind = {"adamw-8bit": "AdamW8bit", "lion": "Lion"}[name]
+    optimizer: torch.optim.Optimizer = getattr(optim, kind)(groups)
     return optimizer
 
 

@@ -38,7 +38,7 @@ def plan(config: Any, device: Device, task: str, example: str) -> Plan:
     """
     if not isinstance(config, VisionTrainConfig | VisionPredictConfig):
         return _plan_use(config, device, task)
-    net = vision.of_task(config.model, task, config.num_classes, example)
+    net = vision.of_task(getattr(config, "model", ""), task, config.num_classes, example)
     band = calibration.band(device, task, BAND.get(task, 0.0))
     if isinstance(config, VisionPredictConfig):
         wide = 2.0 if config.half and device.type != "cpu" else 4.0

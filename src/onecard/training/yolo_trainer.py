@@ -45,7 +45,6 @@ from ultralytics.utils import LOGGER, SETTINGS  # noqa: E402
 from ultralytics.utils.downloads import attempt_download_asset  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
-LICENSE = "AGPL-3.0"
 REPORTS = (
     *("sync", "hub", "mlflow", "wandb", "comet", "clearml", "dvc", "neptune", "raytune"),
     "tensorboard",
@@ -73,7 +72,7 @@ class _Resumable:
             return
         tensors, metadata = checkpoints.load(path), checkpoints.read_metadata(path)
         state = json.loads(metadata["state"])
-        model = unwrap_model(self.model)
+        model: Any = unwrap_model(self.model)
         with checkpoints.restoring(path):
             model.load_state_dict(checkpoints.select("net.", tensors))
             self.ema.ema.load_state_dict(checkpoints.select("average.", tensors))
@@ -168,11 +167,11 @@ class _Resumable:
         """The score is made with the same code for every trainer, after this."""
 
 
-class ResumableDetection(_Resumable, DetectionTrainer):  # type: ignore[misc]
+class ResumableDetection(_Resumable, DetectionTrainer):
     """ultralytics' trainer of detectors."""
 
 
-class ResumableSegmentation(_Resumable, SegmentationTrainer):  # type: ignore[misc]
+class ResumableSegmentation(_Resumable, SegmentationTrainer):
     """ultralytics' trainer of instance segmenters."""
 
 
@@ -250,7 +249,7 @@ def _as_tuple(state: Any) -> tuple[Any, ...]:
 def _albumentations(loader: Any) -> list[Any]:
     steps = getattr(loader.dataset.transforms, "transforms", [])
     inner = [getattr(step, "transform", None) for step in steps]
-    composes = [each for each in inner if hasattr(each, "random_generator")]
+    composes: list[Any] = [each for each in inner if hasattr(each, "random_generator")]
     return [part for each in composes for part in (each, *each.transforms)]
 
 
@@ -426,6 +425,8 @@ def _weights_file(model: str, reporter: Reporter) -> Path | None:
 
 class YoloNetwork(nn.Module):
     """A YOLO as inference takes it: images in 0..1 to boxes and scores (and masks' parts)."""
+
+    family = "yolo"
 
     def __init__(self, net: Any, instances: bool) -> None:
         super().__init__()

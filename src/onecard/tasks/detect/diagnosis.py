@@ -99,7 +99,7 @@ def _classes_shifted(
     pairs = table.sum()
     if pairs == 0 or np.trace(table) > RIGHT * pairs or table.max(1).sum() < CONSISTENT * pairs:
         return ""
-    true, predicted = np.unravel_index(int(table.argmax()), table.shape)
+    true, predicted = divmod(int(table.argmax()), len(classes))
     return (
         f"class map: the boxes are right (AP at IoU .5 without classes is {value:.2f}) and the "
         f"classes are not: '{classes[true]}' of the validation labels is detected as "

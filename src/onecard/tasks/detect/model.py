@@ -9,18 +9,18 @@ from torch import nn
 from onecard.inference.picture_model import ModelCard
 from onecard.tasks.detect import networks
 from onecard.tasks.detect.permissive import MODELS
-from onecard.training import picture_torch, yolo_trainer
+from onecard.training import picture_torch, yolo_names
 
 NMS_IOU = 0.7
 """Overlap of two boxes of a class from which the less sure one is dropped: ultralytics' default."""
 
 
 def card_of(
-    name: str, classes: Sequence[str], height: int, width: int, net: nn.Module, run: str
+    name: str, classes: Sequence[str], height: int, width: int, net: Any, run: str
 ) -> ModelCard:
     """The description of a network that was trained under `name`."""
-    if isinstance(net, yolo_trainer.YoloNetwork):
-        license_name, queries = yolo_trainer.LICENSE, False
+    if yolo_names.is_network(net):
+        license_name, queries = yolo_names.LICENSE, False
         architecture: dict[str, Any] = {
             "family": "yolo",
             "task": "detect",
@@ -48,8 +48,9 @@ def card_of(
 def build(card: ModelCard) -> nn.Module:
     """The network of a card, its weights still to come."""
     if card.architecture.get("family") == "yolo":
-        net = yolo_trainer.build(card.architecture)
-        return yolo_trainer.YoloNetwork(net, instances=False)
+        net = yolo_names.trainer().build(card.architecture)
+        yolo: nn.Module = yolo_names.trainer().YoloNetwork(net, instances=False)
+        return yolo
     return networks.empty(card.architecture, card.height, card.width)
 
 

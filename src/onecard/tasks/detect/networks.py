@@ -98,11 +98,11 @@ class Fcos(nn.Module):
             {str(i): level for i, level in enumerate(self.body(self.normalize(images)))}
         )
         levels = list(maps.values())
-        places = self.places
+        places: Tensor = self.places  # type: ignore[assignment]
         sizes = [level.shape[-2] * level.shape[-1] for level in levels]
         if sum(sizes) != len(places):  # multi-scale training
             places = self._places(*images.shape[-2:]).to(images.device)
-        return self.head(levels), places, sizes  # type: ignore[return-value]
+        return self.head(levels), places, sizes
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """boxes_BN4 (pixels), scores_BNC."""

@@ -14,10 +14,9 @@ from onecard.reporting import Reporter
 from onecard.runs.record import Run
 from onecard.tasks.detect import learner, model, networks
 from onecard.tasks.detect.permissive import MODELS
-from onecard.training import yolo_trainer
+from onecard.training import yolo_names
 from onecard.training.checked_set import CheckedSet
 from onecard.training.config import VisionTrainConfig
-from onecard.training.yolo_names import is_yolo
 
 
 def open_predictor(net: nn.Module, card: ModelCard, device: torch.device) -> Predictor:
@@ -50,11 +49,11 @@ def published_detections(
     """What a published detector (COCO's classes) finds of the user's own, by their names; empty
     where no name is the same or no weights can be had."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if is_yolo(name):
-        weights = yolo_trainer.load_weights(name, run.reporter)
+    if yolo_names.is_yolo(name):
+        weights = yolo_names.trainer().load_weights(name, run.reporter)
         if weights is None:
             return {}
-        net: Any = yolo_trainer.YoloNetwork(weights, instances=False)
+        net: Any = yolo_names.trainer().YoloNetwork(weights, instances=False)
         names = {int(key): str(word) for key, word in weights.names.items()}
     else:
         net, names = networks.published(name)
@@ -71,7 +70,7 @@ def published_detections(
     words = tuple(names[number] for number in range(len(names)))
     card = (
         model.card_of(name, words, *side, net, "")
-        if is_yolo(name) or name in MODELS
+        if yolo_names.is_yolo(name) or name in MODELS
         else ModelCard("detect", name, words, *side)
     )
     predictor = open_predictor(net, card, device)

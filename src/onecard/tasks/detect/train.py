@@ -26,13 +26,12 @@ from onecard.training import (
     picture_torch,
     picture_trainer,
     vision_memory,
-    yolo_trainer,
+    yolo_names,
 )
 from onecard.training.checked_set import CheckedSet
 from onecard.training.picture_torch import freeze_stages
 from onecard.training.picture_trainer import TrainingState
 from onecard.training.seeds import seed_weights
-from onecard.training.yolo_names import is_yolo
 
 
 @dataclass
@@ -51,11 +50,8 @@ def train(config: TrainConfig, run: Run) -> Result:
     # 1. labels
     data = checked_set.load(config, "detect", run)
     batch = vision_memory.batch_of(run.plan, config)
-    if is_yolo(config.model):
-        run.reporter.line(
-            f"{config.model} is trained by Ultralytics, AGPL-3.0: whoever passes it on or serves "
-            "it owes the source; fcos-lite0 and d-fine-n are under permissive licences"
-        )
+    if yolo_names.is_yolo(config.model):
+        run.reporter.line(f"{config.model} {yolo_names.NOTICE}")
     with output_dir.training_folder(
         config.output_dir, run, identity(config, data), resume=config.resume
     ) as out:
@@ -128,7 +124,7 @@ def fit(
     run: Run,
 ) -> Trained:
     """Train on some pictures, or go on from the last checkpoint in `out`."""
-    if is_yolo(config.model):
+    if yolo_names.is_yolo(config.model):
         return _fit_yolo(config, train_pictures, val, classes, batch, out, run)
     height, width = config.height or config.imgsz, config.imgsz
     seed_weights(config.seed)
@@ -140,7 +136,7 @@ def fit(
         pretrained=config.pretrained,
         reporter=run.reporter,
     )
-    freeze_stages(net.body, config.freeze)  # type: ignore[arg-type]
+    freeze_stages(net.body, config.freeze)
     card = model.card_of(config.model, classes, height, width, net, run.id)
     steps = picture_data.augmentation("boxes", height, width, config)
     samples = picture_data.PictureSamples(train_pictures, "boxes", steps, config.seed)
@@ -170,17 +166,19 @@ def _fit_yolo(
 
     def _diagnose_yolo(net: Any, history: Sequence[Any]) -> str:
         card = card_for(net)
-        wrapped = yolo_trainer.YoloNetwork(net, instances=False)
+        wrapped = yolo_names.trainer().YoloNetwork(net, instances=False)
         predictor = scoring.open_predictor(wrapped, card, next(net.parameters()).device)
         detections = learner.detect_all(predictor, val)
         return diagnosis.diagnose(train_pictures, val, detections, classes, width, history)
 
     def card_for(net: Any) -> ModelCard:
-        wrapped = yolo_trainer.YoloNetwork(net, instances=False)
+        wrapped = yolo_names.trainer().YoloNetwork(net, instances=False)
         return model.card_of(config.model, classes, height, width, wrapped, run.id)
 
-    net, state = yolo_trainer.fit("detect", config.model, data_yaml, config, batch, out, run, check)
-    return Trained(yolo_trainer.YoloNetwork(net, instances=False), card_for(net), state)
+    net, state = yolo_names.trainer().fit(
+        "detect", config.model, data_yaml, config, batch, out, run, check
+    )
+    return Trained(yolo_names.trainer().YoloNetwork(net, instances=False), card_for(net), state)
 
 
 def base_detections(config: TrainConfig, data: CheckedSet, run: Run) -> dict[str, list[Detection]]:

@@ -100,7 +100,13 @@ def make_loss(name: str, weights: Tensor | None) -> Callable[[Tensor, Tensor], T
         total: Tensor = dice(logits, labels) + cross_entropy(logits, labels)
         return total
 
-    return {"dice-ce": both, "ce": cross_entropy, "dice": dice, "focal": focal}[name]
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "dice-ce": both,
+        "ce": cross_entropy,
+        "dice": dice,
+        "focal": focal,
+    }
+    return losses[name]
 
 
 def _rescaled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

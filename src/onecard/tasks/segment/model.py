@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from onecard.errors import not_found
 from onecard.inference.picture_model import ModelCard
 from onecard.reporting import Reporter
-from onecard.training import backbones, picture_torch, yolo_trainer
+from onecard.training import backbones, picture_torch, yolo_names
 from onecard.training.normalization import Normalize
 
 LICENSE = "MIT"
@@ -80,12 +80,12 @@ def _fitting(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str
 
 
 def card_of(
-    name: str, classes: Sequence[str], side: tuple[int, int], net: nn.Module, run: str
+    name: str, classes: Sequence[str], side: tuple[int, int], net: Any, run: str
 ) -> ModelCard:
     """The description of a network that was trained under `name`."""
-    instances = isinstance(net, yolo_trainer.YoloNetwork)
-    if isinstance(net, yolo_trainer.YoloNetwork):
-        license_name = yolo_trainer.LICENSE
+    instances = yolo_names.is_network(net)
+    if yolo_names.is_network(net):
+        license_name = yolo_names.LICENSE
         architecture: dict[str, Any] = {
             "family": "yolo",
             "task": "segment",
@@ -114,7 +114,9 @@ def card_of(
 def build(card: ModelCard) -> nn.Module:
     """The network of a card, its weights still to come."""
     if card.architecture.get("family") == "yolo":
-        return yolo_trainer.YoloNetwork(yolo_trainer.build(card.architecture), instances=True)
+        trainer = yolo_names.trainer()
+        yolo: nn.Module = trainer.YoloNetwork(trainer.build(card.architecture), instances=True)
+        return yolo
     name, n_classes = str(card.architecture["name"]), int(card.architecture["n_classes"])
     return create(name, n_classes, pretrained=False, reporter=Reporter())
 

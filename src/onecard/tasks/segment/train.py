@@ -32,12 +32,11 @@ from onecard.training import (
     picture_torch,
     picture_trainer,
     vision_memory,
-    yolo_trainer,
+    yolo_names,
 )
 from onecard.training.checked_set import CheckedSet
 from onecard.training.picture_trainer import TrainingState
 from onecard.training.seeds import seed_weights
-from onecard.training.yolo_names import is_yolo
 
 Scores = SegmentationScores | DetectionScores
 
@@ -48,12 +47,9 @@ def train(config: TrainConfig, run: Run) -> Result:
     # 1. labels
     data = checked_set.load(config, "segment", run)
     batch = vision_memory.batch_of(run.plan, config)
-    if is_yolo(config.model):
+    if yolo_names.is_yolo(config.model):
         instances.require_outlines(data, config.model)
-        run.reporter.line(
-            f"{config.model} is trained by Ultralytics, AGPL-3.0: whoever passes it on or serves "
-            "it owes the source; unet-lite0 is under a permissive licence"
-        )
+        run.reporter.line(f"{config.model} {yolo_names.NOTICE}")
     with output_dir.training_folder(
         config.output_dir, run, _identity(config, data), resume=config.resume
     ) as out:
@@ -126,15 +122,15 @@ def fit(
 ) -> tuple[nn.Module, ModelCard, TrainingState]:
     """Train on some pictures, or go on from the last checkpoint in `out`."""
     side = (config.height or config.imgsz, config.imgsz)
-    if is_yolo(config.model):
+    if yolo_names.is_yolo(config.model):
         splits = {"train": train_pictures, "val": data.val}
         data_yaml = yolo_files.write(
             out / "yolo", splits, data.classes, run.reporter, outlines=True
         )
-        yolo, state = yolo_trainer.fit(
+        yolo, state = yolo_names.trainer().fit(
             "segment", config.model, data_yaml, config, batch, out, run, lambda state, net: None
         )
-        wrapped = yolo_trainer.YoloNetwork(yolo, instances=True)
+        wrapped = yolo_names.trainer().YoloNetwork(yolo, instances=True)
         card = model.card_of(config.model, data.classes, side, wrapped, run.id)
         return wrapped, card, state
     if any(length % model.STRIDE for length in side):
@@ -202,7 +198,7 @@ def score(predictor: Predictor, data: CheckedSet, config: Any) -> Scores:
 
 def _base(config: TrainConfig, data: CheckedSet) -> Scores:
     """Without looking: nothing detected, or the most frequent class everywhere."""
-    if is_yolo(config.model):
+    if yolo_names.is_yolo(config.model):
         return DetectionScores(data.val, {}, data.classes, masks=True)
     return scoring.majority(data.train, data.val, data.dataset)
 
