@@ -23,6 +23,8 @@ from onecard.runs.record import read_json
 from onecard.runs.store import RunRecord
 from onecard.units import duration, gib
 
+PICTURES_SHOWN = 12
+"""Files of artifacts that the page shows."""
 ITEMS_SHOWN = 500
 """Items that the page lists: more make it slow to open."""
 
@@ -141,6 +143,7 @@ def _page_facts(facts: dict[str, Any], run: RunRecord) -> dict[str, Any]:
         ],
         "curves": [Markup(curve) for curve in plots.curves(run.events())],
         "memory_chart": Markup(memory),
+        "pictures": _pictures(run.folder),
         "details": json.dumps(details, indent=1, ensure_ascii=False),
         "n_items": len(items),
         "items": [
@@ -152,6 +155,13 @@ def _page_facts(facts: dict[str, Any], run: RunRecord) -> dict[str, Any]:
             for item in items[:ITEMS_SHOWN]
         ],
     }
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Charts and sheets that the work left in its artifacts, as paths from the page. They are shown
+    as images, in which no script runs."""
+    kept = [path for path in (folder / "artifacts").glob("*") if path.suffix in (".svg", ".png")]
+    return [f"artifacts/{path.name}" for path in sorted(kept)[:PICTURES_SHOWN]]
 
 
 def _brief(scores: dict[str, Any]) -> str:

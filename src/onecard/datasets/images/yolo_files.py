@@ -44,7 +44,8 @@ def write(
                 text = label_lines(picture.boxes, picture.width, picture.height, outlines)
                 (folder / "labels" / name / f"{stem}.txt").write_text(text)
                 bar.step()
-    rows: dict[str, object] = {"path": str(folder.resolve()), **{name: f"images/{name}" for name in splits}}
+    rows: dict[str, object] = {"path": str(folder.resolve())}
+    rows |= {name: f"images/{name}" for name in splits}
     rows["names"] = dict(enumerate(classes))
     text = yaml.safe_dump(rows, allow_unicode=True, sort_keys=False)
     fsio.write_text(folder / "data.yaml", text)
