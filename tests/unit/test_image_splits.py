@@ -242,6 +242,20 @@ def test_copies_on_two_sides_are_refused_allowed_or_split_anew(forty):
     assert sides["copy.png"] == sides["p000.png"] and len(sides) == 40 and not split.leaks
 
 
+def test_a_few_copies_are_left_out_of_the_check(forty):
+    """One of 20 validation pictures: the data set is not useless for it."""
+    pictures = [
+        Picture(p.path, p.name, p.width, p.height, "val" if i < 20 else "train", label=i % 2)
+        for i, p in enumerate(forty)
+    ]
+    first = pictures[0]
+    pictures[30] = Picture(first.path, "copy.png", first.width, first.height, "train", label=0)
+    split = splits.prepare(data_set(pictures))
+    assert len(split.val) == 19 and len(split.train) == 20 and not split.leaks
+    assert "p000.png" not in {p.name for p in split.val}
+    assert any("1 pictures are copies of training pictures" in note for note in split.notes)
+
+
 def test_a_test_split_keeps_its_size_when_split_anew(forty):
     pictures = leaking(forty)
     pictures[20:30] = [

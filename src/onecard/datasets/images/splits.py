@@ -8,7 +8,7 @@ from itertools import pairwise
 from onecard.datasets.images import duplicates, groups
 from onecard.datasets.images.class_lists import shown_names
 from onecard.datasets.images.leaks import LeakReport, leaks_of
-from onecard.datasets.images.records import ImageDataset, Picture
+from onecard.datasets.images.records import SPLITS, ImageDataset, Picture
 from onecard.datasets.splits import connected_groups, hash_share
 from onecard.errors import DataError
 from onecard.reporting import Reporter
@@ -19,6 +19,8 @@ FEW_PICTURES = 30
 FEW_OF_A_CLASS = 5
 BLOCKS = 10
 """Parts that a film is cut into where it is the whole data set."""
+FEW_COPIES = 0.05
+"""Share of a side that may be copies of training pictures: these are left out, more are refused."""
 MAX_PART = 0.6
 """Share of the pictures above which a film is cut: nothing would be left beside it."""
 
@@ -81,6 +83,8 @@ def prepare(
     pictures = [replace(picture, split=sides.get(i, "")) for i, picture in enumerate(pictures)]
     leaks = leaks_of(pictures, exact, near)
     if leaks and not allow_leakage:
+        pictures = _without_few_copies(pictures, [*exact, *near], leaks, notes)
+        leaks = leaks_of(pictures, exact, near)
         leaks.refuse(dataset.root)
     notes += [f"leak: {text}" for text in leaks.render()]
     train, val, test = (
@@ -91,6 +95,27 @@ def prepare(
         dataset.rejected += [each for each in signs.broken if each not in dataset.rejected]
         notes.append(f"{len(signs.broken):,} pictures cannot be decoded and are left out")
     return Split(train, val, test, notes, leaks)
+
+
+def _without_few_copies(
+    pictures: list[Picture], pairs: Iterable[tuple[int, int]], leaks: LeakReport, notes: list[str]
+) -> list[Picture]:
+    """Copies of training pictures taken out of validation and test, where they are few: a data set
+    is not useless for two pictures. Films on two sides, and many copies, are left to be refused."""
+    if any(leak.kind == "same group" or leak.n > FEW_COPIES * leak.of for leak in leaks.leaks):
+        return pictures
+    rank = {side: place for place, side in enumerate(SPLITS)}
+    out: set[int] = set()
+    for i, j in pairs:
+        sides = (pictures[i].split, pictures[j].split)
+        if all(sides) and sides[0] != sides[1]:
+            out.add(i if rank[sides[0]] > rank[sides[1]] else j)
+    names = ", ".join(pictures[i].name for i in sorted(out)[:3])
+    notes.append(
+        f"{len(out):,} pictures are copies of training pictures and are left out of the check "
+        f"({names}); --allow_leakage keeps them"
+    )
+    return [replace(p, split="") if i in out else p for i, p in enumerate(pictures)]
 
 
 def _split_anew(
