@@ -32,6 +32,8 @@ from onecard.reporting import Reporter, Result
 SMOOTH_PX = 1.0
 """How far a corner that is left out may lie from the outline: a person moves ten corners, not the
 thousand of every pixel's edge."""
+LEAST_PX = 1.0
+"""Width and height of a label."""
 LABELLED = "labelled.json"
 """Pictures whose labels were written."""
 Row = Mapping[str, Any]
@@ -44,12 +46,12 @@ def prelabel(work: Work, reporter: Reporter) -> Result:
     """
     with lock(work.out), open_log(work) as log:
         summary = predict_all(work, log, reporter)
-        rows = sorted((_key(row) for row in log.rows() if "width" in row), key=lambda key: key[:2])
+        rows = sorted((_key(row) for row in _label_rows(log)), key=lambda key: key[:2])
         order = [key[2] for key in rows]
         n_empty = sum(key[0] for key in rows)
 
         def ordered() -> Iterator[dict[str, Any]]:
-            return (_smooth(log.get((source, -1))) for source in order)
+            return (_as_labels(log.get((source, -1))) for source in order)
 
         write_order(ordered(), work.out / "order.csv")
         files = ["order.csv", *_write(work, ordered, log)]
@@ -94,12 +96,27 @@ def least_sure(row: Row) -> float | None:
     return float(row["least_sure"])
 
 
-def _smooth(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with outlines of few corners."""
-    for each in row.get("objects", ()):
+def _label_rows(log: ResultsLog) -> Iterator[dict[str, Any]]:
+    """In the order in which the pictures were looked at."""
+    return (_as_labels(row) for row in log.rows() if "width" in row)
+
+
+def _as_labels(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without objects of less than a pixel, which no label can hold, and with outlines of
+    few corners."""
+    if "objects" not in row:
+        return row
+    row["objects"] = [each for each in row["objects"] if _least_side(each["box"]) >= LEAST_PX]
+    for each in row["objects"]:
         if "outlines" in each:
             each["outlines"] = [_few_corners(points) for points in each["outlines"]]
+    if row["objects"] and "pixels" not in row:
+        row["least_sure"] = min(each["score"] for each in row["objects"])
     return row
+
+
+def _least_side(box: Sequence[float]) -> float:
+    return min(box[2] - box[0], box[3] - box[1])
 
 
 def _few_corners(points: Sequence[float]) -> list[float]:
@@ -116,7 +133,7 @@ def _write(work: Work, rows: Callable[[], Iterator[Row]], log: ResultsLog) -> li
 
     def new_rows() -> Iterator[Row]:
         """In the order in which the pictures were looked at, so that names do not change."""
-        return (_smooth(row) for row in log.rows() if "width" in row)
+        return _label_rows(log)
 
     files = []
     if "yolo" in work.formats:
@@ -124,7 +141,7 @@ def _write(work: Work, rows: Callable[[], Iterator[Row]], log: ResultsLog) -> li
         write_yolo_set(new_rows(), work.card, work.out / "yolo", set(fresh), outlines=outlined)
         files.append("yolo/data.yaml")
     if "folders" in work.formats:
-        write_folders(new_rows(), work.out / "folders", set(fresh))
+        write_folders(new_rows(), work.card.classes, work.out / "folders", set(fresh))
         files.append("folders/")
     if "csv" in work.formats:
         write_labels(rows(), work.out / "labels.csv")
@@ -205,25 +222,31 @@ def link(picture: Path, place: Path) -> None:
 # Classes of whole pictures
 
 
-def write_folders(rows: Iterator[Row], folder: Path, wanted: set[str]) -> None:
-    """A folder for each class with links to its pictures."""
+def write_folders(
+    rows: Iterator[Row], classes: Sequence[str], folder: Path, wanted: set[str]
+) -> None:
+    """A folder for each class with links to its pictures; one without pictures too, to move some
+    there."""
     names = Names()
+    places = {name: names.claim([safe_name(name)]) for name in classes}
+    for place in places.values():
+        (folder / place).mkdir(parents=True, exist_ok=True)
     for row in rows:
-        inner = safe_name(row["classes"][0]["class"])
+        place = places[row["classes"][0]["class"]]
         flat = str(row["name"]).replace("/", "-")
-        name = names.claim([f"{inner}/{flat}"])
+        name = names.claim([f"{place}/{flat}"])
         if row["source"] in wanted:
             link(Path(str(row["source"])), folder / name)
 
 
 def safe_name(name: str) -> str:
-    """A class's name as that of one folder.
+    """A class's name as that of one folder that is not hidden.
 
     >>> safe_name("a/b"), safe_name(".."), safe_name("cat")
-    ('a_b', '__', 'cat')
+    ('a_b', '_.', 'cat')
     """
-    shown = "".join(c if c.isprintable() and c not in '/\\\\:*?"<>|' else "_" for c in name)[:80]
-    return shown.replace(".", "_") if not shown.strip(". ") else shown
+    shown = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in name)[:80]
+    return "_" + shown[1:] if shown.strip(" ")[:1] in (".", "") else shown
 
 
 def write_labels(rows: Iterator[Row], path: Path) -> None:

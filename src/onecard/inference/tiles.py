@@ -187,30 +187,34 @@ def _joined(parts: list[_Seen]) -> list[_Seen]:
 
 
 def _pairs(parts: list[_Seen]) -> Iterator[tuple[int, int]]:
+    """Numbers of parts that belong together.
+
+    `second` is what `first`'s tile cut off at its right or bottom edge; or both are cut at the same
+    edges by tiles that overlap, and see the same part.
+    """
+    boxes, cuts = _corners(parts), np.array([row.cut for row in parts], bool).reshape(-1, 4)
+    views = np.array([row.view for row in parts], int)
     for i, first in enumerate(parts):
-        for j in range(i + 1, len(parts)):
-            if first.view != parts[j].view and (
-                _continue(first, parts[j]) or _continue(parts[j], first)
-            ):
-                yield i, j
+        box = boxes[i]
+        across, down = _overlap(box, boxes, 0), _overlap(box, boxes, 1)
+        slack = 2 * max(2.0, EDGE_SHARE * (first.window[2] - first.window[0]))
+        right = (box[0] <= boxes[:, 0]) & (boxes[:, 0] <= box[2] + slack) & (down >= ALONG)
+        below = (box[1] <= boxes[:, 1]) & (boxes[:, 1] <= box[3] + slack) & (across >= ALONG)
+        same = (cuts == cuts[i]).all(1) & (across >= ALONG) & (down >= ALONG)
+        follows = (first.cut[2] & cuts[:, 0] & right) | (first.cut[3] & cuts[:, 1] & below) | same
+        for j in np.flatnonzero(follows & (views != first.view)):
+            yield i, int(j)
 
 
-def _continue(first: _Seen, second: _Seen) -> bool:
-    """Whether `second` is what `first`'s tile cut off at its right or bottom edge; or both are cut
-    at the same edge by tiles that share it, and see the same part."""
-    a, b = first.box, second.box
-    across = _overlap(a.x0, a.x1, b.x0, b.x1), _overlap(a.y0, a.y1, b.y0, b.y1)
-    slack = 2 * max(2.0, EDGE_SHARE * (first.window[2] - first.window[0]))
-    if first.cut[2] and second.cut[0] and across[1] >= ALONG:
-        return a.x0 <= b.x0 <= a.x1 + slack
-    if first.cut[3] and second.cut[1] and across[0] >= ALONG:
-        return a.y0 <= b.y0 <= a.y1 + slack
-    return first.cut == second.cut and min(across) >= ALONG
-
-
-def _overlap(a0: float, a1: float, b0: float, b1: float) -> float:
-    """Of two intervals, as a share of both together."""
-    return max(0.0, min(a1, b1) - max(a0, b0)) / max(1e-9, max(a1, b1) - min(a0, b0))
+def _overlap(
+    box_4: NDArray[np.float64], boxes_N4: NDArray[np.float64], axis: int
+) -> NDArray[np.float64]:
+    """Of the sides along one axis, as a share of both together."""
+    inner = np.minimum(box_4[axis + 2], boxes_N4[:, axis + 2])
+    inner = inner - np.maximum(box_4[axis], boxes_N4[:, axis])
+    outer = np.maximum(box_4[axis + 2], boxes_N4[:, axis + 2])
+    outer = outer - np.minimum(box_4[axis], boxes_N4[:, axis])
+    return np.asarray(np.clip(inner, 0, None) / np.maximum(outer, 1e-9))
 
 
 def _union(rows: list[_Seen]) -> _Seen:
