@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import struct
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -31,8 +32,12 @@ from onecard.inference.picture_model import ModelCard  # noqa: E402
 from onecard.inference.picture_outcomes import Outcome  # noqa: E402
 from onecard.inference.picture_sources import Source, find_sources  # noqa: E402
 from onecard.inference.picture_videos import Video, VideoWriter, frames  # noqa: E402
+from onecard.memory import devices  # noqa: E402
+from onecard.memory.plan import Plan  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
+from onecard.runs.record import Run  # noqa: E402
 
+RUN = Run(None, Reporter(), Plan((), devices.find("cpu")))
 CARD = ModelCard("detect", "squares", ("dark", "bright"), 64, 64)
 
 
@@ -79,7 +84,7 @@ def work_for(out, *source, **more):
 
 
 def predict(out, *source, **more):
-    return picture_predictions.predict(work_for(out, *source, **more), Reporter())
+    return picture_predictions.predict(work_for(out, *source, **more), RUN)
 
 
 def rows_of(out):
@@ -387,6 +392,8 @@ def test_coco_is_read_by_its_own_tool_and_by_the_reader(tmp_path, folder):
     dataset = reader.read(folder / "instances.json", "detect")
     boxes = {picture.name: corners(picture.boxes) for picture in dataset.pictures}
     assert boxes["a/x.png"] == [(4, 4, 20, 20), (30, 10, 50, 40)]
+    labels = {box.label for picture in dataset.pictures for box in picture.boxes}
+    assert [dataset.classes[label] for label in labels] == ["bright"]
 
 
 def test_yolo_has_scores_only_where_asked(tmp_path, folder):
@@ -398,7 +405,7 @@ def test_yolo_has_scores_only_where_asked(tmp_path, folder):
     assert {len(line.split()) for line in lines} == {5}
     assert "1 0.187500 0.250000 0.250000 0.333333" in lines
     work = work_for(tmp_path / "conf", folder / "a", formats=("yolo",))
-    picture_predictions.predict(work, Reporter(), save_conf=True)
+    picture_predictions.predict(work, RUN, save_conf=True)
     assert len((tmp_path / "conf/labels/x.txt").read_text().splitlines()[0].split()) == 6
 
 
@@ -488,6 +495,33 @@ def test_only_bad_pictures_are_an_error(tmp_path):
         predict(tmp_path / "out", tmp_path / "a.jpg")
 
 
+def test_a_folder_that_cannot_be_one_is_told(tmp_path, folder):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(DataError, match="cannot be written"):
+        predict(tmp_path / "out", folder)
+
+
+def test_thousands_of_boxes_in_hundreds_of_tiles_take_seconds():
+    random = np.random.default_rng(0)
+
+    def find(pictures):
+        rows = []
+        for picture in pictures:
+            corners = random.uniform(0, picture.shape[0] - 5, (200, 2))
+            sides = random.uniform(2, 60, (200, 2))
+            rows.append(
+                [
+                    Detection(i % 2, 0.5, x, y, min(x + w, 100), min(y + h, 100))
+                    for i, ((x, y), (w, h)) in enumerate(zip(corners, sides, strict=True))
+                ]
+            )
+        return rows
+
+    started = time.monotonic()
+    assert len(tiles.detect(find, scene(800, 800, []), 100)) > 1000
+    assert time.monotonic() - started < 20
+
+
 def test_a_second_program_does_not_write_to_the_same_folder(tmp_path, folder):
     def find(pictures):
         with pytest.raises(SettingsError, match="in use"):
@@ -495,6 +529,15 @@ def test_a_second_program_does_not_write_to_the_same_folder(tmp_path, folder):
         return answer(pictures)
 
     predict(tmp_path / "out", folder / "a", answer=find)
+
+
+def test_a_run_goes_on_with_its_own_results_after_memory_ran_out(tmp_path):
+    with ResultsLog(tmp_path, {"a": 1}, resume=False, run_id="r1") as log:
+        log.write({"source": "a", "width": 1})
+    with ResultsLog(tmp_path, {"a": 1}, resume=False, run_id="r1") as log:
+        assert ("a", -1) in log
+    with pytest.raises(SettingsError, match="holds results already"):
+        ResultsLog(tmp_path, {"a": 1}, resume=False, run_id="r2")
 
 
 def test_a_log_keeps_the_later_of_two_rows(tmp_path):
@@ -542,7 +585,7 @@ def test_maps_are_masks_and_outlines(tmp_path, folder):
         tmp_path / "out", folder, answer=map_answer, formats=("images", "masks", "json", "yolo")
     )
     work = replace(work, card=MAP_CARD)
-    picture_predictions.predict(work, Reporter())
+    picture_predictions.predict(work, RUN)
     out = tmp_path / "out"
     mask = np.asarray(Image.open(out / "masks/a/x.png"))
     expected = scene(64, 48, [(4, 4, 20, 20), (30, 10, 50, 40)])[..., 0] // 255
@@ -582,7 +625,7 @@ def test_a_row_gives_its_outcome_back():
 def prelabel(out, *source, card=CARD, **more):
     options = {"videos": False, "formats": ("yolo", "label-studio"), **more}
     work = replace(work_for(out, *source, **options), card=card)
-    return prelabels.prelabel(work, Reporter())
+    return prelabels.prelabel(work, RUN)
 
 
 def test_labels_are_a_data_set_that_can_be_read(tmp_path, folder):

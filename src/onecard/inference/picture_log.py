@@ -11,6 +11,8 @@ from onecard import fsio
 from onecard.errors import DataError, SettingsError
 
 RESULTS, SETTINGS = "results.jsonl", "predict.json"
+BY = "written_by"
+"""In the settings: the run that wrote last."""
 END = -2
 """In place of a frame's number: the row that ends a video."""
 Key = tuple[str, int]
@@ -21,21 +23,27 @@ class ResultsLog:
     """results.jsonl of a folder. A line is written at once and whole; half a line that a power cut
     left is removed. Of two rows of one key the later counts."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
-        """Raises SettingsError where the folder holds other results, DataError for a folder that
-        cannot be written."""
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], *, resume: bool, run_id: str = ""
+    ) -> None:
+        """`run_id`: of this run, which goes on with its own results after memory ran out.
+
+        Raises SettingsError where the folder holds other results, DataError for a folder that
+        cannot be written.
+        """
         self.path = folder / RESULTS
         self._places: dict[Key, int] = {}
         self._failed: set[Key] = set()
         mark = json.loads(json.dumps(settings))
         if self.path.exists() and self.path.stat().st_size:
-            _require_same(folder, mark, resume)
+            _require_same(folder, mark, resume, run_id)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b")
         except OSError as fault:
             raise _unwritable(self.path, fault) from None
-        fsio.write_text(folder / SETTINGS, json.dumps(mark, indent=2) + "\n")
+        text = json.dumps({**mark, BY: run_id}, indent=2, ensure_ascii=False)
+        fsio.write_text(folder / SETTINGS, text + "\n")
         self._read()
 
     def __enter__(self) -> "ResultsLog":
@@ -92,17 +100,17 @@ class ResultsLog:
             yield self.get(key)
 
 
-def _require_same(folder: Path, mark: Mapping[str, Any], resume: bool) -> None:
-    if not resume:
+def _require_same(folder: Path, mark: Mapping[str, Any], resume: bool, run_id: str) -> None:
+    try:
+        before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    if not resume and not (run_id and before.get(BY) == run_id):
         raise SettingsError(
             f"{folder} holds results already",
             why=f"{RESULTS} lies in it",
             fix="--resume to go on with them, or --output_dir elsewhere",
         )
-    try:
-        before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
     other = [
         f"{key} {before.get(key)!r}" for key, value in mark.items() if before.get(key) != value
     ]

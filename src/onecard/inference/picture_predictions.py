@@ -2,6 +2,7 @@
 before the next one's is; a bad picture is told and counted and stops nothing.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from onecard.datasets.images.records import RejectedLabel
 from onecard.errors import DataError, NotFound, OneCardError, SettingsError, not_found
 from onecard.inference import picture_outcomes, picture_videos, picture_writers
 from onecard.inference.picture_log import END, ResultsLog
-from onecard.inference.picture_model import ModelCard
+from onecard.inference.picture_model import ModelCard, find_model
 from onecard.inference.picture_outcomes import Answer, Outcome
 from onecard.inference.picture_sources import (
     FIX,
@@ -29,6 +30,7 @@ from onecard.inference.picture_sources import (
 )
 from onecard.inference.picture_videos import Video, VideoWriter
 from onecard.reporting import Progress, Reporter, Result, Table, table
+from onecard.runs.record import Run
 
 SHOWN_FAULTS = 5
 """Warnings of one kind that are told one by one."""
@@ -94,7 +96,8 @@ def settings_of(config: Any, card: ModelCard, formats: tuple[str, ...]) -> dict[
     """Of a command's config: what its results depend on."""
     names = ("form", "confidence", "tile", "tile_overlap", "top", "start_s", "end_s", "every")
     values = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    model = {"task": card.task, "model": card.model, "run": card.run, "run_id": config.run_id}
+    folder = str(find_model(config.run_id).resolve())
+    model = {"task": card.task, "model": card.model, "run": card.run, "folder": folder}
     return {**model, "classes": list(card.classes), **values, "formats": sorted(formats)}
 
 
@@ -122,11 +125,14 @@ def require_input(config: Any) -> None:
         )
 
 
-def predict_all(work: Work, log: ResultsLog, reporter: Reporter) -> Summary:
+def predict_all(work: Work, log: ResultsLog, run: Run) -> Summary:
     """Look at every source. Raises SettingsError and NotFound where there is none, DataError where
     none of them is usable, or a file cannot be written."""
     sources = find_sources(work.source, videos=work.videos, leave_out=work.out)
-    loop = _Loop(work, sources, log, reporter)
+    names = "\n".join(f"{row.name} {row.path}" for row in sources.rows)
+    sha256 = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+    run.data("sources", rows=len(sources.rows), sha256=sha256)
+    loop = _Loop(work, sources, log, run.reporter)
     loop.run()
     summary = loop.summary
     if not summary.pictures and not summary.frames and summary.failed:
@@ -139,9 +145,9 @@ def predict_all(work: Work, log: ResultsLog, reporter: Reporter) -> Summary:
     return summary
 
 
-def open_log(work: Work) -> ResultsLog:
+def open_log(work: Work, run: Run) -> ResultsLog:
     """Raises SettingsError where results of other settings lie there."""
-    return ResultsLog(work.out, work.settings, resume=work.resume)
+    return ResultsLog(work.out, work.settings, resume=work.resume, run_id=run.id)
 
 
 @contextmanager
@@ -393,10 +399,10 @@ def _clock(seconds: float) -> str:
 # The command
 
 
-def predict(work: Work, reporter: Reporter, *, save_conf: bool = False) -> Result:
+def predict(work: Work, run: Run, *, save_conf: bool = False) -> Result:
     """Look at all sources and write all formats. Raises what `predict_all` raises."""
-    with lock(work.out), open_log(work) as log:
-        summary = predict_all(work, log, reporter)
+    with lock(work.out), open_log(work, run) as log:
+        summary = predict_all(work, log, run)
         outlines = _has_outlines(log)
         rows = log.rows
         files = ["results.jsonl"]

@@ -27,7 +27,8 @@ from onecard.inference.picture_outcomes import boxes_of
 from onecard.inference.picture_predictions import Work, lock, open_log, predict_all, tables
 from onecard.inference.picture_sources import Names
 from onecard.inference.picture_writers import file_names, save_label, yolo_text
-from onecard.reporting import Reporter, Result
+from onecard.reporting import Result
+from onecard.runs.record import Run
 
 SMOOTH_PX = 1.0
 """How far a corner that is left out may lie from the outline: a person moves ten corners, not the
@@ -39,13 +40,13 @@ LABELLED = "labelled.json"
 Row = Mapping[str, Any]
 
 
-def prelabel(work: Work, reporter: Reporter) -> Result:
+def prelabel(work: Work, run: Run) -> Result:
     """Label all pictures and write all formats.
 
     Raises SettingsError, NotFound, DataError.
     """
-    with lock(work.out), open_log(work) as log:
-        summary = predict_all(work, log, reporter)
+    with lock(work.out), open_log(work, run) as log:
+        summary = predict_all(work, log, run)
         rows = sorted((_key(row) for row in _label_rows(log)), key=lambda key: key[:2])
         order = [key[2] for key in rows]
         n_empty = sum(key[0] for key in rows)

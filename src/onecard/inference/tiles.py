@@ -121,9 +121,8 @@ def _merge_class(rows: list[_Seen]) -> list[Detection]:
     rows = sorted(rows, key=lambda row: -row.box.score)
     whole = _suppressed([row for row in rows if not any(row.cut)][:MOST])
     boxes_N4 = _corners(whole)
-    parts = [
-        row for row in rows if any(row.cut) and _share_inside(row.box, boxes_N4).max() < INSIDE
-    ]
+    cut = [row for row in rows if any(row.cut)][:MOST]
+    parts = [row for row in cut if _share_inside(row.box, boxes_N4).max() < INSIDE]
     objects = list(whole)
     # the largest first: what is left of an object lies inside what was joined of it
     joined = sorted(_joined(parts[:MOST_PARTS]), key=_area, reverse=True)

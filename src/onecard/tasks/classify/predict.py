@@ -27,4 +27,4 @@ def predict(config: PredictConfig, run: Run) -> Result:
         end_s=config.end_s,
         every=config.every,
     )
-    return picture_predictions.predict(work, run.reporter)
+    return picture_predictions.predict(work, run)

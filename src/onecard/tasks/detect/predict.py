@@ -26,4 +26,4 @@ def predict(config: PredictConfig, run: Run) -> Result:
         end_s=config.end_s,
         every=config.every,
     )
-    return picture_predictions.predict(work, run.reporter, save_conf=config.save_conf)
+    return picture_predictions.predict(work, run, save_conf=config.save_conf)

@@ -24,4 +24,4 @@ def prelabel(config: PrelabelConfig, run: Run) -> Result:
         videos=False,
         resume=config.resume,
     )
-    return prelabels.prelabel(work, run.reporter)
+    return prelabels.prelabel(work, run)
