@@ -19,7 +19,7 @@ from onecard.memory.fake_tensor import Counter
 from onecard.memory.simulator import Tape, Tensor
 
 
-def _passed(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool = True) -> int:
+def passed_bytes(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool = True) -> int:
     """Peak bytes of one pass beyond the weights that lie there before."""
     with torch.device("meta"):  # initializers look at values, which fakes have not
         net = build()
@@ -73,7 +73,7 @@ def detector(name: str, B: int, height: int, width: int) -> int:
     model_class = SegmentationModel if name.endswith("-seg") else DetectionModel
     with torch.device("cpu"):  # it measures its strides by a pass
         real = model_class(f"{name}.yaml", verbose=False)
-    return _passed(lambda: real, lambda net: net(torch.empty(B, 3, height, width)))
+    return passed_bytes(lambda: real, lambda net: net(torch.empty(B, 3, height, width)))
 
 
 def classifier(name: str, B: int, height: int, width: int) -> int:
@@ -89,7 +89,7 @@ def classifier(name: str, B: int, height: int, width: int) -> int:
             why="a trace runs its real class",
             fix="plan it without --trace",
         )
-    return _passed(
+    return passed_bytes(
         lambda: getattr(models, builder)(weights=None),
         lambda net: net(torch.empty(B, 3, height, width)),
     )
@@ -107,7 +107,7 @@ def segmenter(name: str, B: int, height: int, width: int) -> int:
         )
     import torchvision.models.segmentation as models
 
-    return _passed(
+    return passed_bytes(
         lambda: getattr(models, name.replace("-r", "_resnet"))(
             weights=None, weights_backbone=None, num_classes=21
         ),
@@ -164,7 +164,7 @@ def unet(p: Pipeline, B: int, height: int, width: int, *, grad: bool = True) -> 
             **extra,
         )
 
-    return _passed(lambda: UNet2DConditionModel(sample_size=64, **config), call, grad=grad)
+    return passed_bytes(lambda: UNet2DConditionModel(sample_size=64, **config), call, grad=grad)
 
 
 def decoder(B: int, height: int, width: int) -> int:
@@ -177,7 +177,7 @@ def decoder(B: int, height: int, width: int) -> int:
         "block_out_channels": (128, 256, 512, 512),
         "layers_per_block": 2,
     }
-    return _passed(
+    return passed_bytes(
         lambda: AutoencoderKL(latent_channels=4, **blocks),
         lambda net: net.decode(torch.empty(B, 4, height // 8, width // 8), return_dict=False),
         grad=False,
@@ -200,7 +200,7 @@ def whisper(w: Whisper, B: int, T: int) -> int:
         num_mel_bins=w.mels,
         use_cache=False,
     )  # attention is sdpa by itself
-    return _passed(
+    return passed_bytes(
         lambda: WhisperForConditionalGeneration(config),
         lambda net: (
             net(torch.empty(B, w.mels, 3000), labels=torch.ones(B, T, dtype=torch.long)).loss

@@ -3,7 +3,8 @@
 detect, segment and classify differ in their networks, not in what a step keeps.
 """
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from onecard.errors import NotFound, SettingsError
@@ -20,6 +21,7 @@ BAND = {"detect": 0.1}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
 left out of the fit (tests/bench/bench_sources.py). Of segmenters and classifiers fewer than five
 are known."""
+STRIDE = 32
 SMALLEST_SIDE_PX = 160
 
 
@@ -55,6 +57,30 @@ def plan(config: Any, device: Device, task: str, example: str) -> Plan:
     return the_plan
 
 
+TRACED_BAND = 0.2
+"""Half-width of the band of a traced plan: what a loss makes beside the network is not in it."""
+
+
+def traced(
+    config: Any, device: Device, fault: NotFound, parameters: Callable[[Any], dict[str, Any]]
+) -> Plan:
+    """The plan of a network that no table knows: its real class on fake tensors, in fp32.
+
+    `parameters` builds keyword arguments of training.traced_network.terms from the config. Raises
+    the fault where torch is missing or the library does not know the name either.
+    """
+    try:
+        # torch and the network's library, which no other plan needs
+        module = importlib.import_module("onecard.training.traced_network")
+    except ModuleNotFoundError:
+        raise fault from None
+    batch = config.batch if config.batch > 0 else USUAL_BATCH
+    parts = module.terms(config, batch, fault, **parameters(config))
+    note = f"{config.model} stands in no table: its real class was traced, in fp32"
+    choices = {"model": config.model, "batch": batch}
+    return Plan(tuple(_whole(parts, device)), device, choices, (note,), TRACED_BAND)
+
+
 def _plan_use(config: Any, device: Device, task: str) -> Plan:
     """Of a command that uses a trained model; of one that reads data only the program."""
     run_id = getattr(config, "run_id", "")
@@ -85,6 +111,20 @@ def _whole(parts: list[Term], device: Device) -> list[Term]:
         because = "Python with torch, the network's library and OpenCV"
         return [*parts, Term("program", CPU_PROGRAM_BYTES, because)]
     return [*parts, *terms.cnn_segments(parts, device), *terms.cuda_context(device)]
+
+
+def input_size(config: Any) -> tuple[int, int]:
+    """(height, width) of the network's input. Raises SettingsError for sides that its maps, which
+    halve five times, cannot take."""
+    side = (config.height or config.imgsz, config.imgsz)
+    if any(length % STRIDE for length in side):
+        rounded = -(-side[1] // STRIDE) * STRIDE
+        raise SettingsError(
+            f"an input of {side[1]} x {side[0]} px does not fit the network",
+            why=f"its maps halve five times: sides must be multiples of {STRIDE}",
+            fix=f"--imgsz {rounded}",
+        )
+    return side
 
 
 def batch_of(plan: Plan, config: Any) -> int:

@@ -449,6 +449,16 @@ class YoloNetwork(nn.Module):
         return boxes, scores, rows[..., 4 + self.n_classes :], prototypes
 
 
+def from_file(name: str, *, n_classes: int, pretrained: bool, reporter: Reporter) -> nn.Module:
+    """The network of a .pt or .yaml, for a plan. Raises NotFound, DataError."""
+    layers: Any = name
+    if not name.endswith((".yaml", ".yml")):
+        layers = load_weights(name, reporter).yaml
+    with torch.device("cpu"):  # it measures its strides by a pass
+        net: nn.Module = DetectionModel(layers, nc=n_classes, verbose=False)
+    return net
+
+
 def build(architecture: Mapping[str, Any]) -> Any:
     """The empty network of a saved one."""
     kind = SegmentationModel if architecture["task"] == "segment" else DetectionModel

@@ -1,14 +1,17 @@
 """Memory of a classifier: a training step or a pass of its network. Pure arithmetic."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from onecard.config import Config
+from onecard.errors import NotFound
 from onecard.hub import network
 from onecard.memory.devices import Device
 from onecard.memory.fallbacks import Change, FitRow
 from onecard.memory.plan import Plan
 from onecard.tasks.classify.configs import PlanTrainConfig, TrainConfig
 from onecard.training import vision_memory
+from onecard.training.config import VisionTrainConfig
 
 USUAL = ("resnet18", "resnet50", "vit-base", "vit-large", "vit-huge")
 TRACER = "classify"
@@ -30,9 +33,23 @@ def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tup
 
 
 def plan(config: Config, device: Device) -> Plan:
-    """Raises NotFound for an unknown model, SettingsError for one that does another task."""
+    """Raises NotFound for an unknown model, SettingsError for one that does another task.
+
+    A network of timm or segmentation-models-pytorch that stands in no table is traced.
+    """
     config, _ = resolve_auto(config, device)
-    return vision_memory.plan(config, device, "classify", "resnet50")
+    try:
+        return vision_memory.plan(config, device, "classify", "resnet50")
+    except NotFound as fault:
+        if not isinstance(config, VisionTrainConfig):
+            raise
+        return vision_memory.traced(config, device, fault, _traced)
+
+
+def _traced(config: Any) -> dict[str, Any]:
+    """What builds the network: any name of its library can be planned and trained."""
+    options = {"n_classes": config.num_classes or 1000, "side": vision_memory.input_size(config)}
+    return {"target": "onecard.tasks.classify.model:create", "options": options}
 
 
 def fallbacks(config: Config) -> Iterator[Change]:

@@ -48,6 +48,7 @@ def train(config: TrainConfig, run: Run) -> Result:
     """Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with
     settings that need less."""
     # 1. labels
+    vision_memory.input_size(config)
     data = checked_set.load(config, "detect", run)
     batch = vision_memory.batch_of(run.plan, config)
     if yolo_names.is_yolo(config.model):
@@ -126,7 +127,7 @@ def fit(
     """Train on some pictures, or go on from the last checkpoint in `out`."""
     if yolo_names.is_yolo(config.model):
         return _fit_yolo(config, train_pictures, val, classes, batch, out, run)
-    height, width = config.height or config.imgsz, config.imgsz
+    height, width = vision_memory.input_size(config)
     seed_weights(config.seed)
     net = networks.build(
         config.model,
@@ -157,7 +158,7 @@ def _fit_yolo(
 ) -> Trained:
     splits = {"train": train_pictures, "val": val}
     data_yaml = yolo_files.write(out / "yolo", splits, classes, run.reporter)
-    height, width = config.height or config.imgsz, config.imgsz
+    height, width = vision_memory.input_size(config)
 
     def check(state: TrainingState, net: Any) -> None:
         picture_trainer.stop_at_zero(

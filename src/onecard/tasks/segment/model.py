@@ -29,8 +29,6 @@ ARCHITECTURES: dict[str, Any] = {
 }
 SHORT = {"lite0": "tf_efficientnet_lite0", "mobilenetv2": "mobilenetv2_100"}
 """Encoders that people call by less than timm's name."""
-STRIDE = 32
-"""Sides of the input are multiples of it."""
 
 
 class Segmenter(nn.Module):

@@ -12,7 +12,6 @@ from torch import nn
 
 from onecard.datasets.images import masks, yolo_files
 from onecard.datasets.images.records import Picture
-from onecard.errors import DataError
 from onecard.evaluation import detection_report, learning_curve
 from onecard.evaluation.metrics.detection import DetectionScores, compare_detectors
 from onecard.evaluation.metrics.segmentation import SegmentationScores
@@ -45,6 +44,7 @@ def train(config: TrainConfig, run: Run) -> Result:
     """Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with
     settings that need less."""
     # 1. labels
+    vision_memory.input_size(config)
     data = checked_set.load(config, "segment", run)
     batch = vision_memory.batch_of(run.plan, config)
     if yolo_names.is_yolo(config.model):
@@ -121,7 +121,7 @@ def fit(
     run: Run,
 ) -> tuple[nn.Module, ModelCard, TrainingState]:
     """Train on some pictures, or go on from the last checkpoint in `out`."""
-    side = (config.height or config.imgsz, config.imgsz)
+    side = vision_memory.input_size(config)
     if yolo_names.is_yolo(config.model):
         splits = {"train": train_pictures, "val": data.val}
         data_yaml = yolo_files.write(
@@ -133,12 +133,6 @@ def fit(
         wrapped = yolo_names.trainer().YoloNetwork(yolo, instances=True)
         card = model.card_of(config.model, data.classes, side, wrapped, run.id)
         return wrapped, card, state
-    if any(length % model.STRIDE for length in side):
-        raise DataError(
-            f"an input of {side[1]} x {side[0]} px does not fit the network",
-            why=f"its maps halve five times: sides must be multiples of {model.STRIDE}",
-            fix=f"--imgsz {-(-side[1] // model.STRIDE) * model.STRIDE}",
-        )
     classes = masks.pixel_classes(data.dataset)
     seed_weights(config.seed)
     net = model.create(
