@@ -123,15 +123,15 @@ def _merge_class(rows: list[_Seen]) -> list[Detection]:
     boxes_N4 = _corners(whole)
     cut = [row for row in rows if any(row.cut)][:MOST]
     parts = [row for row in cut if _share_inside(row.box, boxes_N4).max() < INSIDE]
-    objects = list(whole)
+    objects = [row.box for row in whole]
     # the largest first: what is left of an object lies inside what was joined of it
     joined = sorted(_joined(parts[:MOST_PARTS]), key=_area, reverse=True)
-    for row in joined:
-        others = _corners(objects)
-        near = box_iou(_corners([row])[0], others).max(initial=0.0) > SAME_IOU
-        if not near and _share_inside(row.box, others).max() < INSIDE:
-            objects.append(row)
-    return [row.box for row in objects]
+    for row, corners_4 in zip(joined, _corners(joined), strict=True):
+        near = box_iou(corners_4, boxes_N4).max(initial=0.0) > SAME_IOU
+        if not near and _share_inside(row.box, boxes_N4).max() < INSIDE:
+            objects.append(row.box)
+            boxes_N4 = np.concatenate([boxes_N4, corners_4[None]])
+    return objects
 
 
 def _area(row: _Seen) -> float:
