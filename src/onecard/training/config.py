@@ -1,5 +1,7 @@
 """Mixins of the commands that train. Field names are those of transformers' TrainingArguments."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from onecard.config import Config
@@ -91,6 +93,8 @@ class AugmentConfig(Config):
 class VisionTrainConfig(VisionConfig, AugmentConfig, OutputConfig):
     """Training of a vision model. Names are those of Ultralytics."""
 
+    own_trainer: ClassVar[bool] = True
+    """Whether onecard trains it; a what-if of another program's recipe is not."""
     epochs: int = Field(default=50, ge=1, le=10_000)
     """Epochs."""
     batch: int = Field(default=16, ge=-1, le=4096)

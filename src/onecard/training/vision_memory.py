@@ -14,6 +14,7 @@ from onecard.memory.devices import Device
 from onecard.memory.estimators import vision
 from onecard.memory.fallbacks import EIGHT_BIT, Change, halve, halve_batch
 from onecard.memory.plan import Plan, Term
+from onecard.training import yolo_names
 from onecard.training.config import VisionPredictConfig, VisionTrainConfig
 from onecard.units import GIB
 
@@ -21,6 +22,10 @@ BAND = {"detect": 0.1}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
 left out of the fit (tests/bench/bench_sources.py). Of segmenters and classifiers fewer than five
 are known."""
+ULTRALYTICS_LARGEST = 1.5
+"""Its multi_scale=0.5, as training/yolo_trainer.py sets it: from half to one and a half."""
+OWN_LARGEST = 1.25
+"""Of the learners' MULTI_SCALE."""
 STRIDE = 32
 SMALLEST_SIDE_PX = 160
 
@@ -151,8 +156,17 @@ def recipe_of(config: Any, batch: int, device: Device) -> vision.Recipe:
         buckets=config.num_gpus > 1,
         boxes=getattr(config, "max_boxes", 0),
         multi_scale=config.multi_scale,
+        largest=_largest(config),
         device=device.type != "cpu",
     )
+
+
+def _largest(config: Any) -> float:
+    """Largest image of multi-scale training, as a share of the nominal one; 0 for another trainer's
+    published recipe."""
+    if not config.own_trainer:
+        return 0.0
+    return ULTRALYTICS_LARGEST if yolo_names.is_yolo(config.model) else OWN_LARGEST
 
 
 def fallbacks(config: Any) -> Iterator[Change]:

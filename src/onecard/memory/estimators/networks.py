@@ -13,8 +13,6 @@ from onecard.memory.architectures import backbones, detr, dfine, rfdetr, traced,
 from onecard.memory.simulator import Tape, Tensor
 
 Task = Literal["detect", "segment", "classify", "pose"]
-OWN_LARGEST = 1.25
-"""Multi-scale training of onecard's own loop (training/picture_trainer.py): 0.75 to 1.25."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,9 @@ class Net:
     run: Callable[[Tape, Tensor], list[Tensor]]
     match: str = ""
     n_classes: int = 80
-    largest: float = OWN_LARGEST
-    """The recipe's largest image, as a share of the nominal one (multi-scale training)."""
+    largest: float = 1.0
+    """The published recipe's largest image, as a share of the nominal one (multi-scale training).
+    """
     ema: bool = False
     losses: int = 0
     """Losses that compare every matched query with every box of its batch: one a decoder layer, one
@@ -37,9 +36,6 @@ class Net:
 LARGEST = {"yolox": 800 / 640, "ppyoloe": 768 / 640}
 """Multi-scale training in the published recipes: YOLOX 480 to 800, PP-YOLOE+ 320 to 768 (mmyolo's
 configs)."""
-ULTRALYTICS_LARGEST = 1.5
-"""Its multi_scale=0.5 (cfg/default.yaml): from half to one and a half."""
-ULTRALYTICS = ("yolov5", "yolov8", "yolov9", "yolov10", "yolo11", "yolo12", "yolo26")
 LARGEST_SMALL = {"yolox-tiny": 640 / 416}
 MATCHER = {
     "yolov5": "anchors",
@@ -138,7 +134,6 @@ def _traced(name: str, n_classes: int) -> Net | None:
                 partial(traced.run, row, n_classes=n_classes),
                 row.match,
                 n_classes or row.classes,
-                ULTRALYTICS_LARGEST if key.startswith(ULTRALYTICS) else OWN_LARGEST,
                 ema=row.ema,
             )
     return None
@@ -190,15 +185,9 @@ def _yolo(name: str, plain: str, n_classes: int) -> Net | None:
         lambda t, x: yolo.FAMILIES[family](t, x, size, classes, task, p6),
         MATCHER[family],
         classes,
-        _largest(family, size),
+        LARGEST_SMALL.get(f"{family}-{size}", LARGEST.get(family, 1.0)),
         ema=True,
     )
-
-
-def _largest(family: str, size: str) -> float:
-    if family in ULTRALYTICS:
-        return ULTRALYTICS_LARGEST
-    return LARGEST_SMALL.get(f"{family}-{size}", LARGEST.get(family, 1.0))
 
 
 def of_task(name: str, task: str, n_classes: int, example: str) -> Net:

@@ -68,13 +68,16 @@ class Recipe:
     boxes: int = 0
     """Of every image of the batch; 0 for what is usual: BOXES with mosaics, OBJECTS without."""
     multi_scale: bool = False
+    """Images of changing size, up to `largest`."""
+    largest: float = 0.0
+    """As a share of the nominal size; 0 for that of the network's published recipe."""
     device: bool = True
     """On a card: cuDNN's workspace and its copies."""
 
 
 def step(net: Net, s: Recipe) -> list[Term]:
     """The terms of a training step's peak, as torch's allocator counts them."""
-    scale = net.largest if s.multi_scale else 1.0
+    scale = (s.largest or net.largest) if s.multi_scale else 1.0
     h, w = (round(v * scale / 32) * 32 if scale != 1 else v for v in (s.height, s.width))
     t = Tape(grad=True, wide=2 if s.amp else 4, weights=4, device=s.device)
     x = t.tensor(s.B, 3, h, w, wide=4)

@@ -1,6 +1,6 @@
 """Settings of classify, one Config per command. Names are those of timm and Ultralytics."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,8 @@ class TrainConfig(ImageDataConfig, VisionTrainConfig, TrackingConfig):
 
 class PlanTrainConfig(TrainConfig):
     """What-if: any classifier whose layers are known."""
+
+    own_trainer: ClassVar[bool] = False
 
     model: str = ""
     """resnet50, vit-base, convnext-tiny ..."""

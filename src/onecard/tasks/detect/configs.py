@@ -1,6 +1,6 @@
 """Settings of detect, one Config per command. Names are those of Ultralytics."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -42,8 +42,14 @@ class TrainConfig(ImageDataConfig, VisionTrainConfig, TrackingConfig):
 class PlanTrainConfig(TrainConfig):
     """What-if: other trainers' detectors too."""
 
+    own_trainer: ClassVar[bool] = False
+
     model: str = ""
     """yolov8n, yolo11s, rtmdet-tiny, rt-detr-r50, d-fine-n, rf-detr-base, faster-rcnn-r50 ..."""
+    optimizer: Literal["auto", "sgd-momentum", "adamw", "adamw-8bit", "sgd", "lion"] = (
+        "sgd-momentum"
+    )
+    """Optimizer."""
 
 
 class PlanPredictConfig(VisionPredictConfig):

@@ -1,7 +1,7 @@
 """Settings of segment, one Config per command. Names are those of segmentation-models-pytorch and
 Ultralytics."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,10 +47,16 @@ class TrainConfig(ImageDataConfig, VisionTrainConfig, TrackingConfig):
 class PlanTrainConfig(TrainConfig):
     """What-if: any segmenter whose layers are known."""
 
+    own_trainer: ClassVar[bool] = False
+
     model: str = ""
     """yolov8n-seg, yolo11s-seg, unet, deeplabv3-r50, segformer-b0 ..."""
     imgsz: int = Field(default=640, ge=32, le=8192)
     """Side of an image (px), or its longer side."""
+    optimizer: Literal["auto", "sgd-momentum", "adamw", "adamw-8bit", "sgd", "lion"] = (
+        "sgd-momentum"
+    )
+    """Optimizer."""
 
 
 class PlanPredictConfig(VisionPredictConfig):
