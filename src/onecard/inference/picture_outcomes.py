@@ -86,33 +86,14 @@ def pixels(predictor: Predictor) -> Answer:
     """A class for each pixel; outlines where the network gives instances."""
     if predictor.card.instances:
         return objects(predictor)
-    maps = _MapPredictor(predictor)
 
     def answer(pictures: Sequence[Rgb]) -> list[Outcome]:
         return [
             Outcome(rgb.shape[1], rgb.shape[0], classes=labels, sureness=sure)
-            for rgb, (labels, sure) in zip(pictures, maps.maps(pictures), strict=True)
+            for rgb, (labels, sure) in zip(pictures, predictor.maps(pictures), strict=True)
         ]
 
     return answer
-
-
-class _MapPredictor(Predictor):
-    """A predictor that also says how sure it is of each pixel."""
-
-    def __init__(self, other: Predictor) -> None:
-        super().__init__(other.card, other._run, batch=other._batch)
-
-    def maps(
-        self, pictures: Sequence[Rgb]
-    ) -> list[tuple[NDArray[np.integer], NDArray[np.float32]]]:
-        """(classes_HW, probability_HW) of each picture."""
-        rows = []
-        for outputs, where in self._outputs(pictures):
-            probabilities_CHW = outputs[0]
-            sure_HW = where.map_to_picture(probabilities_CHW.max(0))
-            rows.append((where.classes_to_picture(probabilities_CHW), sure_HW))
-        return rows
 
 
 # Rows

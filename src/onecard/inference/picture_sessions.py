@@ -272,6 +272,14 @@ class Predictor:
             return self.detect(pictures)
         return [where.classes_to_picture(outputs[0]) for outputs, where in self._outputs(pictures)]
 
+    def maps(self, pictures: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(classes_HW, probability_HW) of each picture: the likeliest class of each pixel and how
+        sure it is."""
+        return [
+            (where.classes_to_picture(outputs[0]), where.map_to_picture(outputs[0].max(0)))
+            for outputs, where in self._outputs(pictures)
+        ]
+
     def _objects(self, outputs: tuple[np.ndarray, ...], where: Placement) -> list[Detection]:
         if len(outputs) == 1:  # thinned out in the graph, as one column of scores
             (table,) = outputs
