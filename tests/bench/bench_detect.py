@@ -32,7 +32,7 @@ from onecard.runs.record import Run
 from onecard.tasks.detect import model as models
 from onecard.tasks.detect import scoring
 from onecard.tasks.detect.configs import TrainConfig
-from onecard.training import checked_set, yolo_trainer
+from onecard.training import checked_set, yolo_network, yolo_trainer
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -57,8 +57,8 @@ def plain(config, data, folder):
     yolo = YOLO(config.model)
     yolo.train(**arguments)
     seconds = time.perf_counter() - started
-    weights = yolo_trainer.load_weights(str(folder / "plain/weights/best.pt"), Reporter())
-    return yolo_trainer.YoloNetwork(weights, instances=False), seconds
+    weights = yolo_network.load_weights(str(folder / "plain/weights/best.pt"), Reporter())
+    return yolo_network.YoloNetwork(weights, instances=False), seconds
 
 
 def ours(config, out):

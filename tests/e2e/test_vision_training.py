@@ -25,7 +25,7 @@ from onecard.runs.record import Run  # noqa: E402
 from onecard.tasks.classify import learner as classify_learner  # noqa: E402
 from onecard.tasks.detect import diagnosis  # noqa: E402
 from onecard.tasks.detect.configs import TrainConfig  # noqa: E402
-from onecard.training import checkpoints, yolo_trainer  # noqa: E402
+from onecard.training import checkpoints, yolo_network, yolo_trainer  # noqa: E402
 
 SMALL = {"imgsz": 64, "batch": 4, "patience": 0, "workers": 0}
 TASKS = {
@@ -115,7 +115,7 @@ def test_an_unbroken_yolo_equals_ultralytics_own_training_bit_for_bit(yolo_set, 
     arguments |= {"data": str(yolo_set / "data.yaml"), "project": str(tmp_path), "name": "plain"}
     arguments.pop("task")
     YOLO(config.model).train(**arguments)
-    saved = yolo_trainer.load_weights(str(tmp_path / "plain/weights/last.pt"), Reporter())
+    saved = yolo_network.load_weights(str(tmp_path / "plain/weights/last.pt"), Reporter())
     ours = checkpoints.select("average.", last_tensors(tmp_path / "ours"))
     for name, weight in saved.state_dict().items():
         assert torch.equal(ours[name].half().float(), weight.half().float()), name
@@ -147,6 +147,13 @@ def test_ultralytics_twin_runs_with_its_own_words(yolo_set, tmp_path):
     card = read_card(tmp_path / "out" / "model")
     assert card.classes == made_pictures.CLASSES
     assert card.license == result["license"] == "AGPL-3.0"
+    from ultralytics import YOLO
+
+    theirs = YOLO(tmp_path / "out" / "model" / "best.pt")
+    assert list(theirs.names.values()) == list(made_pictures.CLASSES)
+    assert len(theirs.predict(made_pictures.scene(1).rgb, imgsz=64, conf=0.0, verbose=False)) == 1
+    again = yolo_network.load_weights(str(tmp_path / "out" / "model" / "best.pt"), Reporter())
+    assert again.nc == 2
 
 
 class Harmful:
@@ -160,7 +167,7 @@ def test_a_strangers_pickle_is_not_opened(tmp_path):
     torch.save({"model": Harmful()}, tmp_path / "zipped.pt")
     for name in ("best.pt", "zipped.pt"):
         with pytest.raises(DataError, match="is not loaded"):
-            yolo_trainer.load_weights(str(tmp_path / name), Reporter())
+            yolo_network.load_weights(str(tmp_path / name), Reporter())
     assert not Path("/tmp/onecard-was-here").exists()
 
 

@@ -31,7 +31,7 @@ from onecard.tasks.classify import model as classifiers  # noqa: E402
 from onecard.tasks.detect import model as detectors  # noqa: E402
 from onecard.tasks.detect import networks  # noqa: E402
 from onecard.tasks.segment import model as segmenters  # noqa: E402
-from onecard.training import picture_torch, yolo_trainer  # noqa: E402
+from onecard.training import picture_torch, yolo_network  # noqa: E402
 
 SIDE = 64
 LOW = 0.0101
@@ -170,7 +170,7 @@ def test_instances_have_outlines(folder, tmp_path):
     nets = pytest.importorskip("ultralytics.nn.tasks", reason="comes with the vision extras")
     yolo = nets.SegmentationModel("yolov8n-seg.yaml", nc=2, verbose=False)
     architecture = {"task": "segment", "yaml": yolo.yaml, "nc": 2}
-    net = yolo_trainer.YoloNetwork(yolo_trainer.build(architecture), instances=True)
+    net = yolo_network.YoloNetwork(yolo_network.build(architecture), instances=True)
     card = segmenters.card_of("yolov8n-seg", NAMES, (SIDE, SIDE), net, "")
     picture_torch.save(net, card, tmp_path / "model")
     models = {"segment": tmp_path / "model"}

@@ -44,6 +44,15 @@ def yaml_of(model: str) -> str:
 
 def trainer() -> ModuleType:
     """training/yolo_trainer.py. Raises MissingExtra without ultralytics."""
+    return _load("yolo_trainer")
+
+
+def network() -> ModuleType:
+    """training/yolo_network.py. Raises MissingExtra without ultralytics."""
+    return _load("yolo_network")
+
+
+def _load(name: str) -> ModuleType:
     if importlib.util.find_spec("ultralytics") is None:
         raise MissingExtra(
             "a YOLO needs ultralytics, which is not installed",
@@ -52,9 +61,9 @@ def trainer() -> ModuleType:
             fix="pip install 'onecard[ultralytics]', or a model under a permissive licence: "
             "fcos-lite0, d-fine-n, unet-lite0",
         )
-    return importlib.import_module("onecard.training.yolo_trainer")
+    return importlib.import_module(f"onecard.training.{name}")
 
 
 def is_network(net: object) -> bool:
-    """Whether a network is yolo_trainer.YoloNetwork."""
+    """Whether a network is yolo_network.YoloNetwork."""
     return getattr(net, "family", "") == "yolo"

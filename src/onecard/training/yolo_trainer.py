@@ -12,7 +12,6 @@ import json
 import logging
 import random
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +20,22 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from onecard import fsio, paths, ultralytics_env
-from onecard.errors import DataError, NotFound
-from onecard.hub import network
-from onecard.reporting import Progress, Reporter
+from onecard import fsio, ultralytics_env
+from onecard.errors import DataError
+from onecard.reporting import Progress
 from onecard.runs.record import Run
 from onecard.training import checkpoints
 from onecard.training.config import VisionTrainConfig
 from onecard.training.interrupt import Interrupt, graceful_interrupt
 from onecard.training.picture_trainer import BEST, TrainingState, cpu_count, own_tensors
 from onecard.training.yolo_names import yaml_of
+from onecard.training.yolo_network import load_weights
 
 ultralytics_env.quiet()
 
 from ultralytics.models.yolo.detect import DetectionTrainer  # noqa: E402
 from ultralytics.models.yolo.segment import SegmentationTrainer  # noqa: E402
-from ultralytics.nn.tasks import (  # noqa: E402
-    DetectionModel,
-    SegmentationModel,
-    torch_safe_load,
-)
 from ultralytics.utils import LOGGER, SETTINGS  # noqa: E402
-from ultralytics.utils.downloads import attempt_download_asset  # noqa: E402
 from ultralytics.utils.torch_utils import unwrap_model  # noqa: E402
 
 REPORTS = (
@@ -370,96 +363,3 @@ def arguments(task: str, config: VisionTrainConfig, batch: int) -> dict[str, Any
         "verbose": False,
         **augment,
     }
-
-
-def load_weights(model: str, reporter: Reporter) -> Any:
-    """The network of a .pt file, read without running what a pickle could run; None for a .yaml,
-    and with a warning where no weights can be had.
-
-    Raises NotFound for a missing file, DataError for one that holds more than a YOLO's classes.
-    """
-    if model.endswith((".yaml", ".yml")):
-        return None
-    path = _weights_file(model, reporter)
-    if path is None:
-        return None
-    try:
-        checkpoint, _ = torch_safe_load(str(path), safe_only=True)
-        return (checkpoint.get("ema") or checkpoint["model"]).float()
-    except Exception as fault:  # a pickle can fail in any way
-        raise DataError(
-            f"{model} is not loaded",
-            why="it is broken or holds more than the weights and classes of a YOLO: "
-            f"{str(fault).splitlines()[0][:160]}",
-            fix="a .pt can run any program when it is opened: take the publisher's own file",
-        ) from None
-
-
-def _weights_file(model: str, reporter: Reporter) -> Path | None:
-    """A file of the user's, the one in the cache, or a download of ultralytics' own."""
-    path = Path(model).expanduser()
-    if path.is_file():
-        return path
-    if len(path.parts) > 1:
-        raise NotFound(
-            f"there is no file {model}",
-            why="nothing lies at that path",
-            fix="check the path, or name a model: yolov8n, yolo11s, yolo26n",
-        )
-    file = paths.models() / "ultralytics" / f"{path.name.removesuffix('.pt')}.pt"
-    if file.is_file():
-        return file
-    if network.offline("ONECARD_OFFLINE") or not network.answers("github.com"):
-        reporter.warn(
-            f"{model} starts from random weights: its file is not here, and it cannot be downloaded"
-        )
-        return None
-    file.parent.mkdir(parents=True, exist_ok=True)
-    reporter.line(f"downloading {file.name} (AGPL-3.0, ultralytics' own)")
-    try:
-        attempt_download_asset(file)
-    except (OSError, RuntimeError, ValueError, AssertionError) as fault:
-        reporter.warn(f"{model} starts from random weights: {str(fault).splitlines()[0][:160]}")
-    return file if file.is_file() else None
-
-
-class YoloNetwork(nn.Module):
-    """A YOLO as inference takes it: images in 0..1 to boxes and scores (and masks' parts)."""
-
-    family = "yolo"
-
-    def __init__(self, net: Any, instances: bool) -> None:
-        super().__init__()
-        self.net = deepcopy(net).float()
-        self.instances = instances
-        self.n_classes = int(self.net.model[-1].nc)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """boxes_BN4, scores_BNC; with instances also coefficients_BNM and prototypes_BMHW."""
-        head = self.net.model[-1]
-        head.export, head.format = True, "onnx"
-        out = self.net(images)
-        rows, prototypes = out if self.instances else (out, None)
-        rows = rows.permute(0, 2, 1)
-        centre, size = rows[..., :2], rows[..., 2:4]
-        boxes = torch.cat([centre - size / 2, centre + size / 2], -1)
-        scores = rows[..., 4 : 4 + self.n_classes]
-        if prototypes is None:
-            return boxes, scores
-        return boxes, scores, rows[..., 4 + self.n_classes :], prototypes
-
-
-def from_file(name: str, *, n_classes: int, pretrained: bool, reporter: Reporter) -> nn.Module:
-    """The network of a .pt or .yaml, for a plan. Raises NotFound, DataError."""
-    layers: Any = name
-    if not name.endswith((".yaml", ".yml")):
-        layers = load_weights(name, reporter).yaml
-    with torch.device("cpu"):  # it measures its strides by a pass
-        net: nn.Module = DetectionModel(layers, nc=n_classes, verbose=False)
-    return net
-
-
-def build(architecture: Mapping[str, Any]) -> Any:
-    """The empty network of a saved one."""
-    kind = SegmentationModel if architecture["task"] == "segment" else DetectionModel
-    return kind(dict(architecture["yaml"]), nc=int(architecture["nc"]), verbose=False)

@@ -49,9 +49,9 @@ def plan(config: Config, device: Device) -> Plan:
 
 def _traced(config: Any) -> dict[str, Any]:
     """What builds the network of a .pt or .yaml of the user's own."""
-    yolo_names.trainer()  # raises MissingExtra
+    yolo_names.network()  # raises MissingExtra
     options = {"n_classes": config.num_classes or 80}
-    return {"target": "onecard.training.yolo_trainer:from_file", "options": options}
+    return {"target": "onecard.training.yolo_network:from_file", "options": options}
 
 
 def fallbacks(config: Config) -> Iterator[Change]:

@@ -48,8 +48,8 @@ def card_of(
 def build(card: ModelCard) -> nn.Module:
     """The network of a card, its weights still to come."""
     if card.architecture.get("family") == "yolo":
-        net = yolo_names.trainer().build(card.architecture)
-        yolo: nn.Module = yolo_names.trainer().YoloNetwork(net, instances=False)
+        net = yolo_names.network().build(card.architecture)
+        yolo: nn.Module = yolo_names.network().YoloNetwork(net, instances=False)
         return yolo
     return networks.empty(card.architecture, card.height, card.width)
 

@@ -50,10 +50,10 @@ def published_detections(
     where no name is the same or no weights can be had."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if yolo_names.is_yolo(name):
-        weights = yolo_names.trainer().load_weights(name, run.reporter)
+        weights = yolo_names.network().load_weights(name, run.reporter)
         if weights is None:
             return {}
-        net: Any = yolo_names.trainer().YoloNetwork(weights, instances=False)
+        net: Any = yolo_names.network().YoloNetwork(weights, instances=False)
         names = {int(key): str(word) for key, word in weights.names.items()}
     else:
         net, names = networks.published(name)

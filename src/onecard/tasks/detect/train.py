@@ -70,6 +70,9 @@ def train(config: TrainConfig, run: Run) -> Result:
         facts = checked_set.facts(config, data)
         card = replace(trained.card, thresholds=thresholds, data=facts)
         picture_torch.save(net, card, out / "model")
+        if yolo_names.is_network(net):
+            best = out / "model" / "best.pt"
+            yolo_names.network().write_pt(net, data.classes, best, "detect")
         run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
         # 5. the proof
         groups = data.groups(data.val)
@@ -167,19 +170,19 @@ def _fit_yolo(
 
     def _diagnose_yolo(net: Any, history: Sequence[Any]) -> str:
         card = card_for(net)
-        wrapped = yolo_names.trainer().YoloNetwork(net, instances=False)
+        wrapped = yolo_names.network().YoloNetwork(net, instances=False)
         predictor = scoring.open_predictor(wrapped, card, next(net.parameters()).device)
         detections = learner.detect_all(predictor, val)
         return diagnosis.diagnose(train_pictures, val, detections, classes, width, history)
 
     def card_for(net: Any) -> ModelCard:
-        wrapped = yolo_names.trainer().YoloNetwork(net, instances=False)
+        wrapped = yolo_names.network().YoloNetwork(net, instances=False)
         return model.card_of(config.model, classes, height, width, wrapped, run.id)
 
     net, state = yolo_names.trainer().fit(
         "detect", config.model, data_yaml, config, batch, out, run, check
     )
-    return Trained(yolo_names.trainer().YoloNetwork(net, instances=False), card_for(net), state)
+    return Trained(yolo_names.network().YoloNetwork(net, instances=False), card_for(net), state)
 
 
 def base_detections(config: TrainConfig, data: CheckedSet, run: Run) -> dict[str, list[Detection]]:

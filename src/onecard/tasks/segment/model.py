@@ -112,8 +112,8 @@ def card_of(
 def build(card: ModelCard) -> nn.Module:
     """The network of a card, its weights still to come."""
     if card.architecture.get("family") == "yolo":
-        trainer = yolo_names.trainer()
-        yolo: nn.Module = trainer.YoloNetwork(trainer.build(card.architecture), instances=True)
+        network = yolo_names.network()
+        yolo: nn.Module = network.YoloNetwork(network.build(card.architecture), instances=True)
         return yolo
     name, n_classes = str(card.architecture["name"]), int(card.architecture["n_classes"])
     return create(name, n_classes, pretrained=False, reporter=Reporter())

@@ -12,6 +12,7 @@ from torch import nn
 
 from onecard.datasets.images import masks, yolo_files
 from onecard.datasets.images.records import Picture
+from onecard.errors import DataError
 from onecard.evaluation import detection_report, learning_curve
 from onecard.evaluation.metrics.detection import DetectionScores, compare_detectors
 from onecard.evaluation.metrics.segmentation import SegmentationScores
@@ -63,6 +64,9 @@ def train(config: TrainConfig, run: Run) -> Result:
             card = instances.with_threshold(card, scores)
         card = replace(card, data=checked_set.facts(config, data))
         picture_torch.save(net, card, out / "model")
+        if yolo_names.is_network(net):
+            best = out / "model" / "best.pt"
+            yolo_names.network().write_pt(net, data.classes, best, "segment")
         run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
         # 4. the proof
         groups = data.groups(data.val)
@@ -130,10 +134,16 @@ def fit(
         yolo, state = yolo_names.trainer().fit(
             "segment", config.model, data_yaml, config, batch, out, run, lambda state, net: None
         )
-        wrapped = yolo_names.trainer().YoloNetwork(yolo, instances=True)
+        wrapped = yolo_names.network().YoloNetwork(yolo, instances=True)
         card = model.card_of(config.model, data.classes, side, wrapped, run.id)
         return wrapped, card, state
     classes = masks.pixel_classes(data.dataset)
+    if len(classes) > picture_data.IGNORED:
+        raise DataError(
+            f"{len(classes)} classes of pixels are too many",
+            why=f"masks hold numbers up to {picture_data.IGNORED - 1}",
+            fix="join classes, or leave out what is rare",
+        )
     seed_weights(config.seed)
     net = model.create(
         config.model, len(classes), pretrained=config.pretrained, reporter=run.reporter
