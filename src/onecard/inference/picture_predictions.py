@@ -101,6 +101,23 @@ def settings_of(config: Any, card: ModelCard, formats: tuple[str, ...]) -> dict[
     return {**model, "classes": list(card.classes), **values, "formats": sorted(formats)}
 
 
+def work_of(config: Any, card: ModelCard, answer: Answer, out: Path) -> Work:
+    """Of a SourceConfig or UnlabelledConfig with TrainedModelConfig."""
+    names = ("top", "start_s", "end_s", "every")
+    return Work(
+        card=card,
+        answer=answer,
+        out=out,
+        source=config.source,
+        formats=config.formats,
+        settings=settings_of(config, card, config.formats),
+        batch=config.batch,
+        resume=config.resume,
+        videos=hasattr(config, "every"),
+        **{name: getattr(config, name) for name in names if hasattr(config, name)},
+    )
+
+
 def require_input(config: Any) -> None:
     """Raises SettingsError, before a model is loaded, for what no model would change."""
     info = type(config).model_fields["formats"]

@@ -37,6 +37,11 @@ class CheckedSet:
         sides = {"train": self.train, "val": self.val, "test": self.test}
         return {name: fingerprint(pictures) for name, pictures in sides.items() if pictures}
 
+    @property
+    def held_out(self) -> list[Picture]:
+        """What a finished model is scored on: the test pictures where there are some."""
+        return self.test or self.val
+
     @staticmethod
     def groups(pictures: Sequence[Picture]) -> dict[str, Hashable]:
         """Name -> what the picture was cut from; itself where it stands alone."""

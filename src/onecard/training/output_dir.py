@@ -113,11 +113,15 @@ def write_manifest(
     fsio.write_text(manifest, json.dumps({**identity, "run": run_id}))
 
 
-def vision_identity(config: VisionTrainConfig) -> dict[str, Any]:
-    """Settings that a resumed training of a vision model must share with the one before; the batch
-    is not among them, so that a smaller one can go on."""
+def vision_identity(
+    config: VisionTrainConfig, labels: str, classes: Sequence[str]
+) -> dict[str, Any]:
+    """What a resumed training of a vision model must share with the one before: settings, the
+    fingerprint of its labels, its classes. The batch is not among them, so that a smaller one can
+    go on."""
     names = ("model", "imgsz", "height", "epochs", "seed", "optimizer", "lr0", "freeze", "ema")
-    return {name: getattr(config, name) for name in names}
+    values = {name: getattr(config, name) for name in names}
+    return {**values, "train": labels, "classes": list(classes)}
 
 
 def require_space(

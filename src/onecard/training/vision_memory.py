@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from onecard.errors import NotFound, SettingsError
+from onecard.hub import network
 from onecard.inference.picture_model import find_model, read_card
 from onecard.memory import calibration, terms
 from onecard.memory.devices import Device
@@ -64,6 +65,19 @@ def plan(config: Any, device: Device, task: str, example: str) -> Plan:
 
 TRACED_BAND = 0.2
 """Half-width of the band of a traced plan: what a loss makes beside the network is not in it."""
+
+
+def resolve_auto(
+    config: Any, online: tuple[str, str], offline: str, check_hub: bool
+) -> tuple[Any, str]:
+    """(the config with a named model, why that one). `online`: the model whose weights are
+    downloaded, and why it; `offline`: the one whose weights come with a Python package."""
+    if not isinstance(config, VisionTrainConfig) or getattr(config, "model", "") != "auto":
+        return config, ""
+    if network.offline() or (check_hub and not network.hub_reachable()):
+        why = "its first weights come with a Python package; the hub is out of reach"
+        return config.model_copy(update={"model": offline}), why
+    return config.model_copy(update={"model": online[0]}), online[1]
 
 
 def traced(

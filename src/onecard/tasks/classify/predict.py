@@ -13,18 +13,7 @@ def predict(config: PredictConfig, run: Run) -> Result:
     """Raises SettingsError, NotFound, DataError, and EngineError and MissingExtra of the form."""
     picture_predictions.require_input(config)
     predictor = open_predictor(config, "classify", load)
-    work = picture_predictions.Work(
-        card=predictor.card,
-        answer=picture_outcomes.classes(predictor),
-        out=output_dir.resolve(config.output_dir, run),
-        source=config.source,
-        formats=config.formats,
-        settings=picture_predictions.settings_of(config, predictor.card, config.formats),
-        batch=config.batch,
-        top=config.top,
-        resume=config.resume,
-        start_s=config.start_s,
-        end_s=config.end_s,
-        every=config.every,
-    )
+    answer = picture_outcomes.classes(predictor)
+    out = output_dir.resolve(config.output_dir, run)
+    work = picture_predictions.work_of(config, predictor.card, answer, out)
     return picture_predictions.predict(work, run)

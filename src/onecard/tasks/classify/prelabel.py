@@ -13,15 +13,7 @@ def prelabel(config: PrelabelConfig, run: Run) -> Result:
     """Raises SettingsError, NotFound, DataError, and EngineError and MissingExtra of the form."""
     picture_predictions.require_input(config)
     predictor = open_predictor(config, "classify", load)
-    work = picture_predictions.Work(
-        card=predictor.card,
-        answer=picture_outcomes.classes(predictor),
-        out=output_dir.resolve(config.output_dir, run),
-        source=config.source,
-        formats=config.formats,
-        settings=picture_predictions.settings_of(config, predictor.card, config.formats),
-        batch=config.batch,
-        videos=False,
-        resume=config.resume,
-    )
+    answer = picture_outcomes.classes(predictor)
+    out = output_dir.resolve(config.output_dir, run)
+    work = picture_predictions.work_of(config, predictor.card, answer, out)
     return prelabels.prelabel(work, run)

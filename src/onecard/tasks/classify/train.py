@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from onecard.datasets.images.records import Picture
 from onecard.evaluation import learning_curve, stats
@@ -22,6 +21,7 @@ from onecard.training import (
     checked_set,
     output_dir,
     picture_data,
+    picture_result,
     picture_torch,
     picture_trainer,
     vision_memory,
@@ -37,64 +37,30 @@ def train(config: TrainConfig, run: Run) -> Result:
     # 1. labels
     data = checked_set.load(config, "classify", run)
     batch = vision_memory.batch_of(run.plan, config)
-    with output_dir.training_folder(
-        config.output_dir, run, _identity(config, data), resume=config.resume
-    ) as out:
+    identity = output_dir.vision_identity(config, data.fingerprints["train"], data.classes)
+    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
         checked_set.write_rejected(data, out)
         # 2. training
         net, card, state = fit(config, data.train, data.val, data.classes, batch, out, run)
-        # 3. the score of the saved weights
         card = replace(card, data=checked_set.facts(config, data))
-        picture_torch.save(net, card, out / "model")
-        run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
-        scores = _score(net, card, data)
-        # 4. the proof
-        groups = data.groups(data.val)
-        base = scoring.majority(data.train, data.val, data.classes)
-        comparisons = scoring.compare(base, scores, groups)
+        picture_result.keep(net, card, out, run)
+        # 3. the score of the saved weights, and the proof
+        scores, groups = _score(net, card, data), data.groups(data.held_out)
+        base = scoring.majority(data.train, data.held_out, data.classes)
         verdicts = [
             f"{name} against the most frequent class: {comparison.render()}"
-            for name, comparison in comparisons.items()
+            for name, comparison in scoring.compare(base, scores, groups).items()
         ]
+        verdicts += picture_result.held_out_note(data)
         values = scoring.metrics(scores, base, groups)
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
         run.items(scoring.item_rows(scores, base, groups))
         rows = {name: interval.as_dict() for name, interval in values.items()}
         run.scores(rows, verdicts=verdicts)
-        picture_report.classification(scores, data.val, run)
-    stopped = [f"stopped early: {state.stopped}"] if state.stopped else []
-    name = str(out / "model") if config.output_dir or not run.id else run.id
-    text = [
-        *scoring.render(scores, groups, values),
-        *verdicts,
-        *stopped,
-        f"wrote {out / 'model'}",
-        f"use it: onecard classify predict PICTURE --run_id {name}",
-        f"export it: onecard classify export {name} --formats onnx --data {config.data}",
-    ]
-    return Result(
-        {
-            "metrics": rows,
-            "verdicts": verdicts,
-            "classes": list(data.classes),
-            "license": card.license,
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch,
-            "output_dir": str(out),
-            "model": str(out / "model"),
-        },
-        "\n".join(text),
-    )
-
-
-def _identity(config: TrainConfig, data: CheckedSet) -> dict[str, Any]:
-    """What a resumed training must share with the one before."""
-    return {
-        **output_dir.vision_identity(config),
-        "train": data.fingerprints["train"],
-        "classes": list(data.classes),
-    }
+        picture_report.classification(scores, data.held_out, run)
+    lines = scoring.render(scores, groups, values)
+    return picture_result.result(config, run, out, card, state, values, verdicts, lines)
 
 
 def fit(
@@ -128,7 +94,7 @@ def fit(
 
 def _score(net: Classifier, card: ModelCard, data: CheckedSet) -> ClassificationScores:
     session = TorchSession(net, device=str(picture_trainer.default_device()))
-    return learner.score(Predictor(card, session.run), data.val, data.classes)
+    return learner.score(Predictor(card, session.run), data.held_out, data.classes)
 
 
 def _learning_curve(
@@ -146,7 +112,7 @@ def _learning_curve(
         folder = out / f"labels-{share:.0%}"
         net, card, _ = fit(config, part, data.val, data.classes, batch, folder, run)
         rows[share] = _score(net, card, data)
-    groups = data.groups(data.val)
+    groups = data.groups(data.held_out)
     points = {share: rows[share].metrics(groups)["macro_f1"].as_dict() for share in sorted(rows)}
     half = stats.compare_metric(
         "macro_f1",

@@ -6,7 +6,6 @@ from typing import Any
 
 from onecard.config import Config
 from onecard.errors import NotFound
-from onecard.hub import network
 from onecard.memory.devices import Device
 from onecard.memory.fallbacks import Change, FitRow
 from onecard.memory.plan import Plan
@@ -16,20 +15,14 @@ from onecard.training import vision_memory, yolo_names
 USUAL = ("yolo11n", "yolo11s", "yolo11m", "yolo11l", "yolo11x")
 TRACER = "detect"
 """memory/fake_tensor_nets.py's check for `onecard plan --trace`."""
-ONLINE, OFFLINE = "yolo11n", "fcos-lite0"
+ONLINE = ("yolo11n", "a small one with weights of COCO")
+OFFLINE = "fcos-lite0"
 """Models of `--model auto`."""
 
 
 def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tuple[Config, str]:
     """(the config with a named model, why that one)."""
-    if not isinstance(config, TrainConfig) or config.model != "auto":
-        return config, ""
-    offline = network.offline() or (check_hub and not network.hub_reachable())
-    if offline:
-        why = "its first weights come with a Python package; the hub is out of reach"
-        return config.model_copy(update={"model": OFFLINE}), why
-    why = "a small one with weights of COCO"
-    return config.model_copy(update={"model": ONLINE}), why
+    return vision_memory.resolve_auto(config, ONLINE, OFFLINE, check_hub)
 
 
 def plan(config: Config, device: Device) -> Plan:

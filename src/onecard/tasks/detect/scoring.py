@@ -74,7 +74,7 @@ def published_detections(
         else ModelCard("detect", name, words, *side)
     )
     predictor = open_predictor(net, card, device)
-    rows = learner.detect_all(predictor, data.val)
+    rows = learner.detect_all(predictor, data.held_out)
     return {
         key: [
             Detection(places[one.label], one.score, one.x0, one.y0, one.x1, one.y1)

@@ -23,7 +23,7 @@ from onecard.training import (
     checked_set,
     output_dir,
     picture_data,
-    picture_torch,
+    picture_result,
     picture_trainer,
     vision_memory,
     yolo_names,
@@ -53,69 +53,39 @@ def train(config: TrainConfig, run: Run) -> Result:
     batch = vision_memory.batch_of(run.plan, config)
     if yolo_names.is_yolo(config.model):
         run.reporter.line(f"{config.model} {yolo_names.NOTICE}")
-    with output_dir.training_folder(
-        config.output_dir, run, identity(config, data), resume=config.resume
-    ) as out:
+    identity = output_dir.vision_identity(config, data.fingerprints["train"], data.classes)
+    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
         checked_set.write_rejected(data, out)
         # 2. what the weights it starts from detect
         base = base_detections(config, data, run)
         # 3. training
         trained = fit(config, data.train, data.val, data.classes, batch, out, run)
-        # 4. the score of the saved weights, the threshold chosen on these pictures
+        # 4. the threshold, chosen on the validation pictures
         device = picture_trainer.default_device()
-        net = trained.net
-        predictor = scoring.open_predictor(net, trained.card, device)
+        predictor = scoring.open_predictor(trained.net, trained.card, device)
         scores = scoring.score(predictor, data.val, data.classes, run.reporter, "validation")
-        thresholds = {**trained.card.thresholds, "confidence": scores.best_threshold()}
+        limit = scores.best_threshold()
+        thresholds = {**trained.card.thresholds, "confidence": limit}
         facts = checked_set.facts(config, data)
         card = replace(trained.card, thresholds=thresholds, data=facts)
-        picture_torch.save(net, card, out / "model")
-        if yolo_names.is_network(net):
-            best = out / "model" / "best.pt"
-            yolo_names.network().write_pt(net, data.classes, best, "detect")
-        run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
-        # 5. the proof
-        groups = data.groups(data.val)
-        before = DetectionScores(data.val, base, data.classes)
+        picture_result.keep(trained.net, card, out, run)
+        # 5. the proof, on the test pictures where there are some
+        if data.test:
+            scores = scoring.score(predictor, data.test, data.classes, run.reporter, "test")
+        groups = data.groups(data.held_out)
+        before = DetectionScores(data.held_out, base, data.classes)
         comparison = compare_detectors(before, scores, groups)
-        values = detection_report.metrics(scores, before, groups)
+        values = detection_report.metrics(scores, before, groups, limit)
         verdicts = [f"mAP50-95 against the weights it started from: {comparison.render()}"]
+        verdicts += picture_result.held_out_note(data)
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
-        run.items(detection_report.item_rows(scores, before, groups))
-        run.scores(
-            {name: interval.as_dict() for name, interval in values.items()}, verdicts=verdicts
-        )
+        run.items(detection_report.item_rows(scores, before, groups, limit))
+        rows = {name: interval.as_dict() for name, interval in values.items()}
+        run.scores(rows, verdicts=verdicts)
         picture_report.detection(scores, run)
-    text = [
-        *detection_report.render(scores, groups, values),
-        *verdicts,
-        *([f"stopped early: {trained.state.stopped}"] if trained.state.stopped else []),
-        f"wrote {out / 'model'}",
-        *_use(config, out, run),
-    ]
-    return Result(
-        {
-            "metrics": {name: interval.as_dict() for name, interval in values.items()},
-            "verdicts": verdicts,
-            "classes": list(data.classes),
-            "license": card.license,
-            "epochs": trained.state.epoch,
-            "best_epoch": trained.state.best_epoch,
-            "output_dir": str(out),
-            "model": str(out / "model"),
-        },
-        "\n".join(text),
-    )
-
-
-def identity(config: TrainConfig, data: CheckedSet) -> dict[str, Any]:
-    """What a resumed training must share with the one before."""
-    return {
-        **output_dir.vision_identity(config),
-        "train": data.fingerprints["train"],
-        "classes": list(data.classes),
-    }
+    lines = detection_report.render(scores, groups, values, limit)
+    return picture_result.result(config, run, out, card, trained.state, values, verdicts, lines)
 
 
 def fit(
@@ -210,19 +180,9 @@ def _learning_curve(
         trained = fit(config, part, data.val, data.classes, batch, folder, run)
         predictor = scoring.open_predictor(trained.net, trained.card, device)
         label = f"{share:.0%} of the labels"
-        rows[share] = scoring.score(predictor, data.val, data.classes, run.reporter, label)
-    groups = data.groups(data.val)
+        rows[share] = scoring.score(predictor, data.held_out, data.classes, run.reporter, label)
+    groups = data.groups(data.held_out)
     points = {share: rows[share].metrics(groups)["map50_95"].as_dict() for share in sorted(rows)}
     half = compare_detectors(rows[0.5], rows[1.0], groups)
     run.artifact("learning_curve.json", json.dumps(points))
     return learning_curve.verdict("mAP50-95", points, half)
-
-
-def _use(config: TrainConfig, out: Path, run: Run) -> list[str]:
-    name = str(out / "model")
-    if run.id and not config.output_dir:
-        name = run.id
-    return [
-        f"use it: onecard detect predict PICTURE --run_id {name}",
-        f"export it: onecard detect export {name} --formats onnx --data {config.data}",
-    ]

@@ -40,6 +40,7 @@ def score(
     return DetectionScores(pictures, detections, classes, masks=True)
 
 
-def with_threshold(card: ModelCard, scores: DetectionScores) -> ModelCard:
-    """The card with the threshold of the best F1 on these pictures."""
+def with_threshold(card: ModelCard, predictor: Predictor, data: CheckedSet) -> ModelCard:
+    """The card with the threshold of the best F1 on the validation pictures."""
+    scores = score(predictor, data.val, data.classes)
     return replace(card, thresholds={**card.thresholds, "confidence": scores.best_threshold()})

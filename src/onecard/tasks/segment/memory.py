@@ -5,31 +5,24 @@ from typing import Any
 
 from onecard.config import Config
 from onecard.errors import NotFound
-from onecard.hub import network
 from onecard.memory.devices import Device
 from onecard.memory.fallbacks import Change, FitRow
 from onecard.memory.plan import Plan
-from onecard.tasks.segment.configs import PlanTrainConfig, TrainConfig
+from onecard.tasks.segment.configs import PlanTrainConfig
 from onecard.training import vision_memory
 from onecard.training.config import VisionTrainConfig
 
 USUAL = ("yolo11n-seg", "yolo11s-seg", "yolo11m-seg", "yolo11l-seg", "yolo11x-seg")
 TRACER = "segment"
 """memory/fake_tensor_nets.py's check for `onecard plan --trace`."""
-ONLINE, OFFLINE = "unet-lite0", "unet-lite0"
+ONLINE = ("unet-lite0", "a small one with weights of ImageNet")
+OFFLINE = "unet-lite0"
 """Models of `--model auto`."""
 
 
 def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tuple[Config, str]:
     """(the config with a named model, why that one)."""
-    if not isinstance(config, TrainConfig) or config.model != "auto":
-        return config, ""
-    offline = network.offline() or (check_hub and not network.hub_reachable())
-    if offline:
-        why = "its first weights come with a Python package; the hub is out of reach"
-        return config.model_copy(update={"model": OFFLINE}), why
-    why = "a small one with weights of ImageNet"
-    return config.model_copy(update={"model": ONLINE}), why
+    return vision_memory.resolve_auto(config, ONLINE, OFFLINE, check_hub)
 
 
 def plan(config: Config, device: Device) -> Plan:

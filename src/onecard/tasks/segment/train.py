@@ -29,6 +29,7 @@ from onecard.training import (
     output_dir,
     picture_check,
     picture_data,
+    picture_result,
     picture_torch,
     picture_trainer,
     vision_memory,
@@ -51,66 +52,32 @@ def train(config: TrainConfig, run: Run) -> Result:
     if yolo_names.is_yolo(config.model):
         instances.require_outlines(data, config.model)
         run.reporter.line(f"{config.model} {yolo_names.NOTICE}")
-    with output_dir.training_folder(
-        config.output_dir, run, _identity(config, data), resume=config.resume
-    ) as out:
+    identity = output_dir.vision_identity(config, data.fingerprints["train"], data.classes)
+    identity["loss"] = config.loss
+    with output_dir.training_folder(config.output_dir, run, identity, resume=config.resume) as out:
         checked_set.write_rejected(data, out)
         # 2. training
         net, card, state = fit(config, data.train, data, batch, out, run)
-        # 3. the score of the saved weights
         predictor = open_predictor(net, card)
-        scores, base = score(predictor, data, config), _base(config, data)
-        if isinstance(scores, DetectionScores):
-            card = instances.with_threshold(card, scores)
+        if card.instances:
+            card = instances.with_threshold(card, predictor, data)
         card = replace(card, data=checked_set.facts(config, data))
-        picture_torch.save(net, card, out / "model")
-        if yolo_names.is_network(net):
-            best = out / "model" / "best.pt"
-            yolo_names.network().write_pt(net, data.classes, best, "segment")
-        run.artifact("result.json", json.dumps({"model": str((out / "model").resolve())}))
-        # 4. the proof
-        groups = data.groups(data.val)
-        values = _metrics(scores, base, groups)
+        picture_result.keep(net, card, out, run)
+        # 3. the score of the saved weights, and the proof
+        scores, base = score(predictor, data), _base(config, data)
+        groups = data.groups(data.held_out)
+        limit = card.thresholds.get("confidence")
+        values = _metrics(scores, base, groups, limit)
         verdicts = [_verdict(compare(base, scores, groups), scores)]
+        verdicts += picture_result.held_out_note(data)
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
-        run.items(_item_rows(scores, base, groups))
+        run.items(_item_rows(scores, base, groups, limit))
         rows = {name: interval.as_dict() for name, interval in values.items()}
         run.scores(rows, verdicts=verdicts)
         write_pictures(scores, data, predictor, run)
-    stopped = [f"stopped early: {state.stopped}"] if state.stopped else []
-    name = str(out / "model") if config.output_dir or not run.id else run.id
-    text = [
-        *_render(scores, groups, values),
-        *verdicts,
-        *stopped,
-        f"wrote {out / 'model'}",
-        f"use it: onecard segment predict PICTURE --run_id {name}",
-        f"export it: onecard segment export {name} --formats onnx --data {config.data}",
-    ]
-    return Result(
-        {
-            "metrics": rows,
-            "verdicts": verdicts,
-            "classes": list(card.classes),
-            "license": card.license,
-            "epochs": state.epoch,
-            "best_epoch": state.best_epoch,
-            "output_dir": str(out),
-            "model": str(out / "model"),
-        },
-        "\n".join(text),
-    )
-
-
-def _identity(config: TrainConfig, data: CheckedSet) -> dict[str, Any]:
-    """What a resumed training must share with the one before."""
-    return {
-        **output_dir.vision_identity(config),
-        "loss": config.loss,
-        "train": data.fingerprints["train"],
-        "classes": list(data.classes),
-    }
+    lines = _render(scores, groups, values, limit)
+    return picture_result.result(config, run, out, card, state, values, verdicts, lines)
 
 
 # Training
@@ -177,8 +144,8 @@ def _learning_curve(
     for share in learning_curve.SHARES:
         part = learning_curve.part_of(data.train, share, config.seed)
         net, card, _ = fit(config, part, data, batch, out / f"labels-{share:.0%}", run)
-        rows[share] = score(open_predictor(net, card), data, config)
-    groups = data.groups(data.val)
+        rows[share] = score(open_predictor(net, card), data)
+    groups = data.groups(data.held_out)
     name = "map50_95" if isinstance(whole, DetectionScores) else "mean_iou"
     points = {share: rows[share].metrics(groups)[name].as_dict() for share in sorted(rows)}
     run.artifact("learning_curve.json", json.dumps(points))
@@ -194,17 +161,17 @@ def open_predictor(net: nn.Module, card: ModelCard) -> Predictor:
     return Predictor(card, session.run, confidence=confidence)
 
 
-def score(predictor: Predictor, data: CheckedSet, config: Any) -> Scores:
+def score(predictor: Predictor, data: CheckedSet) -> Scores:
     if predictor.card.instances:
-        return instances.score(predictor, data.val, data.classes)
-    return learner.score(predictor, data.val, data.dataset)
+        return instances.score(predictor, data.held_out, data.classes)
+    return learner.score(predictor, data.held_out, data.dataset)
 
 
 def _base(config: TrainConfig, data: CheckedSet) -> Scores:
     """Without looking: nothing detected, or the most frequent class everywhere."""
     if yolo_names.is_yolo(config.model):
-        return DetectionScores(data.val, {}, data.classes, masks=True)
-    return scoring.majority(data.train, data.val, data.dataset)
+        return DetectionScores(data.held_out, {}, data.classes, masks=True)
+    return scoring.majority(data.train, data.held_out, data.dataset)
 
 
 def compare(old: Scores, new: Scores, groups: Mapping[str, Any]) -> Comparison:
@@ -221,25 +188,34 @@ def _verdict(comparison: Comparison, scores: Scores) -> str:
     return f"mean IoU against the most frequent class everywhere: {comparison.render()}"
 
 
-def _metrics(scores: Scores, base: Scores, groups: Mapping[str, Any]) -> dict[str, Interval]:
+def _metrics(
+    scores: Scores, base: Scores, groups: Mapping[str, Any], limit: float | None
+) -> dict[str, Interval]:
     if isinstance(scores, DetectionScores):
         assert isinstance(base, DetectionScores)
-        return detection_report.metrics(scores, base, groups)
+        return detection_report.metrics(scores, base, groups, limit)
     assert isinstance(base, SegmentationScores)
     return scoring.metrics(scores, base, groups)
 
 
-def _item_rows(scores: Scores, base: Scores, groups: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _item_rows(
+    scores: Scores, base: Scores, groups: Mapping[str, Any], limit: float | None
+) -> list[dict[str, Any]]:
     if isinstance(scores, DetectionScores):
         assert isinstance(base, DetectionScores)
-        return detection_report.item_rows(scores, base, groups)
+        return detection_report.item_rows(scores, base, groups, limit)
     assert isinstance(base, SegmentationScores)
     return scoring.item_rows(scores, base, groups)
 
 
-def _render(scores: Scores, groups: Mapping[str, Any], values: Mapping[str, Interval]) -> list[str]:
+def _render(
+    scores: Scores,
+    groups: Mapping[str, Any],
+    values: Mapping[str, Interval],
+    limit: float | None,
+) -> list[str]:
     if isinstance(scores, DetectionScores):
-        return detection_report.render(scores, groups, values)
+        return detection_report.render(scores, groups, values, limit)
     return scoring.render(scores, groups, values)
 
 
@@ -254,4 +230,4 @@ def write_pictures(scores: Scores, data: CheckedSet, predictor: Predictor, run: 
     def truth(picture: Picture) -> np.ndarray:
         return masks.pixel_labels(picture, data.dataset)
 
-    picture_report.segmentation(scores, data.val, truth, predict, run)
+    picture_report.segmentation(scores, data.held_out, truth, predict, run)
