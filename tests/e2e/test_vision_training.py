@@ -23,6 +23,7 @@ from onecard.inference.picture_model import read_card  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
 from onecard.runs.record import Run  # noqa: E402
 from onecard.tasks.classify import learner as classify_learner  # noqa: E402
+from onecard.tasks.classify import probe  # noqa: E402
 from onecard.tasks.detect import diagnosis  # noqa: E402
 from onecard.tasks.detect.configs import TrainConfig  # noqa: E402
 from onecard.training import checkpoints, yolo_network, yolo_trainer  # noqa: E402
@@ -209,6 +210,31 @@ def test_a_classifier_learns_and_is_told_to_be_better(tmp_path):
     result = train("classify", data, epochs=12, lr0=0.002, batch=8)
     assert result.data["metrics"]["accuracy"]["value"] > 0.85
     assert "accuracy against the most frequent class: better" in result.data["verdicts"][0]
+
+
+def test_the_head_is_fitted_as_scikit_learn_would():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, [1, 5, 0.1, 2], (60, 4)).astype(np.float32)
+    labels = (x[:, 0] + 5 * x[:, 2] > 18).astype(int) + (x[:, 3] > 4)
+    weight, bias = probe.logistic(torch.from_numpy(x), torch.from_numpy(labels), 3)
+    scaler = StandardScaler().fit(x)
+    theirs = LogisticRegression(max_iter=1000, tol=1e-8).fit(scaler.transform(x), labels)
+    ours = torch.softmax(torch.from_numpy(x) @ weight.T + bias, 1).numpy()
+    assert np.abs(ours - theirs.predict_proba(scaler.transform(x))).max() < 0.02
+
+
+def test_a_pretrained_head_is_fitted_before_the_training(tmp_path):
+    """EfficientNet-Lite0's weights come out of a package: with a rate of nearly nothing its result
+    is that of the fitted head, which a random one would not give."""
+    items = made_pictures.scenes(80, n_val=30, n_objects=1)
+    data = made_pictures.write_folders(tmp_path / "set", items)
+    values = {"model": "efficientnet-lite0", "epochs": 1, "lr0": 1e-9, "batch": 8}
+    fitted = train("classify", data, pretrained=True, **values).data["metrics"]["accuracy"]
+    random = train("classify", data, pretrained=False, **values).data["metrics"]["accuracy"]
+    assert fitted["value"] > random["value"] + 0.1, (fitted, random)
 
 
 def test_a_smaller_batch_after_out_of_memory_keeps_the_effective_one(sets, tmp_path, monkeypatch):

@@ -42,6 +42,8 @@ class TrainConfig(ImageDataConfig, VisionTrainConfig, TrackingConfig):
     """Optimizer."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     """Share of the target that goes to the other classes."""
+    hsv_s: float = Field(default=0.4, ge=0, le=1)
+    """Largest change of the saturation."""
     ema: bool = False
     """Keep a moving average of the weights beside them."""
 

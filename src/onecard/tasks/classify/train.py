@@ -14,11 +14,13 @@ from onecard.inference.picture_sessions import Predictor, TorchSession
 from onecard.reporting import Result
 from onecard.runs import picture_report
 from onecard.runs.record import Run
-from onecard.tasks.classify import learner, model, scoring
+from onecard.tasks.classify import learner, model, probe, scoring
 from onecard.tasks.classify.configs import TrainConfig
 from onecard.tasks.classify.model import Classifier
 from onecard.training import (
+    backbones,
     checked_set,
+    checkpoints,
     output_dir,
     picture_data,
     picture_result,
@@ -84,6 +86,10 @@ def fit(
     )
     picture_torch.freeze_stages(net.net, config.freeze)
     card = model.card_of(config.model, classes, side, config.resize, run.id)
+    fresh = checkpoints.last(out / "checkpoints") is None
+    if config.pretrained and fresh and backbones.has_weights(config.model):
+        device = picture_trainer.default_device()
+        probe.fit_head(net, card, train_pictures, device, run.reporter)
     steps = picture_data.augmentation("class", *side, config, config.resize)
     samples = picture_data.PictureSamples(train_pictures, "class", steps, config.seed)
     the_learner = learner.ClassifyLearner(net, card, train_pictures, val, config)
