@@ -120,7 +120,13 @@ def bccd(args):
             comparison = compare_detectors(scores["plain"], scores[name])
             rows[name]["against_plain"] = comparison.as_dict()
             print(name, "against plain:", comparison.render(), flush=True)
-    return {"settings": vars(args), "rows": rows}
+    return {"settings": vars(args), "rows": earlier(args.part).get("rows", {}) | rows}
+
+
+def earlier(part):
+    """What a run before wrote: one with other --only adds to it."""
+    path = ROOT / "bench-results" / f"detect-{part}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def speed(args):
