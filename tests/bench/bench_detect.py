@@ -32,7 +32,7 @@ from onecard.runs.record import Run
 from onecard.tasks.detect import model as models
 from onecard.tasks.detect import scoring
 from onecard.tasks.detect.configs import TrainConfig
-from onecard.training import checked_set, yolo_network, yolo_trainer
+from onecard.training import checked_set, checkpoints, yolo_network, yolo_trainer
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -146,10 +146,25 @@ def speed(args):
                 folder = Path(temp) / f"{name}{number}"
                 marks = epoch_marks(name, config, data, folder)
                 times[name] += [b - a for a, b in itertools.pairwise(marks[1:])]
+        same = equal_weights(Path(temp))
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians["ours"] / medians["plain"]
     print(medians, f"{ratio:.3f}x", flush=True)
-    return {"epoch_s": times, "medians": medians, "ratio": ratio}
+    return {"epoch_s": times, "medians": medians, "ratio": ratio, "weights_differ_by": same}
+
+
+def equal_weights(folder):
+    """Largest difference between ours and plain Ultralytics' averaged weights, which it saves in 16
+    bits."""
+    plain_s = yolo_network.load_weights(str(folder / "plain0/plain/weights/last.pt"), Reporter())
+    last = checkpoints.load(checkpoints.last(folder / "ours0" / "checkpoints"))
+    own = checkpoints.select("average.", last)
+    gap = max(
+        float((own[name].half().float() - weight.half().float()).abs().max())
+        for name, weight in plain_s.state_dict().items()
+    )
+    print("weights differ by", gap, flush=True)
+    return gap
 
 
 def epoch_marks(name, config, data, folder):

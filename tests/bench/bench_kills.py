@@ -1,5 +1,5 @@
-"""Trainings of vision models that are killed (SIGKILL) at five random moments and resumed each time:
-whether they end with the weights of the unbroken one, on the CPU.
+"""Trainings of vision models that are killed (SIGKILL) at five random moments and resumed each
+time: whether they end with the weights of the unbroken one, on the CPU.
 
     python tests/bench/bench_kills.py [--epochs 8]
 
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
-import made_pictures
-import torch
+import made_pictures  # noqa: E402
+import torch  # noqa: E402
 
-from onecard.training import checkpoints
+from onecard.training import checkpoints  # noqa: E402
 
 KILLS = 5
 CASES = {
