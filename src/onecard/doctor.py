@@ -24,8 +24,13 @@ BESIDE_TASKS = {
     "langchain": ["langchain-core"],
     "llamaindex": ["llama-index-core"],
     "tracking": ["trackio", "tensorboard", "wandb", "mlflow"],
+    "ultralytics": ["ultralytics"],
 }
 """Extras that belong to no task, and their distributions."""
+NOTICES = {
+    "ultralytics": "AGPL-3.0: whoever passes on or serves a program with it owes the source",
+}
+"""What an extra's user should know."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ def examine(extras: Mapping[str, Sequence[str]]) -> Result:
     `extras`: extra -> its distributions that are not installed.
     """
     checks = [_python(), *_card(), _engine(), _torch(), _memory(), _disk(), _hub()]
-    checks += [_extra(name, missing) for name, missing in extras.items()]
+    own = {package for packages in BESIDE_TASKS.values() for package in packages}
+    checks += [_extra(name, [p for p in lacks if p not in own]) for name, lacks in extras.items()]
     for name, packages in BESIDE_TASKS.items():
         checks.append(_extra(name, [each for each in packages if not _installed(each)]))
     rows = [[check.state, check.name, check.summary, check.fix] for check in checks]
@@ -203,7 +209,8 @@ def _installed(package: str) -> bool:
 
 
 def _extra(name: str, missing: Sequence[str]) -> Check:
+    notice = f" ({NOTICES[name]})" if name in NOTICES else ""
     if not missing:
-        return Check(f"onecard[{name}]", "good", "installed")
-    lacks = ", ".join(sorted(set(missing)))
-    return Check(f"onecard[{name}]", "missing", f"lacks {lacks}", f"pip install 'onecard[{name}]'")
+        return Check(f"onecard[{name}]", "good", f"installed{notice}")
+    summary = f"lacks {', '.join(sorted(set(missing)))}{notice}"
+    return Check(f"onecard[{name}]", "missing", summary, f"pip install 'onecard[{name}]'")
