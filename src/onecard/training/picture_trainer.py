@@ -49,6 +49,9 @@ class Learner(Protocol):
     @property
     def net(self) -> nn.Module: ...
 
+    warm: bool
+    """Whether the network is worth something before its first step, as with a fitted head: it is
+    validated first, and its batch norms keep their statistics, which its features rest on."""
     metric: str
     """Name of the figure that `validate` gives first and training is to raise."""
 
@@ -115,7 +118,7 @@ class Trainer:
         Raises KeyboardInterrupt after a step, DataError for a loss that is not finite.
         """
         config, total, count = self.config, 0.0, 0
-        set_training(self.net)
+        set_training(self.net, norms=not self.learner.warm)
         group: list[list[Sample]] = []
         for number, batch in enumerate(self.batches.epoch(self.state.epoch), 1):
             group.append(batch)
@@ -130,7 +133,8 @@ class Trainer:
         return total / max(count, 1)
 
     def _note(self, loss: float) -> str:
-        best = f", {self.learner.metric} {self.state.best:.3f}" if self.state.best_epoch else ""
+        known = math.isfinite(self.state.best)
+        best = f", {self.learner.metric} {self.state.best:.3f}" if known else ""
         return f"epoch {self.state.epoch + 1}/{self.config.epochs}, loss {loss:.3f}{best}"
 
     def _step(self, group: Sequence[Sequence[Sample]]) -> float:
@@ -239,13 +243,14 @@ def own_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def set_training(net: nn.Module) -> None:
-    """Training mode, but layers whose weights are frozen keep their batch norm's statistics."""
+def set_training(net: nn.Module, norms: bool = True) -> None:
+    """Training mode, but layers whose weights are frozen keep their batch norm's statistics; all do
+    without `norms`."""
     net.train()
     for module in net.modules():
         own = list(module.parameters(recurse=False))
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and own:
-            module.train(any(weight.requires_grad for weight in own))
+            module.train(norms and any(weight.requires_grad for weight in own))
 
 
 def autocast_type(device: torch.device) -> torch.dtype | None:
@@ -345,11 +350,16 @@ def fit(trainer: Trainer, out: Path, run: Run) -> TrainingState:
     total = trainer.steps
     with graceful_interrupt() as interrupt, run.reporter.progress("training", total) as bar:
         bar.step(trainer.state.step)
+        if trainer.state.epoch == 0 and trainer.learner.warm:
+            with trainer.averaged() as net:
+                figures = trainer.learner.validate(net)
+                _keep_best(trainer, net, figures, out, 0)
+            run.log(0, **figures)
         while trainer.state.epoch < config.epochs and not trainer.state.stopped:
             loss = trainer.epoch(bar, interrupt)
             with trainer.averaged() as net:
                 figures = trainer.learner.validate(net)
-                _keep_best(trainer, net, figures, out)
+                _keep_best(trainer, net, figures, out, trainer.state.epoch + 1)
             state = trainer.state
             state.epoch += 1
             state.history.append({"epoch": state.epoch, "loss": loss, **figures})
@@ -365,11 +375,13 @@ def fit(trainer: Trainer, out: Path, run: Run) -> TrainingState:
     return trainer.state
 
 
-def _keep_best(trainer: Trainer, net: nn.Module, figures: Mapping[str, float], out: Path) -> None:
+def _keep_best(
+    trainer: Trainer, net: nn.Module, figures: Mapping[str, float], out: Path, epoch: int
+) -> None:
     """The first of equal epochs is kept, but while the metric is 0 the last one."""
     state, value = trainer.state, figures[trainer.learner.metric]
     if value > state.best or value == state.best == 0:
-        state.best, state.best_epoch = value, state.epoch + 1
+        state.best, state.best_epoch = value, epoch
         with fsio.atomic_write(out / BEST) as draft:
             weights = {k: v.detach().contiguous().cpu() for k, v in net.state_dict().items()}
             save_file(own_tensors(weights), draft)

@@ -30,6 +30,7 @@ BATCH = 16
 class ClassifyLearner:
     """Implements picture_trainer.Learner."""
 
+    warm = False
     metric = "macro_f1"
 
     def __init__(

@@ -86,13 +86,14 @@ def fit(
     )
     picture_torch.freeze_stages(net.net, config.freeze)
     card = model.card_of(config.model, classes, side, config.resize, run.id)
-    fresh = checkpoints.last(out / "checkpoints") is None
-    if config.pretrained and fresh and backbones.has_weights(config.model):
-        device = picture_trainer.default_device()
+    device = picture_trainer.default_device()
+    warm = config.pretrained and backbones.has_weights(config.model)
+    if warm and checkpoints.last(out / "checkpoints") is None:
         probe.fit_head(net, card, train_pictures, device, run.reporter)
     steps = picture_data.augmentation("class", *side, config, config.resize)
     samples = picture_data.PictureSamples(train_pictures, "class", steps, config.seed)
     the_learner = learner.ClassifyLearner(net, card, train_pictures, val, config)
+    the_learner.warm = warm
     lr = config.lr0 or learner.usual_lr(config)
     state = picture_trainer.train(the_learner, samples, batch, config, lr, out, run)
     return net, card, state

@@ -34,6 +34,7 @@ SGD_TIMES = 10.0
 class DetectLearner:
     """Implements picture_trainer.Learner."""
 
+    warm = False
     metric = "map50_95"
 
     def __init__(

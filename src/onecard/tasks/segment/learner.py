@@ -33,6 +33,7 @@ MULTI_SCALE = (0.75, 0.875, 1.0, 1.125, 1.25)
 class SegmentLearner:
     """Implements picture_trainer.Learner."""
 
+    warm = False
     metric = "mean_dice"
 
     def __init__(
