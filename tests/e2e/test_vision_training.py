@@ -133,6 +133,8 @@ def test_a_yolo_that_was_stopped_ends_with_the_same_weights(
         yolo_fit(yolo_set, tmp_path / "cut", stop_after)
     yolo_fit(yolo_set, tmp_path / "cut")
     assert same(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")) == []
+    yolo_fit(yolo_set, tmp_path / "cut")  # at its end: nothing is trained again
+    assert same(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")) == []
 
 
 def test_ultralytics_twin_runs_with_its_own_words(yolo_set, tmp_path):

@@ -3,7 +3,8 @@ same weights, optimizer and random numbers.
 
 Ultralytics saves the averaged weights in 16 bits and no others, the optimizer in 16 bits and no
 random state (BaseTrainer.save_model), so its own --resume is another training. Everything else is
-left as it is: an unbroken training equals `yolo train` bit for bit (tests/e2e/test_detect.py).
+left as it is: an unbroken training equals `yolo train` bit for bit
+(tests/e2e/test_vision_training.py).
 
 Ultralytics is AGPL-3.0: whoever passes on a program with it, or serves one, owes its source.
 """
@@ -280,6 +281,10 @@ def fit(
         cfg=weights.yaml if weights else yaml_of(model), weights=weights, verbose=False
     )
 
+    if ended := _ended(folder, config.epochs):
+        trainer.model.load_state_dict(_best(out))
+        return trainer.model.eval(), ended
+
     def on_epoch(row: dict[str, float]) -> None:
         step = int(row.pop("epoch"))
         run.log(step, **row)
@@ -292,6 +297,15 @@ def fit(
     net = unwrap_model(trainer.ema.ema)
     net.load_state_dict(_best(out))
     return net.eval(), trainer.training
+
+
+def _ended(folder: Path, epochs: int) -> TrainingState | None:
+    """The state of a training that is at its end: ultralytics' loop would train once more."""
+    path = checkpoints.last(folder)
+    if path is None:
+        return None
+    state = TrainingState(**json.loads(checkpoints.read_metadata(path)["state"]))
+    return state if state.epoch >= epochs else None
 
 
 def _best(out: Path) -> dict[str, Tensor]:
