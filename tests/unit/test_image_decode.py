@@ -131,3 +131,17 @@ def test_nothing_but_files_is_opened(tmp_path):
 def test_endings_count_in_any_case(tmp_path):
     names = ["a.JPG", "b.WebP", "c.tiff", "d.txt", ".e.png", "f.svg"]
     assert [decode.is_picture(tmp_path / name) for name in names] == [True] * 3 + [False] * 3
+
+
+def test_a_library_that_replaces_pillows_open_changes_no_refusal(tmp_path, monkeypatch):
+    """Ultralytics does: for what Pillow does not know it imports a plugin that may be missing."""
+
+    def replaced(*words, **settings):
+        raise ModuleNotFoundError("No module named 'pi_heif'")
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"neither this nor that" * 20)
+    monkeypatch.setattr(decode.Image, "open", replaced)
+    with pytest.raises(DataError) as refusal:
+        decode.read_rgb(path)
+    assert "no picture of a known kind" in refusal.value.why

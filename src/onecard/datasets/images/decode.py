@@ -180,7 +180,8 @@ def _image(file: IO[bytes], name: str, head: bytes) -> Iterator[Image.Image]:
         raise _refusal(name, *_too_large(0, 0)) from None
     except MemoryError:
         raise _refusal(name, "there is not enough memory for it", "make it smaller") from None
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ImportError):
+        # ultralytics, once imported, replaces Pillow's open by one that asks for an HEIF plugin
         raise _refusal(name, "the file is no picture of a known kind") from None
     except Exception as fault:
         why = "the file is damaged or cut off"
