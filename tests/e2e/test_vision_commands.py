@@ -84,12 +84,11 @@ def test_every_form_is_scored_beside_torch(home, trained, task):
     assert (model / "predict.py").is_file()
 
 
-@pytest.mark.parametrize("task", MODELS)
-def test_an_export_is_evaluated_on_its_own(home, trained, task):
-    _, model = trained[task]
-    whole = run(task, "evaluate", run_id=str(model)).data["metrics"]
-    run(task, "export", run_id=str(model), formats=("onnx",))
-    onnx_s = run(task, "evaluate", run_id=str(model), form="onnx").data["metrics"]
+def test_an_export_is_evaluated_on_its_own(home, trained):
+    _, model = trained["segment"]
+    whole = run("segment", "evaluate", run_id=str(model)).data["metrics"]
+    run("segment", "export", run_id=str(model), formats=("onnx",))
+    onnx_s = run("segment", "evaluate", run_id=str(model), form="onnx").data["metrics"]
     for name, row in whole.items():
         if row["value"] is not None:
             assert onnx_s[name]["value"] == pytest.approx(row["value"], abs=0.01), name
