@@ -133,7 +133,9 @@ def test_a_yolo_that_was_stopped_ends_with_the_same_weights(
         yolo_fit(yolo_set, tmp_path / "cut", stop_after)
     yolo_fit(yolo_set, tmp_path / "cut")
     assert same(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")) == []
-    yolo_fit(yolo_set, tmp_path / "cut")  # at its end: nothing is trained again
+    (net, _), _ = yolo_fit(yolo_set, tmp_path / "cut")  # at its end: nothing is trained again
+    wrapped = yolo_network.YoloNetwork(net, instances=False)
+    yolo_network.write_pt(wrapped, made_pictures.CLASSES, tmp_path / "best.pt", "detect")
     assert same(last_tensors(tmp_path / "whole"), last_tensors(tmp_path / "cut")) == []
 
 

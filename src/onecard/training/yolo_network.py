@@ -111,7 +111,8 @@ def write_pt(net: "YoloNetwork", classes: Sequence[str], path: Path, task: str) 
     model: Any = deepcopy(net.net).half()
     model.names = dict(enumerate(classes))
     model.criterion = None
-    model.args = {**model.args} if isinstance(model.args, dict) else vars(model.args)
+    own = getattr(model, "args", {})  # a training that was at its end has none
+    model.args = {**own} if isinstance(own, dict) else vars(own)
     row = {
         "epoch": -1,
         "model": model,
