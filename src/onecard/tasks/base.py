@@ -54,3 +54,70 @@ class Task:
     """Distributions whose versions a run keeps, and that `onecard doctor` looks for."""
     extra: str = ""
     """The extra in pyproject that installs them; empty: the one with the task's name."""
+
+
+# What the tasks on pictures say alike
+
+PICTURE_READ = ("numpy", "opencv-python-headless", "pillow", "lxml")
+PICTURE_USE = (*PICTURE_READ, "torch", "torchvision")
+PICTURE_TRAIN = (*PICTURE_USE, "timm", "albumentations")
+PICTURE_PACKAGES = (*PICTURE_TRAIN, "onnx", "onnxruntime", "openvino", "av", "python-multipart")
+
+
+def picture_commands(
+    trains: str, predicts: str, requires: tuple[str, ...] = ()
+) -> dict[str, Command]:
+    """`trains`: what a training learns from; `predicts`: what the model tells of a picture;
+    `requires`: distributions of a training beyond PICTURE_TRAIN."""
+    return {
+        "check": Command(
+            "check:check",
+            "look at labelled pictures: counts, faults, duplicates, leaks, contact sheets",
+            "configs:CheckConfig",
+            "data",
+            requires=PICTURE_READ,
+        ),
+        "train": Command(
+            "train:train",
+            f"{trains}, scored before and after",
+            "configs:TrainConfig",
+            "data",
+            requires=(*PICTURE_TRAIN, *requires),
+        ),
+        "evaluate": Command(
+            "evaluate:evaluate",
+            "score a trained model, or an export of it, on labelled pictures",
+            "configs:EvaluateConfig",
+            "data",
+            requires=PICTURE_USE,
+        ),
+        "predict": Command(
+            "predict:predict",
+            f"{predicts} in pictures, folders, videos or from a webcam",
+            "configs:PredictConfig",
+            "source",
+            requires=(*PICTURE_USE, "av"),
+        ),
+        "prelabel": Command(
+            "prelabel:prelabel",
+            "write labels for unlabelled pictures to correct, least sure first",
+            "configs:PrelabelConfig",
+            "source",
+            requires=(*PICTURE_USE, "av"),
+        ),
+        "export": Command(
+            "export:export",
+            "ONNX, int8, OpenVINO or TensorRT, each measured in its own precision",
+            "configs:ExportConfig",
+            "run_id",
+            requires=(*PICTURE_USE, "onnx", "onnxruntime"),
+        ),
+        "serve": Command(
+            "serve:serve",
+            "answer over HTTP, with a small page",
+            "configs:ServeConfig",
+            "run_id",
+            requires=(*PICTURE_USE, "python-multipart"),
+            recorded=False,
+        ),
+    }

@@ -23,6 +23,8 @@ IGNORED = 255
 """Of a mask: pixels without a class, padding among them; at most 255 classes are left."""
 MIN_VISIBLE = 0.1
 """Share of a box that must lie in the augmented picture: less is hardly the object."""
+MULTI_SCALE = (0.75, 0.875, 1.0, 1.125, 1.25)
+"""Sizes of multi-scale training, as shares of the nominal one; the plan counts the largest."""
 MAX_WORKERS = 8
 SEED_STRIDE = 1_000_003
 """A prime above the number of pictures and epochs of a training here."""
@@ -205,6 +207,12 @@ def inverse_frequency(labels: Sequence[int], n: int, power: float) -> np.ndarray
     weights = np.maximum(counts, 1.0) ** -power
     weights[counts == 0] = weights[counts > 0].mean() if counts.any() else 1.0
     return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+
+def random_size(height: int, width: int) -> list[int]:
+    """A size of MULTI_SCALE, in steps of 32 px; drawn from torch's seeded state."""
+    share = MULTI_SCALE[int(torch.randint(len(MULTI_SCALE), ()))]
+    return [max(32, round(side * share / 32) * 32) for side in (height, width)]
 
 
 def to_tensor(samples: Sequence[Sample], device: torch.device) -> Tensor:

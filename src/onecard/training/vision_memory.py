@@ -26,7 +26,7 @@ are known."""
 ULTRALYTICS_LARGEST = 1.5
 """Its multi_scale=0.5, as training/yolo_trainer.py sets it: from half to one and a half."""
 OWN_LARGEST = 1.25
-"""Of the learners' MULTI_SCALE."""
+"""Of picture_data.MULTI_SCALE."""
 STRIDE = 32
 SMALLEST_SIDE_PX = 160
 

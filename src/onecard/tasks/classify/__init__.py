@@ -1,12 +1,11 @@
 """classify: a classifier of your own pictures."""
 
-from onecard.tasks.base import PlanPreset, Task
-from onecard.tasks.base_pictures import PACKAGES, commands
+from onecard.tasks.base import PICTURE_PACKAGES, PlanPreset, Task, picture_commands
 
 TASK = Task(
     name="classify",
     summary="a classifier of your own pictures",
-    commands=commands("learn from pictures with a class each", "tell the class"),
+    commands=picture_commands("learn from pictures with a class each", "tell the class"),
     plans={
         "classify": PlanPreset(
             "a classifier: ResNet, ViT, ConvNeXt, EfficientNet",
@@ -17,5 +16,5 @@ TASK = Task(
             "the same, answering only", "configs:PlanPredictConfig", example="resnet50"
         ),
     },
-    packages=PACKAGES,
+    packages=PICTURE_PACKAGES,
 )

@@ -1,12 +1,11 @@
 """detect: a detector of your own objects in pictures."""
 
-from onecard.tasks.base import PlanPreset, Task
-from onecard.tasks.base_pictures import PACKAGES, commands
+from onecard.tasks.base import PICTURE_PACKAGES, PlanPreset, Task, picture_commands
 
 TASK = Task(
     name="detect",
     summary="a detector of your own objects in pictures",
-    commands=commands(
+    commands=picture_commands(
         "learn from pictures with boxes", "find objects", ("transformers", "pycocotools", "scipy")
     ),
     plans={
@@ -19,5 +18,5 @@ TASK = Task(
             "the same, answering only", "configs:PlanPredictConfig", example="yolov8n"
         ),
     },
-    packages=("ultralytics", "transformers", "pycocotools", "scipy", *PACKAGES),
+    packages=("ultralytics", "transformers", "pycocotools", "scipy", *PICTURE_PACKAGES),
 )

@@ -23,8 +23,6 @@ LEAST_SCORE = 0.001
 """Of detections that count for average precision, as COCO's evaluations take them."""
 BATCH = 8
 """Pictures read at once while scoring."""
-MULTI_SCALE = (0.75, 0.875, 1.0, 1.125, 1.25)
-"""Sizes of multi-scale training, as shares of the nominal one; the plan counts the largest."""
 RATES = {"fcos": (1e-3, 0.25), "d-fine": (4e-4, 0.5), "rt-detr": (2e-4, 0.1)}
 """Peak learning rate of AdamW and the backbone's share of it."""
 SGD_TIMES = 10.0
@@ -98,10 +96,9 @@ def usual_lr(model: str, optimizer: str) -> float:
 def _rescaled(
     images: Tensor, targets: list[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """A random size of MULTI_SCALE, in steps of 32 px; drawn from torch's seeded state."""
-    share = MULTI_SCALE[int(torch.randint(len(MULTI_SCALE), ()))]
+    """Another size, for multi-scale training."""
     height, width = images.shape[-2:]
-    size = [max(32, round(side * share / 32) * 32) for side in (height, width)]
+    size = picture_data.random_size(height, width)
     images = nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
     scale = torch.tensor([size[1] / width, size[0] / height] * 2, device=images.device)
     return images, [(boxes * scale, labels) for boxes, labels in targets]

@@ -177,8 +177,8 @@ def build(
 
 def published(name: str) -> tuple[nn.Module | None, dict[int, str]]:
     """(a detector with its weights of COCO, its class names); None where they cannot be had."""
-    facts = MODELS[name]
-    if not facts.repo or not network.hub_reachable():
+    facts = MODELS.get(name)
+    if facts is None or not facts.repo or not network.hub_reachable():
         return None, {}
     try:
         net = CLASSES[facts.kind].from_pretrained(facts.repo, anchor_image_size=None)

@@ -13,7 +13,6 @@ from onecard.inference.picture_sessions import Predictor, TorchSession
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
 from onecard.tasks.detect import learner, model, networks
-from onecard.tasks.detect.permissive import MODELS
 from onecard.training import yolo_names
 from onecard.training.checked_set import CheckedSet
 from onecard.training.config import VisionTrainConfig
@@ -68,11 +67,7 @@ def published_detections(
         return {}
     side = (config.height or config.imgsz, config.imgsz)
     words = tuple(names[number] for number in range(len(names)))
-    card = (
-        model.card_of(name, words, *side, net, "")
-        if yolo_names.is_yolo(name) or name in MODELS
-        else ModelCard("detect", name, words, *side)
-    )
+    card = model.card_of(name, words, *side, net, "")
     predictor = open_predictor(net, card, device)
     rows = learner.detect_all(predictor, data.held_out)
     return {

@@ -139,20 +139,20 @@ def _fit_yolo(
         )
 
     def _diagnose_yolo(net: Any, history: Sequence[Any]) -> str:
-        card = card_for(net)
         wrapped = yolo_names.network().YoloNetwork(net, instances=False)
-        predictor = scoring.open_predictor(wrapped, card, next(net.parameters()).device)
+        device = next(net.parameters()).device
+        predictor = scoring.open_predictor(wrapped, card_for(wrapped), device)
         detections = learner.detect_all(predictor, val)
         return diagnosis.diagnose(train_pictures, val, detections, classes, width, history)
 
-    def card_for(net: Any) -> ModelCard:
-        wrapped = yolo_names.network().YoloNetwork(net, instances=False)
+    def card_for(wrapped: Any) -> ModelCard:
         return model.card_of(config.model, classes, height, width, wrapped, run.id)
 
     net, state = yolo_names.trainer().fit(
         "detect", config.model, data_yaml, config, batch, out, run, check
     )
-    return Trained(yolo_names.network().YoloNetwork(net, instances=False), card_for(net), state)
+    wrapped = yolo_names.network().YoloNetwork(net, instances=False)
+    return Trained(wrapped, card_for(wrapped), state)
 
 
 def base_detections(config: TrainConfig, data: CheckedSet, run: Run) -> dict[str, list[Detection]]:

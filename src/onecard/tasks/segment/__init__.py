@@ -1,12 +1,11 @@
 """segment: a segmenter of your own pictures: a class for every pixel, or outlines of objects."""
 
-from onecard.tasks.base import PlanPreset, Task
-from onecard.tasks.base_pictures import PACKAGES, commands
+from onecard.tasks.base import PICTURE_PACKAGES, PlanPreset, Task, picture_commands
 
 TASK = Task(
     name="segment",
     summary="a segmenter of your own pictures: a class for every pixel, or outlines of objects",
-    commands=commands(
+    commands=picture_commands(
         "learn from pictures with masks or outlines",
         "tell the class of each pixel",
         ("segmentation-models-pytorch", "pycocotools"),
@@ -21,5 +20,5 @@ TASK = Task(
             "the same, answering only", "configs:PlanPredictConfig", example="yolov8n-seg"
         ),
     },
-    packages=("ultralytics", "segmentation-models-pytorch", "pycocotools", *PACKAGES),
+    packages=("ultralytics", "segmentation-models-pytorch", "pycocotools", *PICTURE_PACKAGES),
 )

@@ -26,8 +26,6 @@ BODY_SHARE = 0.3
 SGD_TIMES = 20.0
 BATCH = 4
 """Pictures at once while scoring."""
-MULTI_SCALE = (0.75, 0.875, 1.0, 1.125, 1.25)
-"""Sizes of multi-scale training, as shares of the nominal one; the plan counts the largest."""
 
 
 class SegmentLearner:
@@ -111,9 +109,8 @@ def make_loss(name: str, weights: Tensor | None) -> Callable[[Tensor, Tensor], T
 
 
 def _rescaled(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """A random size of MULTI_SCALE, in steps of 32 px; drawn from torch's seeded state."""
-    share = MULTI_SCALE[int(torch.randint(len(MULTI_SCALE), ()))]
-    size = [max(32, round(side * share / 32) * 32) for side in images.shape[-2:]]
+    """Another size, for multi-scale training."""
+    size = picture_data.random_size(*images.shape[-2:])
     images = nn.functional.interpolate(images, size, mode="bilinear", align_corners=False)
     whole = nn.functional.interpolate(labels[:, None].float(), size, mode="nearest")
     return images, whole[:, 0].long()
