@@ -76,7 +76,7 @@ def stable_diffusion(
     scheduler=DDIMScheduler,
     flags_everything=False,
 ):
-    """Stable Diffusion 1.5's classes, 0.9 M weights. `width`: of the text encoder; a LoRA fits one
+    """Stable Diffusion 1.5's classes, 1.1 M weights. `width`: of the text encoder; a LoRA fits one
     width only. `flags_everything`: a safety checker that blackens every picture."""
     torch.manual_seed(seed)
     checks, tokenizer = flags_everything, clip_tokenizer(Path(folder))
@@ -94,7 +94,7 @@ def stable_diffusion(
 
 
 def stable_diffusion_xl(folder, *, prediction_type="epsilon", side=64, seed=0):
-    """Stable Diffusion XL's classes: two text encoders, three blocks of two layers, 2.3 M weights."""
+    """Stable Diffusion XL's classes: two text encoders, three blocks of two layers."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(Path(folder))
     second = _text_config(tokenizer, act="gelu", projection=TEXT_WIDTH)
@@ -128,7 +128,7 @@ def stable_diffusion_xl(folder, *, prediction_type="epsilon", side=64, seed=0):
 
 
 def stable_diffusion_3(folder, *, side=64, seed=0):
-    """Stable Diffusion 3's classes: a transformer, two CLIPs and a T5, 0.6 M weights."""
+    """Stable Diffusion 3's classes: a transformer, two CLIPs and a T5."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(Path(folder))
     text = _text_config(tokenizer, projection=TEXT_WIDTH)
@@ -159,7 +159,7 @@ def stable_diffusion_3(folder, *, side=64, seed=0):
 
 
 def flux(folder, *, side=64, seed=0):
-    """FLUX.1's classes: a transformer of double and single blocks, a CLIP and a T5, 0.4 M weights."""
+    """FLUX.1's classes: a transformer of double and single blocks, a CLIP and a T5."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer(Path(folder))
     pipeline = FluxPipeline(
