@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from onecard import fsio
-from onecard.errors import DataError, MissingExtra
+from onecard.errors import DataError
 from onecard.reporting import Progress
 from onecard.runs.record import Run
-from onecard.training import checkpoints, output_dir
+from onecard.training import checkpoints, optimizers, output_dir
 from onecard.training.config import VisionTrainConfig
 from onecard.training.interrupt import graceful_interrupt
 from onecard.training.picture_data import Batches, PictureSamples, Sample, worker_count
@@ -101,7 +101,7 @@ class Trainer:
         self.net = learner.net.to(self.device)
         self.state = TrainingState()
         groups = learner.groups(lr, config.weight_decay)
-        self.optimizer = make_optimizer(config_optimizer(config), groups, self.device)
+        self.optimizer = optimizers.create(config_optimizer(config), groups, self.device)
         for group in self.optimizer.param_groups:
             group["peak_lr"] = group["lr"]
         self.average: dict[str, Tensor] = {}
@@ -264,30 +264,6 @@ def autocast_type(device: torch.device) -> torch.dtype | None:
 def config_optimizer(config: VisionTrainConfig) -> str:
     name = str(getattr(config, "optimizer", "adamw"))
     return "adamw" if name == "auto" else name
-
-
-def make_optimizer(
-    name: str, groups: list[dict[str, Any]], device: torch.device
-) -> torch.optim.Optimizer:
-    """Raises MissingExtra where it needs bitsandbytes and that is not installed."""
-    if name == "adamw":
-        return torch.optim.AdamW(groups, fused=device.type == "cuda")
-    if name == "sgd":
-        return torch.optim.SGD(groups)
-    if name == "sgd-momentum":
-        return torch.optim.SGD(groups, momentum=0.9, nesterov=True)
-    try:
-        # comes with the extra `finetune`
-        import bitsandbytes.optim as optim
-    except ImportError:
-        raise MissingExtra(
-            f"{name} needs bitsandbytes, which is not installed",
-            why="8-bit AdamW and Lion are its",
-            fix="pip install bitsandbytes, or --optimizer adamw",
-        ) from None
-    kind = {"adamw-8bit": "AdamW8bit", "lion": "Lion"}[name]
-    optimizer: torch.optim.Optimizer = getattr(optim, kind)(groups)
-    return optimizer
 
 
 def weight_groups(

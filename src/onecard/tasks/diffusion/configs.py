@@ -46,7 +46,7 @@ class PromptConfig(Config):
     negative_prompt: str = ""
     """What is not to be seen."""
     lora: tuple[str, ...] = ()
-    """LoRA files or runs, each with its weight: style.safetensors:0.8, run:20261126-diffusion-1a."""
+    """LoRA files or runs, each with its weight: style.safetensors:0.8, run:ID."""
     init_image: str = ""
     """A picture to start from (img2img)."""
     mask_image: str = ""
