@@ -22,12 +22,15 @@ class Text:
     kept_fp32: float = 0.0
     """T5's `wo`: kept in fp32 by transformers when bitsandbytes loads the rest (T5PreTrainedModel;
     FLUX in nf4: 12.6 GiB after loading)."""
+    layers: int = 0
+    width: int = 0
+    """Of a CLIP that can have adapters of its own; 0 for others."""
 
 
 CLIP_L, CLIP_H, CLIP_G = (
-    Text("CLIP-L", 85.1, 38.0),
-    Text("OpenCLIP-H", 290.0, 50.7),
-    Text("OpenCLIP-bigG", 631.0, 63.7),
+    Text("CLIP-L", 85.1, 38.0, layers=12, width=768),
+    Text("OpenCLIP-H", 290.0, 50.7, layers=23, width=1024),
+    Text("OpenCLIP-bigG", 631.0, 63.7, layers=32, width=1280),
 )
 T5_XXL, MT5_XL, BERT = (
     Text("T5-XXL", 3623.9, 131.6, 1006.6),

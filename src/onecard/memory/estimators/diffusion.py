@@ -195,14 +195,49 @@ class Training:
     foreach: bool = True
     """torch's AdamW makes one more copy of the trained weights while it steps (nanoVLM: 20 B a
     weight at batch 1); 8-bit and fused ones do not."""
+    samples: bool = False
+    """A picture is made between steps: the decoder comes beside the network."""
+    tiling: bool = False
+    """It is decoded in tiles."""
+    text_adapters: bool = False
+    """The text encoders learn too, and stay."""
+
+
+TEXT_TOKENS = 77
+TEXT_ACTIVATIONS = 34
+"""Values that a layer of a text encoder keeps for its backward pass, per token and width: as a
+transformer's layer with its attention fused (Korthikanti et al. 2022, section 4.1: 34 sbh bytes in
+16 bits)."""
 
 
 def _encoder_bytes(p: Pipeline, s: Training, beside: float) -> float:
-    """Weights of the text encoders and of the picture's; none with cached latents."""
-    if s.cached:
-        return 0.0
+    """Weights of the text encoders and of the picture's; with cached latents only of those that
+    learn."""
     texts = sum(_text_bytes(text, "fp32" if beside == 4 else "bf16") for text in p.texts)
+    if s.cached:
+        return texts if s.text_adapters else 0.0
     return texts + VAE_ENCODER_WEIGHTS * (4.0 if p.upcast else beside)
+
+
+def _text_training(p: Pipeline, s: Training) -> tuple[int, float]:
+    """(trained weights of the text encoders, bytes kept for their backward pass)."""
+    if not s.text_adapters:
+        return 0, 0.0
+    weights = sum(4 * 2 * text.width * s.r * text.layers for text in p.texts)
+    kept = sum(TEXT_ACTIVATIONS * text.width * text.layers for text in p.texts)
+    return weights, float(kept * TEXT_TOKENS * s.B)
+
+
+def _sampling(p: Pipeline, s: Training, h: int, w: int) -> float:
+    """Peak beyond the weights that lie there while one picture is made between two steps."""
+    if not s.samples:
+        return 0.0
+    wide = 4.0 if s.format in ("fp32", "f32") else 2.0
+    runs = Tape(wide=wide, weights=wide)
+    run_net(p, runs, 2 if p.guided else 1, h, w, True)
+    making = Making(1, h, w, "fp32" if wide == 4 else "bf16", tiling=s.tiling)
+    decoding, vae = _decoding(p, making, h, w, 1)
+    return max(float(runs.peak), decoding + (vae if s.cached else 0.0))
 
 
 VAE_ENCODER_WEIGHTS = 83.7e6
@@ -233,20 +268,23 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
     del out
     forward = t.peak
     t.backward(loss)
-    trained = t.trained
+    network, (text_weights, text_kept) = t.trained, _text_training(p, s)
+    trained = network + text_weights
     states = OPTIMIZER[s.optimizer][0]
     coder = Tape(wide=beside, weights=beside)
     nets.encode(coder, coder.tensor(s.B, 3, h, w), p.channels)
     encoders = _encoder_bytes(p, s, beside)
     step = trained * 4.0 + (trained * 4.0 if s.optimizer == "adamw" and s.foreach else 0)
     encoding = 0 if s.cached else coder.peak
-    hump = max(t.peak, step, encoding)
+    backward, sampling = t.peak + text_kept + text_weights * 4.0, _sampling(p, s, h, w)
+    hump = max(backward, step, encoding, sampling)
     phases = {
-        t.peak: "the backward pass",
+        backward: "the backward pass",
         step: "the optimizer steps",
         encoding: "the pictures are encoded",
+        sampling: "a sample is made",
     }
-    weights = t.params if full else t.params - trained
+    weights = t.params if full else t.params - network
     reason = f"{p.net} {weights / 1e6:.0f}e6 x {kept:g} B"
     terms = [Term("weights", math.ceil(weights * kept), reason)]
     if not full:
@@ -264,7 +302,7 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
             )
         )
     if apart:
-        beyond = math.ceil(step + forward + encoding - hump)
+        beyond = max(0, math.ceil(step + forward + encoding - hump))
         terms.append(Term("fragments", beyond, "blocks of one phase do not fit the others'"))
     return [
         *terms,

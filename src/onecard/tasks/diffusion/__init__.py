@@ -9,7 +9,7 @@ TASK = Task(
     plans={
         "diffusion": PlanPreset("pictures generated", "configs:GenerateConfig", example="sdxl"),
         "diffusion-lora": PlanPreset(
-            "a LoRA of a style", "configs:TrainConfig", {"cache_latents": True}, "sdxl"
+            "a LoRA of a style", "configs:TrainConfig", example="sdxl"
         ),
         "diffusion-full": PlanPreset(
             "the whole denoiser trained", "configs:TrainConfig", {"method": "full"}, "sd-1.5"

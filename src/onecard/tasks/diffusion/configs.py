@@ -172,8 +172,10 @@ class TrainConfig(PipelineConfig, CaptionedDataConfig, OutputConfig, TrackingCon
     """Weight decay."""
     gradient_checkpointing: bool = True
     """Keep each block's input only and compute the rest again."""
-    cache_latents: bool = False
+    cache_latents: bool = True
     """Compute latents and text embeddings before training: the encoders leave the GPU."""
+    vae_tiling: bool = False
+    """Sample grids are decoded in tiles of 512 px."""
     flip: bool = False
     """Learn from mirrored pictures too."""
     with_prior_preservation: bool = False

@@ -62,6 +62,9 @@ def plan(config: Config, device: Device) -> Plan:
                 config.optim,
                 config.gradient_checkpointing,
                 config.cache_latents,
+                samples=bool(config.validation_steps),
+                tiling=config.vae_tiling,
+                text_adapters=config.train_text_encoder,
             ),
             apart=device.type != "cpu",
         )
@@ -111,6 +114,8 @@ def fallbacks(config: Config) -> Iterator[Change]:
         if not config.cache_latents:
             cost = "the same mathematics, faster; no augmentation of the pictures"
             yield {"cache_latents": True}, cost
+        if config.validation_steps and not config.vae_tiling:
+            yield {"vae_tiling": True}, "seams may show between tiles of the sample grids"
         batch = config.train_batch_size
         yield from halve("train_batch_size", batch, 1, "more accumulation keeps the batch")
         if config.optim == "adamw":
@@ -143,7 +148,7 @@ def _generation_fallbacks(config: GenerateConfig) -> Iterator[Change]:
 def fit_rows() -> tuple[FitRow, ...]:
     """What `onecard fit` shows of diffusion."""
     generation = GenerateConfig(offload="model", vae_slicing=True)
-    training = TrainConfig(cache_latents=True, optim="adamw-8bit")
+    training = TrainConfig(optim="adamw-8bit")
     batches = (1, 2, 4, 8, 16)
     return (
         FitRow("diffusion", "pictures, parts offloaded", generation, USUAL, "num_images", batches),
