@@ -61,6 +61,13 @@ def assign_square(width: int, height: int, side: int, step: int) -> Bucket | Non
     return (square, square) if square else None
 
 
+def usual_step(side: int) -> int:
+    """What sides are multiples of for a base of that size, where the base is not at hand: the
+    latents have an eighth of the side, and the denoiser halves them three times, that of a small
+    base twice."""
+    return 64 if side >= 256 else 32
+
+
 def kept_share(width: int, height: int, bucket: Bucket) -> float:
     """Share of a picture's pixels that the cut leaves, in (0, 1].
 

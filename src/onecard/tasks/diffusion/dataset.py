@@ -20,7 +20,7 @@ from onecard.datasets import splits
 from onecard.datasets.images import decode, duplicates
 from onecard.datasets.images.gathering import files_below, is_there
 from onecard.datasets.images.records import Picture
-from onecard.errors import DataError, NotFound, SettingsError
+from onecard.errors import DataError, NotFound, SettingsError, unreadable_file
 from onecard.reporting import Reporter
 from onecard.tasks.diffusion import buckets, captions, sharpness
 from onecard.tasks.diffusion.buckets import Bucket
@@ -40,7 +40,6 @@ MIN_KEPT = 0.7
 """Share of a picture that its bucket's cut leaves, below which that is told."""
 MIN_HELD_OUT = 20
 """Pictures from which a tenth is held out where val_share is 0."""
-SHOWN = 5
 THREADS = 4
 """Each holds a decoded picture, of up to 300 MB."""
 
@@ -61,6 +60,8 @@ class TrainingPicture:
     bucket: Bucket
     sha256: str
     """Of the file, in hex."""
+    caption_source: str = ""
+    """The caption's file, "table", "template" or "model"."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def read(
     if not kept:
         raise _no_picture(config.data, len(files), rejected)
     looks = [usable[i] for i in kept]
-    warnings = _warnings(looks, rejected)
+    if rejected:
+        reporter.warn(_left_out(rejected))
+    warnings = _warnings(looks)
     for text in warnings:
         reporter.warn(text)
     texts = captions.read(
@@ -155,6 +158,7 @@ def read(
             look.height,
             look.bucket,
             signs.digests[i].hex(),
+            texts.sources[look.name],
         )
         for i, look in zip(kept, looks, strict=True)
     ]
@@ -214,6 +218,11 @@ def _no_picture(data: str, n_files: int, rejected: Sequence[tuple[str, str]]) ->
         why=why,
         fix="a folder of 20 to 150 pictures (JPEG, PNG, WebP) of the style or the subject",
     )
+
+
+def _left_out(rejected: Sequence[tuple[str, str]]) -> str:
+    files = "1 file is" if len(rejected) == 1 else f"{len(rejected)} files are"
+    return f"{files} left out: {captions.shown([': '.join(row) for row in rejected])}"
 
 
 def _looks(
@@ -325,12 +334,8 @@ def _fingerprint(train: Sequence[TrainingPicture], val: Sequence[TrainingPicture
 # Warnings
 
 
-def _warnings(looks: Sequence[_Look], rejected: Sequence[tuple[str, str]]) -> list[str]:
+def _warnings(looks: Sequence[_Look]) -> list[str]:
     warnings = []
-    if rejected:
-        first = "; ".join(f"{name}: {reason}" for name, reason in rejected[:SHOWN])
-        more = f"; and {len(rejected) - SHOWN} more" if len(rejected) > SHOWN else ""
-        warnings.append(f"{len(rejected)} files are left out: {first}{more}")
     n = len(looks)
     if n == 1:
         warnings.append(
@@ -382,8 +387,24 @@ def _cover(rgb_HWC: Rgb, bucket: Bucket) -> Rgb:
 
 def pixels(picture: TrainingPicture, flip: bool = False) -> Tensor:
     """[3, H, W] in -1..1, float32, of the bucket's size. Raises NotFound, DataError for a file that
-    was removed or is broken."""
-    rgb = _cover(decode.read_rgb(picture.path), picture.bucket)
+    was removed, changed or broken since it was read."""
+    try:
+        data = picture.path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(
+            f"{picture.name} is gone",
+            why=f"{picture.path} was removed since it was read",
+            fix="put it back, or go on without it",
+        ) from None
+    except OSError as fault:
+        raise unreadable_file(picture.path, fault) from None
+    if hashlib.sha256(data).hexdigest() != picture.sha256:
+        raise DataError(
+            f"{picture.name} is another picture now",
+            why=f"{picture.path} was changed since it was read",
+            fix="start again: its caption may no longer fit",
+        )
+    rgb = _cover(decode.read_rgb_bytes(data, picture.name), picture.bucket)
     values = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 127.5 - 1
     return values.flip(2) if flip else values
 

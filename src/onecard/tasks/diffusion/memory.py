@@ -8,17 +8,21 @@ from onecard.memory import calibration, formats, terms
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
-from onecard.memory.plan import Plan
-from onecard.tasks.diffusion.configs import GenerateConfig, PipelineConfig, TrainConfig
+from onecard.memory.plan import Plan, Term
+from onecard.tasks.diffusion.configs import CheckConfig, GenerateConfig, PipelineConfig, TrainConfig
 
 BAND = {"generate": 0.31, "train": 0.39}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
 left out of the fit (tests/bench/bench_sources.py); offloading is the widest."""
+READING = Term("program", 600 << 20, "Python with torch and OpenCV, and four decoded pictures")
+"""What reading pictures takes, on the computer: no model is loaded."""
 USUAL = ("sd-1.5", "sdxl", "sd3.5-medium", "z-image-turbo", "flux.1", "qwen-image")
 
 
 def plan(config: Config, device: Device) -> Plan:
     """Raises NotFound for an unknown pipeline, SettingsError for no name."""
+    if isinstance(config, CheckConfig):
+        return Plan((READING,) if device.type == "cpu" else (), device)
     assert isinstance(config, PipelineConfig)
     pipeline = find(config.model)
     height, width = config.height or config.imgsz, config.imgsz
