@@ -22,7 +22,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -136,18 +136,18 @@ def stable_diffusion_3(folder, *, side=64, seed=0):
         transformer=SD3Transformer2DModel(
             sample_size=side // 8,
             patch_size=2,
-            in_channels=4,
+            in_channels=16,
             num_layers=2,
             attention_head_dim=8,
             num_attention_heads=4,
             joint_attention_dim=2 * TEXT_WIDTH,
             caption_projection_dim=32,
             pooled_projection_dim=2 * TEXT_WIDTH,
-            out_channels=4,
+            out_channels=16,
             pos_embed_max_size=side // 8,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(4, scaling_factor=1.5305, shift_factor=0.0609),
+        vae=_vae(16, scaling_factor=1.5305, shift_factor=0.0609),
         text_encoder=CLIPTextModelWithProjection(text),
         tokenizer=tokenizer,
         text_encoder_2=CLIPTextModelWithProjection(text),
@@ -215,6 +215,7 @@ def t5_tokenizer():
     table = {word: number for number, word in enumerate(words)}
     inner = Tokenizer(models.BPE(table, [], unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         pad_token="<pad>",

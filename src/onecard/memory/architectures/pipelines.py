@@ -189,6 +189,34 @@ ALSO = {
     "ltx-video": "ltx-video-2b ltxv-2b ltxv ltx-video-0.9",
 }
 """Name -> other names of the same sizes."""
+REPOS = {
+    "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd-2.1": "stabilityai/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
+    "sdxl-refiner": "stabilityai/stable-diffusion-xl-refiner-1.0",
+    "ssd-1b": "segmind/SSD-1B",
+    "kolors": "Kwai-Kolors/Kolors-diffusers",
+    "sd3-medium": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "sd3.5-medium": "stabilityai/stable-diffusion-3.5-medium",
+    "sd3.5-large": "stabilityai/stable-diffusion-3.5-large",
+    "sd3.5-large-turbo": "stabilityai/stable-diffusion-3.5-large-turbo",
+    "flux.1": "black-forest-labs/FLUX.1-dev",
+    "flux.2-dev": "black-forest-labs/FLUX.2-dev",
+    "flux.2-klein-4b": "black-forest-labs/FLUX.2-klein-4B",
+    "flux.2-klein-9b": "black-forest-labs/FLUX.2-klein-9B",
+    "chroma": "lodestones/Chroma1-HD",
+    "z-image": "Tongyi-MAI/Z-Image",
+    "z-image-turbo": "Tongyi-MAI/Z-Image-Turbo",
+    "pixart": "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+    "hunyuandit": "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers",
+    "qwen-image": "Qwen/Qwen-Image",
+    "sana-0.6b": "Efficient-Large-Model/Sana_600M_1024px_diffusers",
+    "sana-1.6b": "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
+    "lumina-2": "Alpha-VLLM/Lumina-Image-2.0",
+    "auraflow": "fal/AuraFlow-v0.3",
+}
+"""Name -> repository of the hub in diffusers' form, for those that make pictures."""
 NOT_KNOWN = {
     "wan2.2-t2v-a14b": "it holds two denoisers that take turns: not described here",
     "wan2.2-i2v-a14b": "it holds two denoisers that take turns: not described here",
