@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as transformers_logging
 
 from onecard.datasets.images import decode
 from onecard.errors import DataError, NotFound
@@ -36,6 +37,7 @@ def describer(name: str, reporter: Reporter) -> Describe:
 def _describe(name: str, pictures: Named, reporter: Reporter) -> dict[str, str]:
     folder = checkpoints.folder(name, reporter)
     checkpoints.quiet()
+    transformers_logging.disable_progress_bar()
     try:
         kind = str(AutoConfig.from_pretrained(folder).model_type)
         processor: Any = AutoProcessor.from_pretrained(folder)

@@ -138,7 +138,7 @@ def _from_files(captions: Captions, pictures: Named, root: Path) -> None:
     empty, broken, twice = [], [], []
     for name, path in pictures:
         row = tables.text(path)
-        file = _text_file(path)
+        file = text_file(path)
         if file is None:
             text, source = row, "table"
         else:
@@ -163,7 +163,7 @@ def _from_files(captions: Captions, pictures: Named, root: Path) -> None:
         captions.warnings.append(f"{len(rest)} rows of tables name no picture: {shown(rest)}")
 
 
-def _text_file(path: Path) -> Path | None:
+def text_file(path: Path) -> Path | None:
     """The caption's file: the picture's name with another ending, or with one more."""
     for ending in ENDINGS:
         for form in (ending, ending.upper()):

@@ -94,6 +94,7 @@ class _Look:
     sharpness: float | None = None
     frames: int = 1
     transparent: bool = False
+    n_bytes: int = 0
     reason: str = ""
     """Why it is left out."""
 
@@ -262,7 +263,7 @@ def _look(path: Path, name: str, ratios: bool, side: int, step: int, min_side: i
         reason = f"it is too small: {width}x{height} px, the shorter side needs {least}"
         return _Look(path, name, width, height, reason=reason)
     sharp = sharpness.sharpness(_cover(rgb, bucket))
-    return _Look(path, name, width, height, bucket, sharp, *_traits(path))
+    return _Look(path, name, width, height, bucket, sharp, *_traits(path), path.stat().st_size)
 
 
 def _traits(path: Path) -> tuple[int, bool]:
@@ -289,18 +290,23 @@ def _copies(
     looks: Sequence[_Look], exact: duplicates.Pairs, near: duplicates.Pairs
 ) -> dict[int, str]:
     """Number of a picture that is left out -> why. Of pictures that are the same the largest stays,
-    of equally large ones the first."""
+    of equally large ones the one with a caption, then the one with more bytes, then the first."""
     same_file = {frozenset(pair) for pair in exact}
     groups = splits.connected_groups([None] * len(looks), [*exact, *near])
     copies: dict[int, str] = {}
     for group in groups:
-        best = max(group, key=lambda i: (looks[i].width * looks[i].height, -i))
+        best = max(group, key=lambda i: (*_worth(looks[i]), -i))
         for i in group:
             if i != best:
                 equal = frozenset((i, best)) in same_file
                 how = "the same file as" if equal else "nearly the same picture as"
                 copies[i] = f"it is {how} {looks[best].name}"
     return dict(sorted(copies.items()))
+
+
+def _worth(look: _Look) -> tuple[int, bool, int]:
+    has_caption = captions.text_file(look.path) is not None
+    return look.width * look.height, has_caption, look.n_bytes
 
 
 def _held_out(
