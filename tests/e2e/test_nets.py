@@ -4,6 +4,7 @@ import pytest
 
 trace_nets = pytest.importorskip("onecard.memory.fake_tensor_nets", reason="installed by make test")
 from onecard import api  # noqa: E402
+from onecard.memory import fake_tensor_diffusion as trace_diffusion  # noqa: E402
 from onecard.memory.architectures import denoisers as nets  # noqa: E402
 from onecard.memory.estimators import diffusion, speech  # noqa: E402
 from onecard.memory.simulator import Tape  # noqa: E402
@@ -34,18 +35,45 @@ def test_networks_of_images(task, name, imgsz, batch):
     assert planned == pytest.approx(traced, rel=0.05)
 
 
-@pytest.mark.parametrize(("name", "imgsz"), [("sd-1.5", 512), ("sd-2.1", 256), ("sdxl", 512)])
-def test_unets(name, imgsz):
-    traced, planned = trace_nets.check(
-        "diffusion", api.configure_plan("diffusion", values={"model": name, "imgsz": imgsz})
-    )
-    assert planned == pytest.approx(traced, rel=0.05)
+def check_diffusion(plan, **values):
+    return trace_diffusion.check("diffusion", api.configure_plan(plan, values=values))
+
+
+@pytest.mark.parametrize(
+    ("name", "imgsz", "values"),
+    [
+        ("sd-1.5", 512, {}),
+        ("sd-1.5", 256, {"gradient_checkpointing": False}),
+        ("sd-1.5", 384, {"quant": "fp32", "train_batch_size": 2}),
+        ("sd-2.1", 256, {"rank": 64}),
+        ("sdxl", 512, {}),
+    ],
+)
+def test_a_step_of_a_lora(name, imgsz, values):
+    values = {"rank": 8, "model": name, "imgsz": imgsz, **values}
+    traced, planned = check_diffusion("diffusion-lora", **values)
+    assert planned == pytest.approx(traced, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "imgsz", "values"),
+    [
+        ("sd-1.5", 512, {"num_images": 2}),
+        ("sd-2.1", 768, {"quant": "fp32"}),
+        ("sdxl", 1024, {}),
+        ("sdxl", 1024, {"vae_tiling": True}),
+    ],
+)
+def test_pictures_made(name, imgsz, values):
+    traced, planned = check_diffusion("diffusion", model=name, imgsz=imgsz, **values)
+    assert planned == pytest.approx(traced, rel=0.02)
 
 
 def test_the_decoder_of_a_picture():
     t = Tape(device=False)
     nets.decode(t, t.tensor(2, 4, 64, 64))
-    assert t.peak == pytest.approx(trace_nets.decoder(2, 512, 512), rel=0.05)
+    traced = trace_diffusion.decoding(2, 512, 512, trace_nets.torch.float32)
+    assert t.peak == pytest.approx(traced, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +96,9 @@ def test_the_network_is_what_the_library_has():
     from diffusers import UNet2DConditionModel
 
     torch = trace_nets.torch
-    for name in trace_nets.UNETS:
+    for name in trace_diffusion.UNETS:
         with torch.device("meta"):
-            real = UNet2DConditionModel(sample_size=64, **trace_nets.UNETS[name])
+            real = UNet2DConditionModel(sample_size=64, **trace_diffusion.UNETS[name])
         assert diffusion.net_params(diffusion.find(name)) == sum(
             p.numel() for p in real.parameters()
         )

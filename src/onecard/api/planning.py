@@ -255,14 +255,14 @@ def trace(task: str, config: Config) -> Result:
             "chat -v",
         )
     try:
-        traced, planned = _heavy("fake_tensor_nets").check(memory.TRACER, config)
+        tracer = _heavy(getattr(memory, "TRACE_MODULE", "fake_tensor_nets"))
+        traced, planned = tracer.check(memory.TRACER, config)
     except ModuleNotFoundError as fault:
         raise _no_trace(fault, task) from None
     error = planned / traced - 1
     text = (
-        f"traced peak  {gib(traced)}  (one pass forward and back of the real class in fp32, "
-        f"weights not counted)\n"
-        f"simulated    {gib(planned)}  ({error:+.1%}; the same pass in the plan's simulator)"
+        f"traced peak  {gib(traced)}  ({tracer.NOTE})\n"
+        f"simulated    {gib(planned)}  ({error:+.1%}; the same in the plan's simulator)"
     )
     return Result({"traced_bytes": traced, "planned_bytes": planned, "error": error}, text)
 

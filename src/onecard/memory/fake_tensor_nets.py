@@ -13,10 +13,12 @@ from torch._subclasses import FakeTensorMode
 from onecard import ultralytics_env
 from onecard.errors import DataError
 from onecard.memory.architectures.whisper import Whisper
-from onecard.memory.estimators import diffusion, speech, vision
-from onecard.memory.estimators.diffusion import Pipeline
+from onecard.memory.estimators import speech, vision
 from onecard.memory.fake_tensor import Counter
 from onecard.memory.simulator import Tape, Tensor
+
+NOTE = "one pass forward and back of the real class in fp32, weights not counted"
+"""What `check` traces."""
 
 
 def passed_bytes(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: bool = True) -> int:
@@ -24,7 +26,7 @@ def passed_bytes(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: 
     with torch.device("meta"):  # initializers look at values, which fakes have not
         net = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        _give_storage(net)
+        give_storage(net)
         net.train(grad)
         counter = Counter()
         for tensor in [*net.parameters(), *net.buffers()]:
@@ -40,7 +42,7 @@ def passed_bytes(build: Callable[[], Any], call: Callable[[Any], Any], *, grad: 
         return counter.peak - before
 
 
-def _give_storage(net: Any) -> None:
+def give_storage(net: Any) -> None:
     """Each weight once, however many modules hold it."""
     parameters: dict[int, torch.nn.Parameter] = {}
     for module in net.modules():
@@ -48,7 +50,10 @@ def _give_storage(net: Any) -> None:
             if value is not None:
                 module._parameters[key] = parameters.setdefault(
                     id(value),
-                    torch.nn.Parameter(torch.empty(value.shape), requires_grad=value.requires_grad),
+                    torch.nn.Parameter(
+                        torch.empty(value.shape, dtype=value.dtype),
+                        requires_grad=value.requires_grad,
+                    ),
                 )
         for key, value in list(module._buffers.items()):
             if value is not None:
@@ -115,75 +120,6 @@ def segmenter(name: str, B: int, height: int, width: int) -> int:
     )
 
 
-UNETS: dict[str, dict[str, Any]] = {
-    "sd-1.5": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd-2.1": {
-        "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),
-        "use_linear_projection": True,
-    },
-    "sdxl": {
-        "cross_attention_dim": 2048,
-        "attention_head_dim": (5, 10, 20),
-        "use_linear_projection": True,
-        "block_out_channels": (320, 640, 1280),
-        "transformer_layers_per_block": (1, 2, 10),
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    },
-}
-
-
-def unet(p: Pipeline, B: int, height: int, width: int, *, grad: bool = True) -> int:
-    """diffusers' UNet2DConditionModel. Raises DataError for a pipeline without one."""
-    from diffusers import UNet2DConditionModel
-
-    if p.net not in UNETS:
-        raise DataError(
-            f"{p.name} has no UNet",
-            why="a trace runs diffusers' UNet2DConditionModel",
-            fix="plan it without --trace",
-        )
-    config = UNETS[p.net]
-    added = {"text_embeds": (B, 1280), "time_ids": (B, 6)}
-
-    def call(net: Any) -> Any:
-        extra = (
-            {"added_cond_kwargs": {key: torch.empty(shape) for key, shape in added.items()}}
-            if "addition_embed_type" in config
-            else {}
-        )
-        return net(
-            torch.empty(B, 4, height // 8, width // 8),
-            torch.ones(B),
-            torch.empty(B, 77, config["cross_attention_dim"]),
-            return_dict=False,
-            **extra,
-        )
-
-    return passed_bytes(lambda: UNet2DConditionModel(sample_size=64, **config), call, grad=grad)
-
-
-def decoder(B: int, height: int, width: int) -> int:
-    """diffusers' AutoencoderKL, decoding."""
-    from diffusers import AutoencoderKL
-
-    blocks = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-    }
-    return passed_bytes(
-        lambda: AutoencoderKL(latent_channels=4, **blocks),
-        lambda net: net.decode(torch.empty(B, 4, height // 8, width // 8), return_dict=False),
-        grad=False,
-    )
-
-
 def whisper(w: Whisper, B: int, T: int) -> int:
     """transformers' WhisperForConditionalGeneration, all weights trained, with its loss."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
@@ -212,19 +148,12 @@ def check(tracer: str, config: Any) -> tuple[int, int]:
     """(traced, counted by the simulator): peak bytes of one pass forward and back in fp32 without
     the trainer's loss, weights not counted.
 
-    `tracer`: detect, segment, classify, diffusion or speech. Raises DataError for what has no real
+    `tracer`: detect, segment, classify or speech. Raises DataError for what has no real
     class here.
     """
     if tracer == "speech":
         return check_speech(config)
     height, width = config.height or config.imgsz, config.imgsz
-    if tracer == "diffusion":
-        p = diffusion.find(config.model)
-        side = (height or p.size, width or p.size)
-        images = getattr(config, "train_batch_size", 0) or config.num_images
-        return unet(p, images, *side), passed(
-            lambda t: [diffusion.run_net(p, t, images, *side, True)]
-        )
     real = {"detect": detector, "segment": segmenter, "classify": classifier}[tracer]
     net = vision.find(config.model, config.num_classes)
     if tracer == "detect" and not net.name.startswith(("yolov8", "yolo11")):

@@ -190,13 +190,27 @@ class Tape:
             n_params=x.shape[-1] * c + c * bias,
         )
 
-    def lora(self, x: Tensor, c: int, r: int, bias: bool = True, fp32: bool = False) -> Tensor:
-        """A frozen linear layer with a trained pair beside it, as PEFT computes it."""
+    def lora(
+        self,
+        x: Tensor,
+        c: int,
+        r: int,
+        bias: bool = True,
+        fp32: bool = False,
+        autocast: bool = False,
+    ) -> Tensor:
+        """A frozen linear layer with a trained pair beside it, as PEFT computes it.
+
+        `fp32`: PEFT casts what comes in to the adapter's fp32; under `autocast` it is cast back,
+        and the backward pass keeps that copy.
+        """
         was, self.frozen = self.frozen, True
         base = self.linear(x, c, bias)
         self.frozen = False
         if fp32 and x.wide < 4 and not self.cast:
+            narrow = x.wide
             x = self.to(x, 4.0)
+            x = self.to(x, narrow) if autocast else x
         down = self.op((*x.shape[:-1], r), [x], [x], n_params=x.shape[-1] * r)
         side = self.op((*x.shape[:-1], c), [down], [down], n_params=r * c)
         side = self.op(side.shape, [side])  # scaling

@@ -24,6 +24,13 @@ class UNet:
     """Projections in and out are linear layers, not 1x1 convolutions."""
     from_width: int = 0
     """Width of the text before a layer brings it to `context`."""
+    layers: int = 2
+    """Residuals in each resolution on the way down, one more on the way up."""
+    middle: int = 0
+    """Text attention blocks in the middle; 0 for as many as in the lowest resolution that has
+    some."""
+    channels: int = 4
+    """Of the output."""
 
 
 UNETS = {
@@ -93,10 +100,11 @@ class Adapt:
 
     r: int = 0
     fp32: bool = False
+    """Adapters in fp32, computed under autocast."""
 
 
 def _linear(t: Tape, x: Tensor, c: int, bias: bool, a: Adapt) -> Tensor:
-    return t.lora(x, c, a.r, bias, a.fp32) if a.r else t.linear(x, c, bias)
+    return t.lora(x, c, a.r, bias, a.fp32, autocast=True) if a.r else t.linear(x, c, bias)
 
 
 def _res(t: Tape, x: Tensor, c: int, time: Tensor | None, add: Tensor | None = None) -> Tensor:
@@ -137,8 +145,18 @@ def _text_block(t: Tape, x: Tensor, text: Tensor, heads: int, fused: bool, a: Ad
 
 
 def _attention(
-    t: Tape, x: Tensor, text: Tensor, depth: int, linear: bool, fused: bool, a: Adapt
+    t: Tape,
+    x: Tensor,
+    text: Tensor,
+    depth: int,
+    linear: bool,
+    fused: bool,
+    a: Adapt,
+    checkpointing: bool,
 ) -> Tensor:
+    def block(u: Tensor) -> Tensor:
+        return _text_block(t, u, text, max(c // 64, 1) if linear else 8, fused, a)
+
     n, c, h, w = x.shape
     y = _cast(t, t.norm(x, "group"))
     y = (
@@ -147,7 +165,7 @@ def _attention(
         else t.copy(t.conv(y, c, 1, bias=True), n, h * w, c)
     )
     for _ in range(depth):
-        y = _text_block(t, y, text, max(c // 64, 1) if linear else 8, fused, a)
+        y = t.kept(block, y) if checkpointing else block(y)
     y = t.linear(y, c) if linear else t.conv(t.copy(y, n, c, h, w), c, 1, bias=True)
     return t.add(t.copy(y, n, c, h, w) if linear else y, x)
 
@@ -164,7 +182,8 @@ def unet(
 ) -> Tensor:
     """The noise of a latent picture (n, 4, h/8, w/8).
 
-    `checkpointing` is diffusers': each block's input only is kept.
+    `checkpointing` is diffusers': the input only of each residual and each transformer block is
+    kept.
     """
     a = a or Adapt()
     t.frozen = bool(a.r)
@@ -182,15 +201,12 @@ def unet(
         return t.kept(lambda u: _res(t, u, c, time), v) if checkpointing else _res(t, v, c, time)
 
     def attend(v: Tensor, depth: int) -> Tensor:
-        def run(u: Tensor) -> Tensor:
-            return _attention(t, u, text, depth, spec.linear, fused, a)
-
-        return t.kept(run, v) if checkpointing else run(v)
+        return _attention(t, v, text, depth, spec.linear, fused, a, checkpointing)
 
     x = t.conv(x, spec.widths[0], 3, bias=True)
     sides = [x]
     for i, (c, depth) in enumerate(zip(spec.widths, spec.depths, strict=True)):
-        for _ in range(2):
+        for _ in range(spec.layers):
             x = res(x, c)
             if depth:
                 x = attend(x, depth)
@@ -199,19 +215,19 @@ def unet(
             x = t.conv(x, c, 3, 2, bias=True)
             sides.append(x)
     x = res(x, x.shape[1])
-    x = attend(x, spec.depths[-1] or max(spec.depths))
+    x = attend(x, spec.middle or spec.depths[-1] or max(spec.depths))
     if spec.from_width:
         t.linear(t.tensor(1, TEXT_TOKENS, spec.from_width), spec.context)
     x = res(x, x.shape[1])
     for i in range(len(spec.widths) - 1, -1, -1):
-        for _ in range(3):
+        for _ in range(spec.layers + 1):
             x = res(t.cat([x, sides.pop()]), spec.widths[i])
             if spec.depths[i]:
                 x = attend(x, spec.depths[i])
         if i:
             x = t.conv(t.up(x), spec.widths[i], 3, bias=True)
     x = _cast(t, t.act(t.norm(x, "group"), "silu"))
-    out = t.conv(x, 4, 3, bias=True)
+    out = t.conv(x, spec.channels, 3, bias=True)
     t.frozen = False
     return out
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from onecard.errors import NotFound, nearest
+from onecard.memory.architectures.denoisers import Dit, UNet
 from onecard.memory.architectures.model_names import tokens
 
 
@@ -56,6 +57,8 @@ class Decoder:
     """Its last pixels are patches of so many a side."""
     frames: int = 1
     """Frames that it works on at once; 0 for all of a film."""
+    tiny: bool = False
+    """An AutoencoderTiny."""
 
 
 KL, KL2, DC = (
@@ -95,6 +98,9 @@ class Pipeline:
     """Frames that become one latent frame."""
     wide: int = 0
     """Usual width where it is not the height."""
+    unet: UNet | None = None
+    dit: Dit | None = None
+    """The denoiser of one that stands in no table."""
 
 
 _SD3 = (CLIP_L, CLIP_G, T5_XXL)

@@ -45,6 +45,8 @@ class Making:
     """TAESD instead of the decoder."""
     frames: int = 0
     """Of a film; 0 for the usual length."""
+    device: bool = True
+    """Whether convolutions are cuDNN's, which copy what comes in."""
 
 
 def run_net(
@@ -60,8 +62,8 @@ def run_net(
 ) -> Tensor:
     """The network once over B latents of pictures of h x w px, or films of so many frames."""
     h, w = h // p.factor, w // p.factor
-    if p.net in nets.UNETS:
-        spec = nets.UNETS[p.net]
+    spec = p.unet or nets.UNETS.get(p.net)
+    if spec:
         return nets.unet(
             t,
             t.tensor(B, p.channels, h, w),
@@ -71,7 +73,7 @@ def run_net(
             checkpointing=checkpointing,
             a=adapt,
         )
-    dit, area = nets.DITS[p.net], p.patch**2
+    dit, area = p.dit or nets.DITS[p.net], p.patch**2
     n = h * w // area * latent_frames(p, frames)
     return nets.dit(t, t.tensor(B, n, area * p.channels), dit, checkpointing=checkpointing, a=adapt)
 
@@ -101,7 +103,7 @@ def _text_bytes(text: Text, format: str) -> float:
 def _decoding(p: Pipeline, s: Making, h: int, w: int, frames: int) -> tuple[float, float]:
     """(peak while latents become pixels, bytes of the decoder)."""
     wide = 4.0 if p.upcast or s.format in ("fp32", "f32") else 2.0
-    pixels = Tape(wide=wide, weights=wide)
+    pixels = Tape(wide=wide, weights=wide, device=s.device)
     side = (min(h, 512), min(w, 512)) if s.tiling else (h, w)
     pieces = s.slicing or s.tiling
     n = 1 if pieces else s.B
@@ -111,9 +113,24 @@ def _decoding(p: Pipeline, s: Making, h: int, w: int, frames: int) -> tuple[floa
     out = nets.decode(pixels, latents, p.decoder.widths)
     whole = s.B * frames * 3 * h * w * wide * (n < s.B or bool(s.tiling) or at_once < frames)
     del out, latents
-    if s.tiny_decoder:
+    if s.tiny_decoder or p.decoder.tiny:
         return s.B * 64 * h * w * wide * 3, 2.4e6 * wide
     return pixels.peak + whole, p.decoder.weights * wide
+
+
+def _denoising(p: Pipeline, s: Making, h: int, w: int, frames: int, wide: float) -> float:
+    runs = Tape(wide=wide, weights=wide, device=s.device)
+    run_net(p, runs, s.B * (2 if p.guided else 1), h, w, s.fused, frames=frames)
+    return float(runs.peak)
+
+
+def hump(p: Pipeline, s: Making) -> int:
+    """Peak beyond the weights of denoising and decoding, the larger one (bytes)."""
+    h, w = s.height or p.size, s.width or p.wide or p.size
+    wide = 4.0 if s.format in ("fp32", "f32") else 2.0
+    frames = s.frames or p.frames
+    decoding, _ = _decoding(p, s, h, w, frames)
+    return math.ceil(max(_denoising(p, s, h, w, frames, wide), decoding))
 
 
 def make(p: Pipeline, s: Making) -> list[Term]:
@@ -130,12 +147,11 @@ def make(p: Pipeline, s: Making) -> list[Term]:
     texts = sum(_text_bytes(text, format) for text, format in zip(p.texts, chosen, strict=True))
     n_params = net_params(p)
     net = n_params * formats.each(s.format)
-    runs = Tape(wide=wide, weights=wide)
-    run_net(p, runs, s.B * (2 if p.guided else 1), h, w, s.fused, frames=frames)
+    denoising = _denoising(p, s, h, w, frames, wide)
     decoding, vae = _decoding(p, s, h, w, frames)
     phases = {
         "text": (texts, 0.0),
-        "denoising": (net, float(runs.peak)),
+        "denoising": (net, denoising),
         "decoding": (vae, float(decoding)),
     }
     everything = texts + net + vae
@@ -201,6 +217,8 @@ class Training:
     """It is decoded in tiles."""
     text_adapters: bool = False
     """The text encoders learn too, and stay."""
+    device: bool = True
+    """Whether convolutions are cuDNN's, which copy what comes in."""
 
 
 TEXT_TOKENS = 77
@@ -233,11 +251,9 @@ def _sampling(p: Pipeline, s: Training, h: int, w: int) -> float:
     if not s.samples:
         return 0.0
     wide = 4.0 if s.format in ("fp32", "f32") else 2.0
-    runs = Tape(wide=wide, weights=wide)
-    run_net(p, runs, 2 if p.guided else 1, h, w, True)
-    making = Making(1, h, w, "fp32" if wide == 4 else "bf16", tiling=s.tiling)
+    making = Making(1, h, w, "fp32" if wide == 4 else "bf16", tiling=s.tiling, device=s.device)
     decoding, vae = _decoding(p, making, h, w, 1)
-    return max(float(runs.peak), decoding + (vae if s.cached else 0.0))
+    return max(_denoising(p, making, h, w, 1, wide), decoding + (vae if s.cached else 0.0))
 
 
 VAE_ENCODER_WEIGHTS = 83.7e6
@@ -253,7 +269,8 @@ def train(p: Pipeline, s: Training, apart: bool = False) -> list[Term]:
     kept = 4.0 if full or fp32 or p.trains_fp32 else formats.each(s.format)
     wide = 4.0 if fp32 else 2.0
     beside = 4.0 if fp32 or p.trains_fp32 else 2.0
-    t = Tape(grad=True, wide=wide, weights=4.0 if full or p.trains_fp32 else wide)
+    kept_wide = 4.0 if full or p.trains_fp32 else wide
+    t = Tape(grad=True, wide=wide, weights=kept_wide, device=s.device)
     out = run_net(
         p,
         t,

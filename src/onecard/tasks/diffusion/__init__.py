@@ -2,16 +2,40 @@
 
 from onecard.tasks.base import Command, PlanPreset, Task
 
+GENERATE = ("diffusers", "transformers", "peft", "torch", "pillow", "numpy")
+TRAIN = ("diffusers", "transformers", "peft", "torch", "opencv-python-headless", "pillow")
+
 TASK = Task(
     name="diffusion",
     summary="pictures from text, and a LoRA of your own style (plan only, so far)",
     commands={
+        "generate": Command(
+            "generate:generate",
+            "make pictures from a prompt, from a picture or inside a mask",
+            "configs:GenerateConfig",
+            "prompt",
+            requires=GENERATE,
+        ),
+        "again": Command(
+            "again:again",
+            "make the picture of a PNG once more, and say whether it is equal",
+            "configs:AgainConfig",
+            "picture",
+            requires=GENERATE,
+        ),
         "check": Command(
             "check:check",
             "look at pictures and captions: faults, duplicates, sizes, a contact sheet",
             "configs:CheckConfig",
             "data",
             requires=("numpy", "opencv-python-headless", "pillow", "torch"),
+        ),
+        "train": Command(
+            "train:train",
+            "learn a style or a subject as a LoRA, its checkpoints compared by measurement",
+            "configs:TrainConfig",
+            "data",
+            requires=TRAIN,
         ),
     },
     plans={

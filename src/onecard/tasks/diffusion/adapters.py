@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onecard.tasks.diffusion import conditioning
 from onecard.tasks.diffusion.configs import TrainConfig
 
-NAME = "training"
+NAME = "onecard"
 """Of the adapter inside peft."""
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")

@@ -144,7 +144,7 @@ class LatentCache:
                 if picture.name in reasons:
                     continue
                 try:
-                    tensors = self._encode(picture, flip)
+                    tensors = self.encode(picture, flip)
                 except OneCardError as fault:
                     reasons[picture.name] = fault.why
                     continue
@@ -183,7 +183,7 @@ class LatentCache:
                     why=f"{self._files.path(self.key(picture, flip))} was removed or damaged",
                     fix="start again with --resume: they are made again",
                 )
-            tensors = self._encode(picture, flip)
+            tensors = self.encode(picture, flip)
             self._files.write(self.key(picture, flip), tensors)
         return tensors["mean"], tensors.get("std")
 
@@ -211,7 +211,8 @@ class LatentCache:
         return (latents_CHW - self._shift) * self._scale
 
     @torch.no_grad()
-    def _encode(self, picture: TrainingPicture, flip: bool) -> dict[str, Tensor]:
+    def encode(self, picture: TrainingPicture, flip: bool = False) -> dict[str, Tensor]:
+        """`mean`, and `std` of an AutoencoderKL, [C, h, w] each. Raises DataError, NotFound."""
         vae = self._vae
         if self._upcast:  # its activations exceed 65504 in fp16
             vae.to(torch.float32)

@@ -65,7 +65,9 @@ class GenerateConfig(PipelineConfig, PromptConfig, SamplerConfig):
     """Generation."""
 
     num_images: int = Field(default=1, ge=1, le=256)
-    """Pictures at once."""
+    """Pictures."""
+    batch_size: int = Field(default=0, ge=0, le=256)
+    """Pictures at once; 0 for all of them on a card, and one by one on a CPU."""
     attn_implementation: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel; eager keeps score matrices."""
     offload: Literal["none", "model", "sequential"] = "none"
@@ -227,7 +229,7 @@ class EvaluateConfig(SamplerConfig):
     """The base, where it lies elsewhere now."""
     num_eval_images: int = Field(default=64, ge=4, le=1024)
     """Pictures of each checkpoint with the trigger, and as many without."""
-    train_batch_size: int = Field(default=8, ge=1, le=256)
+    batch: int = Field(default=4, ge=1, le=256)
     """Pictures generated at once."""
     features: str = "auto"
     """What pictures are compared by: auto, dinov2, clip, efficientnet-lite0, or a folder of a

@@ -1,21 +1,36 @@
 """Memory of diffusion: pictures generated, or a LoRA trained. Pure arithmetic."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from pathlib import Path
 
 from onecard.config import Config
-from onecard.errors import SettingsError
+from onecard.errors import NotFound, SettingsError
+from onecard.hub import pipeline_facts
 from onecard.memory import calibration, formats, terms
+from onecard.memory.architectures import pipeline_folder
+from onecard.memory.architectures import pipeline_folder
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.diffusion.configs import CheckConfig, GenerateConfig, PipelineConfig, TrainConfig
+from onecard.tasks.diffusion import again_settings
+from onecard.tasks.diffusion.configs import (
+    AgainConfig,
+    CheckConfig,
+    GenerateConfig,
+    PipelineConfig,
+    TrainConfig,
+)
 
 BAND = {"generate": 0.31, "train": 0.39}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
 left out of the fit (tests/bench/bench_sources.py); offloading is the widest."""
 READING = Term("program", 600 << 20, "Python with torch and OpenCV, and four decoded pictures")
 """What reading pictures takes, on the computer: no model is loaded."""
+REPO = re.compile(r"[\w.-]+/[\w.-]+")
+"""Of the hub."""
 USUAL = ("sd-1.5", "sdxl", "sd3.5-medium", "z-image-turbo", "flux.1", "qwen-image")
 
 
@@ -23,17 +38,21 @@ def plan(config: Config, device: Device) -> Plan:
     """Raises NotFound for an unknown pipeline, SettingsError for no name."""
     if isinstance(config, CheckConfig):
         return Plan((READING,) if device.type == "cpu" else (), device)
+    if isinstance(config, AgainConfig):
+        config = again_settings.read(config)[0]
     assert isinstance(config, PipelineConfig)
     pipeline = find(config.model)
     height, width = config.height or config.imgsz, config.imgsz
     generates = isinstance(config, GenerateConfig)
     takes = formats.DIFFUSED if generates else formats.TRAINED
     format = formats.choose(config.quant, takes, pipeline.name)
+    if device.type == "cpu" and format in ("fp16", "bf16"):
+        format = "fp32"  # 16 bits are slower there, and diffusers has no kernels for some layers
     if isinstance(config, GenerateConfig):
         parts = diffusion.make(
             pipeline,
             diffusion.Making(
-                config.num_images,
+                _at_once(config, device),
                 height,
                 width,
                 format,
@@ -79,6 +98,12 @@ def plan(config: Config, device: Device) -> Plan:
     return Plan(tuple(parts), device, choices, (), band)
 
 
+def _at_once(config: GenerateConfig, device: Device) -> int:
+    """Pictures of a batch."""
+    usual = 1 if device.type == "cpu" else config.num_images
+    return min(config.batch_size or usual, config.num_images)
+
+
 def _texts(config: GenerateConfig, pipeline: diffusion.Pipeline) -> tuple[str, ...]:
     """One format for each text encoder. Raises SettingsError."""
     takes, flag = formats.LOADED, "--text_encoder_quant"
@@ -105,11 +130,21 @@ def find(name: str) -> diffusion.Pipeline:
             why="a plan needs a model's counts",
             fix="onecard plan diffusion sdxl",
         )
-    return diffusion.find(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".safetensors" or (path / pipeline_folder.INDEX).is_file():
+        return pipeline_folder.describe(path)
+    try:
+        return diffusion.find(name)
+    except NotFound:
+        if not REPO.fullmatch(name) or path.exists():
+            raise
+    return pipeline_folder.describe(pipeline_facts.configs(name))
 
 
 def fallbacks(config: Config) -> Iterator[Change]:
     """Smallest loss first."""
+    if isinstance(config, AgainConfig):
+        return  # other settings would make another picture
     if isinstance(config, GenerateConfig):
         yield from _generation_fallbacks(config)
     elif isinstance(config, TrainConfig):
@@ -144,7 +179,8 @@ def _generation_fallbacks(config: GenerateConfig) -> Iterator[Change]:
         yield {"vae_tiling": True}, "seams may show between tiles"
     if config.quant not in ("nf4", "nf4-dq"):
         yield {"quant": "nf4"}, "small differences in detail"
-    yield from halve("num_images", config.num_images, 1, "fewer pictures at once")
+    at_once = min(config.batch_size or config.num_images, config.num_images)
+    yield from halve("batch_size", at_once, 1, "fewer pictures at once")
     if config.offload != "sequential":
         yield {"offload": "sequential"}, "the same pictures, many times slower"
 
@@ -160,5 +196,5 @@ def fit_rows() -> tuple[FitRow, ...]:
     )
 
 
-TRACER = "diffusion"
-"""memory/fake_tensor_nets.py's check for `onecard plan --trace`."""
+TRACER, TRACE_MODULE = "diffusion", "fake_tensor_diffusion"
+"""memory/fake_tensor_diffusion.py's check for `onecard plan --trace`."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from onecard.errors import DataError
+from onecard.errors import DataError, OneCardError
 from onecard.reporting import Progress
 from onecard.runs.record import Run
 from onecard.tasks.diffusion import adapters, conditioning
@@ -312,7 +312,11 @@ def fit(
             _validate(trainer, on_validation, run)
         began, first = time.monotonic(), state.step
         while state.step < config.max_train_steps:
-            loss = trainer.step(batches, prior)
+            try:
+                loss = trainer.step(batches, prior)
+            except OneCardError:  # as of a picture that was removed: the work so far is kept
+                trainer.save(folder)
+                raise
             _log(trainer, loss, state.step - first, began, bar, run)
             last = state.step == config.max_train_steps
             if _due(state.step, config.validation_steps) or last:

@@ -1,0 +1,39 @@
+"""The configs of an image generator on the hub, some kB, so that it can be planned before it is
+downloaded."""
+
+from pathlib import Path
+
+from onecard import paths
+from onecard.errors import NotFound
+from onecard.hub import network
+
+INDEX = "model_index.json"
+PATTERNS = [INDEX, "*/config.json"]
+
+
+def configs(repo: str) -> Path:
+    """A folder with model_index.json and the configs of all parts; one that was read once stays in
+    the cache folder. Raises NotFound where the hub has none or is out of reach."""
+    folder = paths.home() / "facts" / repo.replace("/", "--")
+    if (folder / INDEX).is_file():
+        return folder
+    if not network.hub_reachable():
+        raise NotFound(
+            f"the parts of '{repo}' are not known here",
+            why="it is in no table of this program, and the hub is out of reach",
+            fix="give a folder in diffusers' form, or a name as sd-1.5 or sdxl",
+        )
+    # the hub's own client: it knows tokens, mirrors and proxies, and takes 0.3 s to load
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        huggingface_hub.snapshot_download(repo, allow_patterns=PATTERNS, local_dir=folder)
+    except (HfHubHTTPError, OSError, ValueError) as fault:
+        raise NotFound(
+            f"the hub gives no facts of '{repo}'",
+            why=str(fault).strip().splitlines()[0][:200],
+            fix="check the name on its page; a gated model needs its licence accepted and: "
+            "hf auth login",
+        ) from None
+    return folder
