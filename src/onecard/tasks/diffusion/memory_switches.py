@@ -229,9 +229,7 @@ def _tiny(family: str, dtype: torch.dtype) -> Any:
     repo = TINY[family]
     kind: Any = AutoencoderTiny
     try:
-        return kind.from_pretrained(
-            repo, dtype=dtype, local_files_only=not network.hub_reachable()
-        )
+        return kind.from_pretrained(repo, dtype=dtype, local_files_only=not network.hub_reachable())
     except (OSError, ValueError) as fault:
         raise NotFound(
             f"{repo} is not on this machine",

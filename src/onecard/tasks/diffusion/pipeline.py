@@ -437,3 +437,25 @@ def _arguments(
             mask = sampling.mask_image.convert("L").resize(size, Image.Resampling.NEAREST)
             arguments["mask_image"] = [mask] * n
     return arguments
+
+
+@torch.no_grad()
+def first_latents(loaded: LoadedPipeline, prompt: str, seed: int = 0) -> torch.Tensor:
+    """Latents of a small picture after one step of the sampler, on fixed noise, in fp32."""
+    side = 8 * loaded.factor
+    grey = Image.new("RGB", (side, side), (128, 128, 128))
+    picture = None if loaded.mode == "text" else grey
+    mask = Image.new("L", grey.size, 255) if loaded.mode == "inpaint" else None
+    sampling = Sampling("", 1, 1.0, side, side, picture, mask, 1.0)
+    embeds = {}
+    if loaded.family in prompts.CHUNKED_FAMILIES:
+        embeds = {prompt: prompts.embed(loaded.pipe, loaded.family, prompt, "", guided=False)}
+    arguments = _arguments(loaded, [prompt], sampling, embeds)
+    known = inspect.signature(loaded.pipe.__call__).parameters
+    answer = loaded.pipe(
+        **{name: value for name, value in arguments.items() if name in known},
+        generator=[torch.Generator("cpu").manual_seed(seed)],
+        output_type="latent",
+    )
+    latents: torch.Tensor = answer.images
+    return latents.float().cpu()

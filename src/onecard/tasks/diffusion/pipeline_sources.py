@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.hub import network
-from onecard.memory.architectures import pipelines
+from onecard.memory.architectures import pipeline_folder, pipelines
 from onecard.reporting import Reporter
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -62,10 +62,8 @@ def resolve(name: str, *, download: bool, half: bool, reporter: Reporter) -> Sou
             why="it is a pickle, which can run any program when it is read",
             fix="take the .safetensors of the same model",
         )
-    if path.is_file():
-        return _single_file(path)
-    if path.is_dir():
-        return folder(path)
+    if pipeline_folder.is_named(name):
+        return folder(path) if path.is_dir() else _single_file(path)
     if name.startswith((".", "/", "~")) or path.suffix.lower() == ".safetensors":
         raise NotFound(
             f"there is no model {name}",
