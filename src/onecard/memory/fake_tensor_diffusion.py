@@ -72,7 +72,7 @@ def training(
             del loss
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return counter.peak
+        return int(counter.peak)
 
 
 def denoising(p: Pipeline, B: int, height: int, width: int, dtype: torch.dtype) -> int:
@@ -90,8 +90,9 @@ def decoding(B: int, height: int, width: int, dtype: torch.dtype, channels: int 
         "block_out_channels": (128, 256, 512, 512),
         "layers_per_block": 2,
     }
+    kind: Any = AutoencoderKL
     with torch.device("meta"):
-        vae = AutoencoderKL(latent_channels=channels, **blocks).to(dtype)
+        vae = kind(latent_channels=channels, **blocks).to(dtype)
     shape = (B, channels, height // 8, width // 8)
     return _peak_beside(vae, lambda net: net.decode(torch.empty(shape, dtype=dtype))[0])
 
@@ -102,7 +103,7 @@ def _peak_beside(net: Any, call: Any) -> int:
         before = counter.now
         counter.peak = before
         call(net.eval())
-        return counter.peak - before
+        return int(counter.peak - before)
 
 
 def _build_unet(p: Pipeline, dtype: torch.dtype) -> Any:
@@ -112,8 +113,9 @@ def _build_unet(p: Pipeline, dtype: torch.dtype) -> Any:
             why="a trace runs diffusers' UNet2DConditionModel",
             fix="plan it without --trace",
         )
+    kind: Any = UNet2DConditionModel
     with torch.device("meta"):  # initializers look at values, which fakes have not
-        return UNet2DConditionModel(sample_size=64, **UNETS[p.net]).to(dtype)
+        return kind(sample_size=64, **UNETS[p.net]).to(dtype)
 
 
 def _inputs(p: Pipeline, B: int, height: int, width: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -1,39 +1,35 @@
-"""An image generator by its files: a folder in diffusers' form, whose configs say how it is built,
-or a single safetensors file, whose names of weights say what it is. Reads headers alone."""
+"""An image generator that stands in no table, by its own files: the configs of a folder in
+diffusers' form, or the header of a single safetensors file. Reads no weights."""
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from onecard.errors import DataError, NotFound
-from onecard.memory.architectures import denoisers as nets
+from onecard.memory.architectures import denoisers, pipelines
+from onecard.memory.architectures.denoisers import Dit, UNet
 from onecard.memory.architectures.pipelines import Decoder, Pipeline, Text, find
 
 INDEX = "model_index.json"
-MAX_HEADER = 100 << 20
-"""Bytes of a safetensors header, the format's own limit."""
+MAX_HEADER_BYTES = 100 << 20
+"""Of a safetensors file: the format's own limit."""
+MAX_CONFIG_BYTES = 8 << 20
 MAX_SIDE = 4096
-CLASSES = {
-    "KolorsPipeline": "kolors",
-    "Flux2Pipeline": "flux.2-dev",
-    "Flux2KleinPipeline": "flux.2-klein-4b",
-    "ChromaPipeline": "chroma",
-    "ZImagePipeline": "z-image",
-    "QwenImagePipeline": "qwen-image",
-    "PixArtSigmaPipeline": "pixart",
-    "PixArtAlphaPipeline": "pixart",
-    "HunyuanDiTPipeline": "hunyuandit",
-    "SanaPipeline": "sana-1.6b",
-    "Lumina2Pipeline": "lumina-2",
-    "AuraFlowPipeline": "auraflow",
-}
-"""Classes whose sizes are those of one published model."""
-KEYS = (
+SD3_TOKENS, FLUX_TOKENS = 77 + 256, 512
+"""Text tokens as their pipelines pad them."""
+SAME = 0.01
+"""Difference in weights below which a transformer is the one of a table."""
+USUAL_WIDTHS, USUAL_WEIGHTS = (128, 256, 512, 512), 83.7e6
+"""Of AutoencoderKL in all published pipelines of Stable Diffusion."""
+TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+SINGLE_FILES = (
     ("conditioner.embedders.1.", "sdxl"),
-    ("double_blocks.", "flux.1"),
-    ("joint_blocks.", "sd3.5-medium"),
+    ("double_blocks.18.", "flux.1"),
+    ("joint_blocks.37.", "sd3.5-large"),
+    ("joint_blocks.0.x_block.attn2.", "sd3.5-medium"),
+    ("joint_blocks.", "sd3-medium"),
     ("cond_stage_model.model.", "sd-2.1"),
     ("cond_stage_model.", "sd-1.5"),
 )
@@ -44,7 +40,7 @@ def is_named(name: str) -> bool:
     """Whether a model's name leads to files: a bare word that the catalog has does not."""
     path = Path(name).expanduser()
     if not path.exists():
-        return False
+        return path.suffix.lower() == ".safetensors"
     if "/" in name or name.startswith((".", "~")) or path.is_file():
         return True
     try:
@@ -55,91 +51,151 @@ def is_named(name: str) -> bool:
 
 
 def read(path: Path) -> Pipeline:
-    """Raises DataError for what is no pipeline, or one whose size nobody here knows."""
+    """Raises NotFound where nothing lies there, DataError for what is no pipeline or one whose
+    denoiser or text encoder nobody here knows."""
+    if not path.exists():
+        raise NotFound(
+            f"there is no model {path}",
+            why="nothing lies at that path",
+            fix="a folder in diffusers' form, a .safetensors file, or a name as sd-1.5 or sdxl",
+        )
     if path.is_file():
-        return _single(path)
-    index = _json(path / INDEX)
-    name = str(index.get("_class_name"))
-    if name in CLASSES:
-        return find(CLASSES[name])
-    part = next((p for p in ("unet", "transformer") if (path / p / "config.json").is_file()), "")
-    if not part:
-        raise _unknown(path, f"its {INDEX} names neither a UNet nor a transformer")
+        return _single_file(path)
+    _json(path / INDEX)
     try:
-        return _pipeline(path, index, part, _json(path / part / "config.json"))
-    except (KeyError, TypeError, ValueError, IndexError) as fault:
-        raise _unknown(path, f"a config in it lacks something: {fault}") from None
+        return _folder(path)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
+        raise _unknown(path, f"a config in it lacks something: {fault}"[:200]) from None
 
 
-def _pipeline(path: Path, index: dict[str, Any], part: str, config: dict[str, Any]) -> Pipeline:
-    vae = _json(path / "vae" / "config.json")
-    widths = tuple(vae.get("block_out_channels") or vae["decoder_block_out_channels"])
-    factor = 2 ** (len(widths) - 1)
-    key = f"files:{path.resolve()}"
-    channels = int(config["in_channels"])
-    if part == "unet":
-        nets.UNETS[key] = _unet(config)
+def _folder(path: Path) -> Pipeline:
+    decoder, channels, factor, upcast = _decoder(path)
+    texts = tuple(
+        _text(path / name) for name in TEXT_PARTS if (path / name / "config.json").is_file()
+    )
+    if (path / "unet" / "config.json").is_file():
+        values = _json(path / "unet" / "config.json")
+        side = _first(values.get("sample_size"), 64) * factor
+        return Pipeline(
+            path.name,
+            path.name,
+            texts,
+            side if side <= MAX_SIDE else 1024,
+            # an inpainting UNet sees mask and picture beside the latents
+            min(_first(values.get("in_channels"), channels), channels),
+            upcast=upcast,
+            factor=factor,
+            decoder=decoder,
+            unet=_unet(values, path),
+        )
+    if (path / "transformer" / "config.json").is_file():
+        return _transformer(path, texts, decoder, channels, factor)
+    raise _unknown(path, "it has neither a UNet nor a transformer")
+
+
+def _unet(values: Mapping[str, Any], path: Path) -> UNet:
+    kinds = values["down_block_types"]
+    widths = tuple(int(width) for width in values["block_out_channels"])
+    layers = values.get("layers_per_block", 2)
+    known = {"DownBlock2D", "CrossAttnDownBlock2D"}
+    if len(kinds) != len(widths) or not isinstance(layers, int) or not set(kinds) <= known:
+        raise _unknown(path, f"its UNet has blocks {', '.join(map(str, kinds))}"[:200])
+    depths = values.get("transformer_layers_per_block", 1)
+    deep = depths if isinstance(depths, list) else [depths] * len(widths)
+    return UNet(
+        widths,
+        tuple(int(n) if "Cross" in kind else 0 for n, kind in zip(deep, kinds, strict=True)),
+        _first(values.get("cross_attention_dim"), 768),
+        _first(values.get("projection_class_embeddings_input_dim"), 0),
+        bool(values.get("use_linear_projection")),
+        _first(values.get("encoder_hid_dim"), 0),
+        layers=layers,
+        middle=int(deep[-1]),
+        channels=_first(values.get("out_channels"), 4),
+    )
+
+
+def _decoder(path: Path) -> tuple[Decoder, int, int, bool]:
+    """(decoder, channels of a latent picture, pixels of its side, whether it runs in fp32)."""
+    values = _json(path / "vae" / "config.json")
+    channels = _first(values.get("latent_channels"), 4)
+    if values.get("_class_name") == "AutoencoderTiny":
+        blocks = tuple(values.get("encoder_block_out_channels") or (64,) * 4)
+        weights = float(_stored(path / "vae") or 2.4e6)
+        return Decoder(weights, blocks, tiny=True), channels, 2 ** (len(blocks) - 1), False
+    widths = tuple(int(width) for width in values.get("block_out_channels") or USUAL_WIDTHS)
+    weights = USUAL_WEIGHTS
+    if widths != USUAL_WIDTHS:
+        weights = float(_stored(path / "vae") or USUAL_WEIGHTS)
+    upcast = bool(values.get("force_upcast", True)) and (path / "text_encoder_2").is_dir()
+    return Decoder(weights, widths), channels, 2 ** (len(widths) - 1), upcast
+
+
+def _text(folder: Path) -> Text:
+    """Weights by its config for CLIP and T5, by its files for all others."""
+    values = _json(folder / "config.json")
+    inner = values.get("text_config")
+    values = inner if isinstance(inner, dict) else values
+    name = str((values.get("architectures") or ["a text encoder"])[0])
+    width = _first(values.get("hidden_size") or values.get("d_model"), 768)
+    layers = _first(values.get("num_hidden_layers") or values.get("num_layers"), 12)
+    wide = _first(values.get("intermediate_size") or values.get("d_ff"), 4 * width)
+    table = _first(values.get("vocab_size"), 49408) * width
+    if "T5" in name:
+        heads = _first(values.get("num_heads"), 8) * _first(values.get("d_kv"), 64)
+        gated = "gated" in str(values.get("feed_forward_proj", ""))
+        linear = layers * (4 * width * heads + (3 if gated else 2) * width * wide)
+        return Text(name, linear / 1e6, table / 1e6, layers * width * wide / 1e6)
+    if "CLIP" in name:
+        linear = layers * (4 * width * width + 2 * width * wide)
+        return Text(name, linear / 1e6, table / 1e6, layers=layers, width=width)
+    stored = _stored(folder)
+    if not stored:
+        raise _unknown(folder, f"{name} is not known, and its weights are not there to be counted")
+    return Text(name, (stored - table) / 1e6, table / 1e6)
+
+
+def _transformer(
+    path: Path, texts: tuple[Text, ...], decoder: Decoder, channels: int, factor: int
+) -> Pipeline:
+    """One of a table by its number of weights, or SD3's and FLUX's classes by their configs."""
+    values = _json(path / "transformer" / "config.json")
+    stored = _stored(path / "transformer")
+    for known in pipelines.PIPELINES:
+        params = denoisers.DITS[known.net].params if known.net in denoisers.DITS else 0
+        if params and stored and abs(stored / params - 1) < SAME:
+            return known
+    kind = str(values.get("_class_name"))
+    heads = int(values["num_attention_heads"])
+    width, layers = heads * int(values["attention_head_dim"]), int(values["num_layers"])
+    text = _first(values.get("joint_attention_dim"), 4096)
+    if kind == "SD3Transformer2DModel":
+        dit = Dit(width, layers, 0, heads, text, SD3_TOKENS, channels, params=stored)
+    elif kind == "FluxTransformer2DModel":
+        single = int(values["num_single_layers"])
+        dit = Dit(width, layers, single, heads, text, FLUX_TOKENS, 4 * channels, params=stored)
     else:
-        nets.DITS[key] = _dit(config, path)
-        channels = int(vae.get("latent_channels", channels))
-    side = config.get("sample_size")
-    size = side * factor if isinstance(side, int) and 0 < side * factor <= MAX_SIDE else 1024
-    names = [name for name in index if name.startswith("text_encoder") and index[name][0]]
+        raise _unknown(path, f"its denoiser is {kind[:80]}, which stands in no table")
+    side = _first(values.get("sample_size"), 128) * factor
     return Pipeline(
         path.name,
-        key,
-        tuple(_text(name, path / name) for name in names),
-        size,
+        path.name,
+        texts,
+        side if dit.single == 0 and side <= MAX_SIDE else 1024,
         channels,
-        upcast=bool(vae.get("force_upcast")) and "text_encoder_2" in names,
+        guided=dit.single == 0,
         factor=factor,
-        decoder=Decoder(float(sum(_counts(path / "vae").values())), widths),
-        guided=part == "unet" or "guidance_embeds" not in config,
+        decoder=decoder,
+        dit=dit,
     )
 
 
-def _unet(config: dict[str, Any]) -> nets.UNet:
-    widths = tuple(int(width) for width in config["block_out_channels"])
-    layers = config.get("transformer_layers_per_block", 1)
-    depths = layers if isinstance(layers, list) else [layers] * len(widths)
-    kinds = config["down_block_types"]
-    context = config["cross_attention_dim"]
-    return nets.UNet(
-        widths,
-        tuple(int(n) if "CrossAttn" in kind else 0 for n, kind in zip(depths, kinds, strict=True)),
-        max(context) if isinstance(context, list) else int(context),
-        int(config.get("projection_class_embeddings_input_dim") or 0),
-        bool(config.get("use_linear_projection")),
-    )
-
-
-def _dit(config: dict[str, Any], path: Path) -> nets.Dit:
-    heads = int(config["num_attention_heads"])
-    single = int(config.get("num_single_layers", 0))
-    return nets.Dit(
-        heads * int(config["attention_head_dim"]),
-        int(config["num_layers"]),
-        single,
-        heads,
-        int(config["joint_attention_dim"]),
-        512 if single else 77 + 256,
-        int(config["in_channels"]) * int(config.get("patch_size", 1)) ** 2,
-        params=sum(_counts(path / "transformer").values()),
-    )
-
-
-def _text(name: str, folder: Path) -> Text:
-    counts = _counts(folder)
-    table = sum(n for key, n in counts.items() if "embed" in key or key.startswith("shared."))
-    return Text(name, (sum(counts.values()) - table) / 1e6, table / 1e6)
-
-
-def _single(path: Path) -> Pipeline:
-    names = list(_header(path))
-    for part, model in KEYS:
+def _single_file(path: Path) -> Pipeline:
+    names = _header(path)
+    for part, model in SINGLE_FILES:
         if any(part in name for name in names):
             return find(model)
-    raise _unknown(path, "the names of its weights are no image generator's")
+    raise _unknown(path, "the names of its weights are none of Stable Diffusion's or FLUX.1's")
 
 
 # Files
@@ -147,6 +203,8 @@ def _single(path: Path) -> Pipeline:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as fault:
         raise DataError(
@@ -157,34 +215,42 @@ def _json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _counts(folder: Path) -> dict[str, int]:
-    """Number of values of each weight of a network, from the headers."""
+def _stored(folder: Path) -> int:
+    """Weights in the safetensors files of a folder, 0 where there are none; of variants as fp16
+    only one is counted."""
     files = sorted(folder.glob("*.safetensors"))
     whole = [file for file in files if ".fp16" not in file.name] or files
-    return {name: n for file in whole for name, n in _rows(file)}
+    rows = [row for file in whole for row in _header(file).values()]
+    return sum(math.prod(int(n) for n in row.get("shape", [])) for row in rows)
 
 
-def _rows(file: Path) -> Iterator[tuple[str, int]]:
-    for name, row in _header(file).items():
-        if name != "__metadata__" and isinstance(row, dict):
-            yield name, math.prod(int(n) for n in row.get("shape", []))
-
-
-def _header(file: Path) -> dict[str, Any]:
+def _header(file: Path) -> dict[str, dict[str, Any]]:
     """https://github.com/huggingface/safetensors: eight bytes of length, then JSON."""
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
-            if size > MAX_HEADER:
-                raise ValueError("its header is too long")
+            if not 0 < size <= MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {size} bytes")
             values = json.loads(stream.read(size))
-    except (OSError, ValueError, RecursionError) as fault:
+        return {
+            name: row
+            for name, row in values.items()
+            if name != "__metadata__" and isinstance(row, dict)
+        }
+    except (OSError, ValueError, AttributeError, RecursionError) as fault:
         raise DataError(
             f"{file} is no whole safetensors file",
             why=str(fault)[:150],
             fix="copy or download it again",
         ) from None
-    return values if isinstance(values, dict) else {}
+
+
+def _first(value: Any, usual: int) -> int:
+    """A config's number; of a list (one for each block) the largest."""
+    if isinstance(value, list | tuple) and value:
+        value = max(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40
+    return int(value) if is_number else usual
 
 
 def _unknown(path: Path, why: str) -> DataError:

@@ -77,12 +77,3 @@ def load_state(nets: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
             if name.startswith(f"{prefix}.")
         }
         set_peft_model_state_dict(net, own, adapter_name=NAME)
-
-
-def switch(nets: dict[str, nn.Module], on: bool) -> None:
-    """The base alone, or with its adapters."""
-    for net in nets.values():
-        if on:
-            net.enable_adapters()
-        else:
-            net.disable_adapters()

@@ -3,22 +3,21 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from pathlib import Path
 
 from onecard.config import Config
 from onecard.errors import NotFound, SettingsError
 from onecard.hub import pipeline_facts
 from onecard.memory import calibration, formats, terms
 from onecard.memory.architectures import pipeline_folder
-from onecard.memory.architectures import pipeline_folder
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
 from onecard.memory.plan import Plan, Term
-from onecard.tasks.diffusion import again_settings
+from onecard.tasks.diffusion import again_settings, training_facts
 from onecard.tasks.diffusion.configs import (
     AgainConfig,
     CheckConfig,
+    EvaluateConfig,
     GenerateConfig,
     PipelineConfig,
     TrainConfig,
@@ -29,7 +28,7 @@ BAND = {"generate": 0.31, "train": 0.39}
 left out of the fit (tests/bench/bench_sources.py); offloading is the widest."""
 READING = Term("program", 600 << 20, "Python with torch and OpenCV, and four decoded pictures")
 """What reading pictures takes, on the computer: no model is loaded."""
-REPO = re.compile(r"[\w.-]+/[\w.-]+")
+REPO = re.compile(r"(hf:)?[\w.-]+/[\w.-]+")
 """Of the hub."""
 USUAL = ("sd-1.5", "sdxl", "sd3.5-medium", "z-image-turbo", "flux.1", "qwen-image")
 
@@ -40,6 +39,8 @@ def plan(config: Config, device: Device) -> Plan:
         return Plan((READING,) if device.type == "cpu" else (), device)
     if isinstance(config, AgainConfig):
         config = again_settings.read(config)[0]
+    if isinstance(config, EvaluateConfig):
+        config = training_facts.as_generation(config)
     assert isinstance(config, PipelineConfig)
     pipeline = find(config.model)
     height, width = config.height or config.imgsz, config.imgsz
@@ -130,15 +131,14 @@ def find(name: str) -> diffusion.Pipeline:
             why="a plan needs a model's counts",
             fix="onecard plan diffusion sdxl",
         )
-    path = Path(name).expanduser()
-    if path.suffix == ".safetensors" or (path / pipeline_folder.INDEX).is_file():
-        return pipeline_folder.describe(path)
+    if pipeline_folder.is_named(name):
+        return pipeline_folder.read(Path(name).expanduser())
     try:
         return diffusion.find(name)
     except NotFound:
-        if not REPO.fullmatch(name) or path.exists():
+        if not REPO.fullmatch(name):
             raise
-    return pipeline_folder.describe(pipeline_facts.configs(name))
+    return pipeline_folder.read(pipeline_facts.configs(name.removeprefix("hf:")))
 
 
 def fallbacks(config: Config) -> Iterator[Change]:

@@ -23,7 +23,8 @@ class Objective:
         """`scheduler`: the base's sampler, whose settings name the schedule it was trained with;
         `prediction_type` "auto" takes its own."""
         own = {} if prediction_type == "auto" else {"prediction_type": prediction_type}
-        return cls(DDPMScheduler.from_config(scheduler.config, **own), snr_gamma, noise_offset)
+        kind: Any = DDPMScheduler
+        return cls(kind.from_config(scheduler.config, **own), snr_gamma, noise_offset)
 
     @property
     def levels(self) -> int:

@@ -165,7 +165,8 @@ class Trainer:
 
     def _backward(self, batch: Sequence[Example], draw: torch.Generator, weight: float) -> Tensor:
         loss = self._loss(batch, draw) * (weight / self.config.gradient_accumulation_steps)
-        self.scaler.scale(loss).backward()
+        scaled: Any = self.scaler.scale(loss)
+        scaled.backward()
         return loss.detach()
 
     def _loss(self, batch: Sequence[Example], draw: torch.Generator) -> Tensor:
