@@ -37,6 +37,13 @@ TASK = Task(
             "data",
             requires=TRAIN,
         ),
+        "evaluate": Command(
+            "evaluate:evaluate",
+            "compare the checkpoints of a training by their pictures, and recommend one",
+            "configs:EvaluateConfig",
+            "run_id",
+            requires=(*TRAIN, "timm"),
+        ),
     },
     plans={
         "diffusion": PlanPreset("pictures generated", "configs:GenerateConfig", example="sdxl"),

@@ -262,7 +262,7 @@ def _look(path: Path, name: str, ratios: bool, side: int, step: int, min_side: i
         least = max(min_side, step)
         reason = f"it is too small: {width}x{height} px, the shorter side needs {least}"
         return _Look(path, name, width, height, reason=reason)
-    sharp = sharpness.sharpness(_cover(rgb, bucket))
+    sharp = sharpness.sharpness(cover(rgb, bucket))
     return _Look(path, name, width, height, bucket, sharp, *_traits(path), path.stat().st_size)
 
 
@@ -379,7 +379,7 @@ def _warnings(looks: Sequence[_Look]) -> list[str]:
 # Pixels
 
 
-def _cover(rgb_HWC: Rgb, bucket: Bucket) -> Rgb:
+def cover(rgb_HWC: Rgb, bucket: Bucket) -> Rgb:
     """Scaled to cover the bucket, and its middle: what is learned from."""
     height, width = rgb_HWC.shape[:2]
     scale = max(bucket[0] / width, bucket[1] / height)
@@ -410,7 +410,7 @@ def pixels(picture: TrainingPicture, flip: bool = False) -> Tensor:
             why=f"{picture.path} was changed since it was read",
             fix="start again: its caption may no longer fit",
         )
-    rgb = _cover(decode.read_rgb_bytes(data, picture.name), picture.bucket)
+    rgb = cover(decode.read_rgb_bytes(data, picture.name), picture.bucket)
     values = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float() / 127.5 - 1
     return values.flip(2) if flip else values
 

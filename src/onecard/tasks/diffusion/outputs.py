@@ -17,8 +17,8 @@ from onecard.tasks.diffusion import adapters, lora_files, lora_metadata
 from onecard.tasks.diffusion.configs import TrainConfig
 from onecard.tasks.diffusion.dataset import TrainingPicture, TrainingSet
 from onecard.tasks.diffusion.pipeline import LoadedPipeline
+from onecard.tasks.diffusion.training_facts import FACTS
 
-FACTS = "diffusion.json"
 FILES = {"diffusers": "lora.safetensors", "kohya": "lora-kohya.safetensors"}
 MAX_DIFFERENCE = {"diffusers": 0.0, "kohya": 1e-5}
 """Of the denoiser's output between our loader and another, or another form: what a training's files

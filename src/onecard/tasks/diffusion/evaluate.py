@@ -1,0 +1,122 @@
+"""onecard diffusion evaluate: the checkpoints of a training compared by their pictures."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onecard.errors import NotFound, SettingsError
+from onecard.reporting import Result
+from onecard.runs.record import Run
+from onecard.tasks.diffusion import (
+    comparison,
+    dataset,
+    outputs,
+    pipeline,
+    samplers,
+    training_facts,
+)
+from onecard.tasks.diffusion.comparison import Comparison
+from onecard.tasks.diffusion.configs import CheckConfig, EvaluateConfig
+from onecard.tasks.diffusion.pipeline import Sampling
+from onecard.training import output_dir
+
+DEFAULT_SIDE = 512
+
+
+def evaluate(config: EvaluateConfig, run: Run) -> Result:
+    """Raises SettingsError, NotFound, DataError."""
+    folder = training_facts.training_folder(config.run_id)
+    facts = training_facts.read(config, folder)
+    checkpoints = outputs.checkpoint_paths(folder)
+    if not checkpoints:
+        raise NotFound(
+            f"{folder} has no checkpoints",
+            why=f"{folder / 'loras'} holds no checkpoint-*.safetensors",
+            fix="a training with --save_steps 100 keeps one every 100 steps",
+        )
+    facts = {**facts, **_pictures_elsewhere(config, facts, run)}
+    out = output_dir.resolve(config.output_dir, run)
+    _require_free(out, config)
+    loaded = pipeline.load(
+        str(facts["model"]), quant=str(facts.get("quant") or "fp16"), reporter=run.reporter
+    )
+    samplers.choose(loaded.pipe, config.scheduler)
+    result = comparison.compare(
+        loaded,
+        checkpoints,
+        facts,
+        config.num_eval_images,
+        out,
+        run,
+        features_name=config.features,
+        compose_lora=config.compose_lora,
+        batch_size=0 if loaded.device.type == "cpu" else config.batch,
+        seed=config.seed,
+        sampling=replace(
+            Sampling(),
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+        ),
+    )
+    run.scores(result.metrics, verdicts=list(result.lines))
+    run.items(items(result))
+    lines = [result.render(), *(f"wrote {path}" for path in result.files)]
+    data = {
+        "recommended": result.recommended,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "metrics": result.metrics,
+        "checkpoint": str(dict(checkpoints).get(result.recommended or 0, "")),
+        "files": [str(path) for path in result.files],
+        "output_dir": str(out),
+    }
+    return Result(data, "\n".join(lines), (result.table,))
+
+
+def _pictures_elsewhere(
+    config: EvaluateConfig, facts: Mapping[str, Any], run: Run
+) -> dict[str, Any]:
+    """The training pictures in --data: those of the training by their content, else all."""
+    if not config.data:
+        return {}
+    side = int(facts.get("imgsz") or DEFAULT_SIDE)
+    check = CheckConfig(data=config.data, caption_source="template", min_side=2)
+    pictures = dataset.read(check, side, 2, run.reporter).pictures
+    captions = {row.get("sha256"): row.get("caption") for row in facts["pictures"]}
+    same = [picture for picture in pictures if picture.sha256 in captions]
+    if not same:
+        run.reporter.warn(f"{config.data} has none of the training's pictures: all of it is taken")
+    rows = [
+        {
+            "path": str(picture.path),
+            "name": picture.name,
+            "sha256": picture.sha256,
+            "caption": captions.get(picture.sha256, picture.caption),
+        }
+        for picture in same or pictures
+    ]
+    return {"pictures": rows}
+
+
+def _require_free(out: Path, config: EvaluateConfig) -> None:
+    """Raises SettingsError where pictures of another comparison lie and no one said --resume."""
+    if config.output_dir and not config.resume and (out / "eval").is_dir():
+        raise SettingsError(
+            f"{out} holds pictures of a comparison",
+            why="without --resume nothing that is there is used or written over",
+            fix="--resume to go on with them, or --output_dir elsewhere",
+        )
+
+
+def items(result: Comparison) -> list[dict[str, Any]]:
+    """A line for each picture of the recommended checkpoint, else of the last one."""
+    step = max(result.scores) if result.recommended is None else result.recommended
+    by_id: dict[str, dict[str, float]] = {}
+    for name, rows in result.scores[step].items():
+        for each, value in rows.items():
+            by_id.setdefault(each, {})[name] = value
+    return [
+        {"id": each, "group": result.groups[each], "scores": values}
+        for each, values in sorted(by_id.items())
+    ]

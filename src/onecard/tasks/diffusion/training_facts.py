@@ -1,0 +1,65 @@
+"""What a training of a LoRA noted for those who use it later: where it is, and what it says."""
+
+from pathlib import Path
+from typing import Any
+
+from onecard.errors import DataError, NotFound, SettingsError
+from onecard.runs import record, store
+from onecard.tasks.diffusion.configs import EvaluateConfig, GenerateConfig
+
+FACTS = "diffusion.json"
+"""Beside loras/: model, trigger, class_prompt, imgsz, height, pictures."""
+
+
+def training_folder(run_id: str) -> Path:
+    """The folder that a training wrote to: named itself, or by its run. Raises SettingsError,
+    NotFound."""
+    if not run_id.strip():
+        raise SettingsError(
+            "no training is named",
+            why="checkpoints of a training are compared",
+            fix="onecard diffusion evaluate RUN, or the folder that holds loras/",
+        )
+    path = Path(run_id).expanduser()
+    if path.is_dir():
+        folders = [path, path.parent] if path.name == "loras" else [path, path / "artifacts"]
+    else:
+        folders = store.output_folders(store.find(run_id.removeprefix("run:")))
+    for folder in folders:
+        if (folder / FACTS).is_file():
+            return folder
+    raise NotFound(
+        f"{run_id} is no training of a LoRA",
+        why=f"it has no {FACTS}",
+        fix="the run or the --output_dir of onecard diffusion train",
+    )
+
+
+def read(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
+    """The facts, with the base's place of today. Raises DataError."""
+    path = folder / FACTS
+    facts = record.read_json(path)
+    if not facts.get("model") or not isinstance(facts.get("pictures"), list):
+        raise DataError(
+            f"{path} is not usable",
+            why="it names no model and no pictures: it is damaged or of another program",
+            fix="start the training again with --resume: it is written anew",
+        )
+    if config.model:
+        facts["model"] = config.model
+    elif not Path(str(facts["model"])).exists():
+        facts["model"] = str(facts.get("name") or facts["model"])
+    return facts
+
+
+def as_generation(config: EvaluateConfig) -> GenerateConfig:
+    """What a comparison does most of the time, for its plan. Raises SettingsError, NotFound,
+    DataError."""
+    facts = read(config, training_folder(config.run_id))
+    return GenerateConfig(
+        model=str(facts["model"]),
+        imgsz=int(facts.get("imgsz") or 0),
+        height=int(facts.get("height") or 0),
+        quant=str(facts.get("quant") or "fp16"),
+        num_images=config.batch,
+    )
