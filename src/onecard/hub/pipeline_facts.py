@@ -11,10 +11,19 @@ INDEX = "model_index.json"
 PATTERNS = [INDEX, "*/config.json"]
 
 
+def can_tell(repo: str) -> bool:
+    """Whether `configs` has read a repository before, or can ask the hub."""
+    return (_folder(repo) / INDEX).is_file() or network.hub_reachable()
+
+
+def _folder(repo: str) -> Path:
+    return paths.home() / "facts" / repo.replace("/", "--")
+
+
 def configs(repo: str) -> Path:
     """A folder with model_index.json and the configs of all parts; one that was read once stays in
     the cache folder. Raises NotFound where the hub has none or is out of reach."""
-    folder = paths.home() / "facts" / repo.replace("/", "--")
+    folder = _folder(repo)
     if (folder / INDEX).is_file():
         return folder
     if not network.hub_reachable():

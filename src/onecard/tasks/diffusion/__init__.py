@@ -1,13 +1,14 @@
-"""diffusion: pictures from text, and a LoRA of a style. Planned today; training comes later."""
+"""diffusion: pictures from text, and a LoRA of a style or a subject."""
 
 from onecard.tasks.base import Command, PlanPreset, Task
 
-GENERATE = ("diffusers", "transformers", "peft", "torch", "pillow", "numpy")
-TRAIN = ("diffusers", "transformers", "peft", "torch", "opencv-python-headless", "pillow")
+GENERATE = ("accelerate", "diffusers", "transformers", "peft", "torch", "pillow", "numpy")
+READ = ("numpy", "opencv-python-headless", "pillow", "torch")
+TRAIN = (*READ, "accelerate", "diffusers", "transformers", "peft", "timm", "torchvision")
 
 TASK = Task(
     name="diffusion",
-    summary="pictures from text, and a LoRA of your own style (plan only, so far)",
+    summary="pictures from text, and a LoRA of your own style, chosen by measurement",
     commands={
         "generate": Command(
             "generate:generate",
@@ -28,7 +29,7 @@ TASK = Task(
             "look at pictures and captions: faults, duplicates, sizes, a contact sheet",
             "configs:CheckConfig",
             "data",
-            requires=("numpy", "opencv-python-headless", "pillow", "torch"),
+            requires=READ,
         ),
         "train": Command(
             "train:train",
@@ -42,15 +43,17 @@ TASK = Task(
             "compare the checkpoints of a training by their pictures, and recommend one",
             "configs:EvaluateConfig",
             "run_id",
-            requires=(*TRAIN, "timm"),
+            requires=TRAIN,
         ),
     },
     plans={
-        "diffusion": PlanPreset("pictures generated", "configs:GenerateConfig", example="sdxl"),
-        "diffusion-lora": PlanPreset("a LoRA of a style", "configs:TrainConfig", example="sdxl"),
+        "diffusion": PlanPreset("pictures generated", "configs:PlanGenerateConfig", example="sdxl"),
+        "diffusion-lora": PlanPreset(
+            "a LoRA of a style", "configs:PlanTrainConfig", example="sdxl"
+        ),
         "diffusion-full": PlanPreset(
-            "the whole denoiser trained", "configs:TrainConfig", {"method": "full"}, "sd-1.5"
+            "the whole denoiser trained", "configs:PlanTrainConfig", {"method": "full"}, "sd-1.5"
         ),
     },
-    packages=("diffusers", "transformers", "peft", "torch"),
+    packages=("bitsandbytes", "safetensors", *TRAIN),
 )

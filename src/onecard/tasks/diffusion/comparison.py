@@ -87,6 +87,18 @@ class Comparison:
     def render(self) -> str:
         return "\n\n".join([self.table, *self.lines])
 
+    def items(self) -> list[dict[str, Any]]:
+        """A line for each picture of the recommended checkpoint, else of the last one."""
+        step = max(self.scores) if self.recommended is None else self.recommended
+        by_id: dict[str, dict[str, float]] = {}
+        for name, rows in self.scores[step].items():
+            for each, value in rows.items():
+                by_id.setdefault(each, {})[name] = value
+        return [
+            {"id": each, "group": self.groups[each], "scores": values}
+            for each, values in sorted(by_id.items())
+        ]
+
 
 @dataclass
 class _Bench:

@@ -12,9 +12,9 @@ from onecard.training.config import OutputConfig
 class PipelineConfig(Config):
     """Pipeline."""
 
-    model: str = ""
-    """sd-1.5, sdxl, sd3.5-medium, flux.1, flux.2-klein-4b, z-image-turbo, qwen-image, wan2.1-1.3b
-    ..."""
+    model: str = "auto"
+    """A folder in diffusers' form, a .safetensors file, a repository of the hub, or a name: sd-1.5,
+    sdxl, sd3.5-medium, flux.1, z-image-turbo ...; auto takes sdxl where it fits, else sd-1.5."""
     imgsz: int = Field(default=0, ge=0, le=4096)
     """Width of a picture (px); 0 for the model's own."""
     height: int = Field(default=0, ge=0, le=4096)
@@ -90,6 +90,14 @@ class GenerateConfig(PipelineConfig, PromptConfig, SamplerConfig):
     """TAESD decodes instead of the pipeline's own decoder."""
     text_encoder_quant: tuple[Annotated[str, ShortName()], ...] = ()
     """Weights of each text encoder, in the pipeline's order; empty: as the denoiser's."""
+
+
+class PlanGenerateConfig(GenerateConfig):
+    """What-if: any pipeline whose parts are known."""
+
+    model: str = ""
+    """sd-1.5, sdxl, sd3.5-medium, flux.1, flux.2-klein-4b, z-image-turbo, qwen-image, wan2.1-1.3b
+    ..., a folder in diffusers' form or a .safetensors file."""
 
 
 class AgainConfig(Config):
@@ -216,6 +224,14 @@ class TrainConfig(PipelineConfig, CaptionedDataConfig, OutputConfig, TrackingCon
     0 compares none."""
     seed: int = Field(default=0, ge=0)
     """Seed of the adapters, order, noise and sample grids."""
+
+
+class PlanTrainConfig(TrainConfig):
+    """What-if: a LoRA of any pipeline whose parts are known."""
+
+    model: str = ""
+    """sd-1.5, sdxl, sd3.5-medium, flux.1, z-image ..., a folder in diffusers' form or a
+    .safetensors file."""
 
 
 class EvaluateConfig(SamplerConfig):

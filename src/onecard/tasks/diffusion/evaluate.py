@@ -16,7 +16,6 @@ from onecard.tasks.diffusion import (
     samplers,
     training_facts,
 )
-from onecard.tasks.diffusion.comparison import Comparison
 from onecard.tasks.diffusion.configs import CheckConfig, EvaluateConfig
 from onecard.tasks.diffusion.pipeline import Sampling
 from onecard.training import output_dir
@@ -60,7 +59,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         ),
     )
     run.scores(result.metrics, verdicts=list(result.lines))
-    run.items(items(result))
+    run.items(result.items())
     lines = [result.render(), *(f"wrote {path}" for path in result.files)]
     data = {
         "recommended": result.recommended,
@@ -107,16 +106,3 @@ def _require_free(out: Path, config: EvaluateConfig) -> None:
             why="without --resume nothing that is there is used or written over",
             fix="--resume to go on with them, or --output_dir elsewhere",
         )
-
-
-def items(result: Comparison) -> list[dict[str, Any]]:
-    """A line for each picture of the recommended checkpoint, else of the last one."""
-    step = max(result.scores) if result.recommended is None else result.recommended
-    by_id: dict[str, dict[str, float]] = {}
-    for name, rows in result.scores[step].items():
-        for each, value in rows.items():
-            by_id.setdefault(each, {})[name] = value
-    return [
-        {"id": each, "group": result.groups[each], "scores": values}
-        for each, values in sorted(by_id.items())
-    ]

@@ -11,7 +11,7 @@ from onecard.memory import calibration, formats, terms
 from onecard.memory.architectures import pipeline_folder
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
-from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
+from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, SAME, Change, FitRow, halve
 from onecard.memory.plan import Plan, Term
 from onecard.tasks.diffusion import again_settings, training_facts
 from onecard.tasks.diffusion.configs import (
@@ -20,6 +20,8 @@ from onecard.tasks.diffusion.configs import (
     EvaluateConfig,
     GenerateConfig,
     PipelineConfig,
+    PlanGenerateConfig,
+    PlanTrainConfig,
     TrainConfig,
 )
 
@@ -30,6 +32,8 @@ READING = Term("program", 600 << 20, "Python with torch and OpenCV, and four dec
 """What reading pictures takes, on the computer: no model is loaded."""
 REPO = re.compile(r"(hf:)?[\w.-]+/[\w.-]+")
 """Of the hub."""
+LARGE, SMALL = "sdxl", "sd-1.5"
+"""Models of `--model auto`."""
 USUAL = ("sd-1.5", "sdxl", "sd3.5-medium", "z-image-turbo", "flux.1", "qwen-image")
 
 
@@ -38,9 +42,14 @@ def plan(config: Config, device: Device) -> Plan:
     if isinstance(config, CheckConfig):
         return Plan((READING,) if device.type == "cpu" else (), device)
     if isinstance(config, AgainConfig):
+        if not config.picture:  # nothing is named yet; the command refuses it
+            return Plan((READING,) if device.type == "cpu" else (), device)
         config = again_settings.read(config)[0]
     if isinstance(config, EvaluateConfig):
+        if not config.run_id:
+            return Plan((READING,) if device.type == "cpu" else (), device)
         config = training_facts.as_generation(config)
+    config, _ = resolve_auto(config, device)
     assert isinstance(config, PipelineConfig)
     pipeline = find(config.model)
     height, width = config.height or config.imgsz, config.imgsz
@@ -99,6 +108,17 @@ def plan(config: Config, device: Device) -> Plan:
     return Plan(tuple(parts), device, choices, (), band)
 
 
+def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tuple[Config, str]:
+    """(the config with a named model, why that one): the larger of two that fits."""
+    if not isinstance(config, PipelineConfig) or config.model != "auto":
+        return config, ""
+    large = config.model_copy(update={"model": LARGE})
+    if device.type != "cpu" and plan(large, device).fits:
+        return large, f"it fits on {device.name}"
+    why = "SDXL does not fit" if device.type != "cpu" else "a CPU takes minutes for SDXL's pictures"
+    return config.model_copy(update={"model": SMALL}), why
+
+
 def _at_once(config: GenerateConfig, device: Device) -> int:
     """Pictures of a batch."""
     usual = 1 if device.type == "cpu" else config.num_images
@@ -136,9 +156,10 @@ def find(name: str) -> diffusion.Pipeline:
     try:
         return diffusion.find(name)
     except NotFound:
-        if not REPO.fullmatch(name):
+        repo = name.removeprefix("hf:")
+        if not REPO.fullmatch(name) or not pipeline_facts.can_tell(repo):
             raise
-    return pipeline_folder.read(pipeline_facts.configs(name.removeprefix("hf:")))
+    return pipeline_folder.read(pipeline_facts.configs(repo))
 
 
 def fallbacks(config: Config) -> Iterator[Change]:
@@ -155,8 +176,11 @@ def fallbacks(config: Config) -> Iterator[Change]:
             yield {"cache_latents": True}, cost
         if config.validation_steps and not config.vae_tiling:
             yield {"vae_tiling": True}, "seams may show between tiles of the sample grids"
-        batch = config.train_batch_size
-        yield from halve("train_batch_size", batch, 1, "more accumulation keeps the batch")
+        batch, parts = config.train_batch_size, config.gradient_accumulation_steps
+        while batch > 1:
+            batch, parts = batch // 2, parts * 2
+            change = {"train_batch_size": batch, "gradient_accumulation_steps": parts}
+            yield change, SAME
         if config.optim == "adamw":
             yield {"optim": "adamw-8bit"}, EIGHT_BIT
         if config.method == "lora" and config.quant not in ("nf4", "nf4-dq"):
@@ -187,8 +211,8 @@ def _generation_fallbacks(config: GenerateConfig) -> Iterator[Change]:
 
 def fit_rows() -> tuple[FitRow, ...]:
     """What `onecard fit` shows of diffusion."""
-    generation = GenerateConfig(offload="model", vae_slicing=True)
-    training = TrainConfig(optim="adamw-8bit")
+    generation = PlanGenerateConfig(offload="model", vae_slicing=True)
+    training = PlanTrainConfig(optim="adamw-8bit")
     batches = (1, 2, 4, 8, 16)
     return (
         FitRow("diffusion", "pictures, parts offloaded", generation, USUAL, "num_images", batches),

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from onecard import fsio
 from onecard.errors import DataError
 from onecard.evaluation.stats import Interval
+from onecard.runs import record
 from onecard.runs.record import Run
 from onecard.tasks.diffusion import adapters, lora_files, lora_metadata
+from onecard.tasks.diffusion import comparison as comparisons
 from onecard.tasks.diffusion.configs import TrainConfig
 from onecard.tasks.diffusion.dataset import TrainingPicture, TrainingSet
 from onecard.tasks.diffusion.pipeline import LoadedPipeline
@@ -41,6 +43,7 @@ def write_facts(
         "data": config.data,
         "imgsz": side,
         "height": side,
+        "validation_prompts": list(config.validation_prompts),
         "pictures": [
             {
                 "path": str(picture.path),
@@ -223,10 +226,27 @@ def loss_metrics(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 def choose(
     config: TrainConfig, loaded: LoadedPipeline, out: Path, run: Run
 ) -> tuple[Path, list[str], dict[str, Any]]:
-    """(the checkpoint to use, why, metrics)."""
+    """(the checkpoint to use, why, metrics): the recommended one, or the last where none was
+    compared or the pictures do not tell."""
     rows = checkpoint_paths(out)
     step, path = rows[-1]
-    return path, [f"the last checkpoint (step {step}) is used; none was compared"], {}
+    if not config.num_eval_images:
+        return path, [f"the last checkpoint (step {step}) is used: none was compared"], {}
+    facts = record.read_json(out / FACTS)
+    n = config.num_eval_images
+    comparison = comparisons.compare(loaded, rows, facts, n, out, run)
+    run.reporter.line(comparison.render())
+    run.items(comparison.items())
+    for file in comparison.files:
+        if run.folder and file.suffix in (".svg", ".png"):
+            with fsio.atomic_write(run.artifacts / file.name) as draft:
+                draft.write_bytes(file.read_bytes())
+    verdicts = list(comparison.lines[1:])
+    if comparison.recommended is None:
+        verdicts.append(f"the last checkpoint (step {step}) is used")
+    else:
+        path = dict(rows)[comparison.recommended]
+    return path, verdicts, dict(comparison.metrics)
 
 
 def write_card(
