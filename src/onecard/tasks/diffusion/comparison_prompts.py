@@ -25,8 +25,8 @@ PICTURE_WORDS = frozenset(
 )
 """A class named by one of them is a style; all others are subjects."""
 MAX_PROMPTS = 16
-LEAST_SEEDS = 4
-"""Pictures of a prompt, where there are pictures for two prompts or more."""
+LEAST_SEEDS = 2
+"""Pictures of a prompt: variety needs two."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def without(text: str, trigger: str) -> str:
 
 def shape(n: int) -> tuple[int, int]:
     """(prompts, pictures of each) for about `n` pictures: many prompts tell more than many
-    pictures of one, and variety needs some of each.
+    pictures of one.
 
     >>> shape(64), shape(24), shape(4)
-    ((16, 4), (6, 4), (2, 2))
+    ((16, 4), (12, 2), (2, 2))
     """
     prompts = max(2, min(MAX_PROMPTS, n // LEAST_SEEDS))
     return prompts, max(1, round(n / prompts))
