@@ -22,6 +22,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from peft import LoraConfig, get_peft_model_state_dict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPConfig,
@@ -310,3 +311,32 @@ def _checker():
 def _write(pipeline, folder):
     pipeline.save_pretrained(folder, safe_serialization=True)
     return Path(folder)
+
+
+UNET_LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.2", "proj_in", "conv1")
+TEXT_LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1")
+
+
+def adapt(pipe, rank=4, alpha=2.0, text=True, seed=0, scale=0.05):
+    """Put a random LoRA on a pipeline, on convolutions and text encoders too. Its weights, as
+    training gives them: unet.LAYER.lora_A.weight."""
+    torch.manual_seed(seed)
+    names = ["unet", *(["text_encoder", "text_encoder_2"] if text else [])]
+    state = {}
+    for name in names:
+        if (net := getattr(pipe, name, None)) is None:
+            continue
+        layers = UNET_LAYERS if name == "unet" else TEXT_LAYERS
+        net.add_adapter(
+            LoraConfig(
+                r=rank,
+                lora_alpha=alpha,
+                target_modules=list(layers),
+                init_lora_weights="gaussian",
+            )
+        )
+        for key, weight in net.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(weight, std=scale)
+        state |= {f"{name}.{key}": value for key, value in get_peft_model_state_dict(net).items()}
+    return state

@@ -10,7 +10,7 @@ from onecard.datasets.images import decode
 from onecard.errors import DataError, NotFound
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.diffusion import again_settings, generate, pipeline, png_metadata
+from onecard.tasks.diffusion import again_settings, generate, pipeline
 from onecard.tasks.diffusion.configs import AgainConfig
 from onecard.tasks.diffusion.generate import Work
 from onecard.training import output_dir
@@ -20,7 +20,7 @@ def again(config: AgainConfig, run: Run) -> Result:
     """Raises OneCardErrors: for a picture without settings, a model or LoRA that is another one
     now, a file that is missing. Nothing is downloaded."""
     path = Path(config.picture).expanduser()
-    settings, record = _read(config)
+    settings, record = again_settings.read(config)
     before = decode.read_rgb(path)
     work = generate.prepare(settings, run.reporter, download=False)
     _require_same(work, record)
@@ -32,18 +32,6 @@ def again(config: AgainConfig, run: Run) -> Result:
     target = generate.free_name(out, f"{path.stem}-again", seed, overwrite=False)
     generate.write(target, image, generate.record_of(work, _picture(image, seed, record)))
     return _result(before, after, target, notes)
-
-
-def _read(config: AgainConfig) -> tuple[Any, dict[str, Any]]:
-    """The settings; of another program's picture they are told as a command line."""
-    try:
-        return again_settings.read(config)
-    except DataError as fault:
-        texts = png_metadata.read(Path(config.picture).expanduser())
-        if png_metadata.KEY in texts or png_metadata.A1111 not in texts:
-            raise
-        words = png_metadata.command_line(texts[png_metadata.A1111])
-        raise DataError(fault.what, why=fault.why, fix=f"{words} --model MODEL") from None
 
 
 def _require_same(work: Work, record: dict[str, Any]) -> None:

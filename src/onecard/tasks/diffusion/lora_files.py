@@ -26,6 +26,8 @@ from onecard.tasks.diffusion import lora_metadata, lora_names
 Form = Literal["diffusers", "kohya"]
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MAX_SHOWN = 6
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+"""A path has one slash of an address's two."""
 _DOWN = re.compile(r"(.+)\.(?:lora_A|lora_down|lora\.down)(?:\.default)?\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B|lora_up|lora\.up)(?:\.default)?\.weight")
 _OLD = (
@@ -135,7 +137,7 @@ def read(path: str | Path) -> LoraFile:
 
 
 def _require_safetensors(path: Path) -> None:
-    if "://" in str(path):
+    if ADDRESS.match(str(path)):
         raise NotFound(
             f"{path} is an address",
             why="LoRAs are read from files",

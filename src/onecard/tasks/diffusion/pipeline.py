@@ -6,6 +6,7 @@ depend on how many are made with it.
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -151,6 +152,9 @@ def silence() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    # of a second LoRA on a network, and of diffusers' own use of torch.jit
+    warnings.filterwarnings("ignore", module="peft")
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def _open(source: Source, wanted: memory_switches.Formats, safety_checker: bool) -> Any:

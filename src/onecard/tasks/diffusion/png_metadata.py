@@ -160,11 +160,16 @@ def _broken(path: Path, why: str, fix: str) -> DataError:
 def record(path: Path) -> dict[str, Any]:
     """What `build` wrote. Raises NotFound, DataError for a picture that keeps none."""
     texts = read(path)
-    if KEY not in texts:
-        other = "it was made by another program" if A1111 in texts else "it has no such text"
+    if KEY not in texts and A1111 in texts:
         raise DataError(
             f"{path} does not say how onecard made it",
-            why=f"{other}; programs that edit or send pictures often drop it",
+            why="another program wrote its settings",
+            fix=f"as far as they are known here: {command_line(texts[A1111])} --model MODEL",
+        )
+    if KEY not in texts:
+        raise DataError(
+            f"{path} does not say how onecard made it",
+            why="it has no such text; programs that edit or send pictures often drop it",
             fix="the PNG as onecard diffusion generate wrote it",
         )
     try:

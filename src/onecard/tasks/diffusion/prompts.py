@@ -71,7 +71,7 @@ def describe(pipe: Any, family: str, text: str, name: str = "the prompt") -> str
             rows = chunks(tokenizer, text)
             if len(rows) == 1:
                 continue
-            second = tokenizer.decode(rows[1][:8]).strip()
+            second = tokenizer.decode(rows[1]).strip()[:40]
             return (
                 f"{name} has {sum(map(len, rows))} tokens, more than the {limit - 2} that CLIP "
                 f"reads at once: it is read in {len(rows)} chunks, the second from '{second}' on"
