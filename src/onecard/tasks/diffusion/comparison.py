@@ -42,6 +42,9 @@ MAX_TRAINING = 500
 """Training pictures that generated ones are compared with."""
 FIRST_SEED = 20_000
 """Away from those of sample grids."""
+PLAIN_SEEDS = 100_000
+"""Added to the seeds of pictures without the trigger: one seed gives twin prompts one layout, by
+which they would be known again whatever they show."""
 COLUMNS = {
     "fidelity": "fidelity",
     "prompt_fidelity": "prompt followed",
@@ -53,6 +56,14 @@ COLUMNS = {
     "memorised": "copies",
 }
 """Measure -> head of its column; what each is says `LEGEND`."""
+COSINE, DISTANCE = (-1.0, 1.0), (0.0, 2.0)
+BOUNDS = {
+    **dict.fromkeys(("fidelity", "clip_t", "leak", "nearest"), COSINE),
+    **dict.fromkeys(("diversity", "drift"), DISTANCE),
+    "prompt_fidelity": (0.0, 1.0),
+    "memorised": stats.NO_BOUNDS,
+}
+"""The values that a picture can have; a share of pictures has an interval of its own kind."""
 LEGEND = (
     "fidelity: cosine of {features} to the training pictures, with the trigger. prompt followed: "
     "share of other prompts whose base pictures are less like it than its own (chance .5). "
@@ -208,7 +219,7 @@ def _prepare(
         for k in range(n_seeds):
             number = first + i * n_seeds + k
             triggered.append(Job(f"trigger-{i:02d}-{k}", twin.text, number))
-            plain.append(Job(f"plain-{i:02d}-{k}", twin.plain, number))
+            plain.append(Job(f"plain-{i:02d}-{k}", twin.plain, number + PLAIN_SEEDS))
     extractor = features.load(features_name, run.reporter)
     size = (store.sampling.width, store.sampling.height)
     training = extractor.pictures(_training_pictures(pictures, size, run))
@@ -300,9 +311,10 @@ def _mean(rows: Mapping[str, float]) -> float:
     return float(np.mean(list(rows.values())))
 
 
-def interval(rows: Mapping[str, float], groups: Mapping[str, int]) -> Interval:
-    """The mean with its 95 % interval; pictures of one prompt are one unit."""
-    return stats.mean_interval(list(rows.values()), groups=[groups[each] for each in rows])
+def interval(name: str, rows: Mapping[str, float], groups: Mapping[str, int]) -> Interval:
+    """The mean of a measure with its 95 % interval; pictures of one prompt are one unit."""
+    units = [groups[each] for each in rows]
+    return stats.mean_interval(list(rows.values()), bounds=BOUNDS[name], groups=units)
 
 
 # Telling
@@ -336,9 +348,13 @@ def _result(
         composed, text = _compose(bench, scores[shown], base, path, compose_lora, groups)
         lines.append(text)
     metrics = {
-        **{name: interval(row, groups).as_dict() for name, row in scores[shown].items() if row},
         **{
-            f"base_{name}": interval(row, groups).as_dict()
+            name: interval(name, row, groups).as_dict()
+            for name, row in scores[shown].items()
+            if row
+        },
+        **{
+            f"base_{name}": interval(name, row, groups).as_dict()
             for name, row in scores[0].items()
             if row and name != "drift"
         },
@@ -364,11 +380,12 @@ def _rows(
     names = [name for name in COLUMNS if any(row.get(name) for row in scores.values())]
     rows = []
     for step in sorted(scores):
-        label = f"{step}{' *' if step == chosen else ''}" if step else "0 (base)"
+        mark = " *" if step == chosen else ""
+        label = f"{step}{mark}" if step else "0 (base)"
         cells = []
         for name in names:
             values = scores[step].get(name, {})
-            cells.append(interval(values, groups).render(2) if values else "–")
+            cells.append(interval(name, values, groups).render(2) if values else "–")
         rows.append([label, *cells])
     return table(rows, ["step", *(COLUMNS[name] for name in names)])
 
@@ -430,7 +447,7 @@ def _write(
     fsio.write_text(paths[0], json.dumps(report, ensure_ascii=False, indent=1))
     means = {
         name: {
-            step: interval(scores[step][name], groups)
+            step: interval(name, scores[step][name], groups)
             for step in sorted(scores)
             if scores[step].get(name)
         }

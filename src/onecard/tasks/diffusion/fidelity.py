@@ -64,7 +64,8 @@ def drift(shots: Shots, base: Shots) -> dict[str, float]:
     """Distance (1 - cosine) of each picture to the base's of the same prompt and seed."""
     place = {each: i for i, each in enumerate(base.ids)}
     pairs = [(each, i, place[each]) for i, each in enumerate(shots.ids) if each in place]
-    return {each: float(1 - shots.features[i] @ base.features[j]) for each, i, j in pairs}
+    rows = {each: float(1 - shots.features[i] @ base.features[j]) for each, i, j in pairs}
+    return {each: max(0.0, value) for each, value in rows.items()}  # equal ones by rounding
 
 
 def prompt_fidelity(shots: Shots, references: Shots) -> dict[str, float]:
