@@ -156,8 +156,9 @@ def narrowed(wide, pixels):
         f"encoder.layers.{last}.weight": lambda w: torch.einsum("ij,jklm->iklm", down, w),
         f"encoder.layers.{last}.bias": lambda b: down @ (b - mean),
         "decoder.layers.0.weight": lambda w: torch.einsum("ojkl,ji->oikl", w, up),
-        "decoder.layers.0.bias": lambda b: b
-        + torch.einsum("ojkl,j->o", state["decoder.layers.0.weight"], mean),
+        "decoder.layers.0.bias": lambda b: (
+            b + torch.einsum("ojkl,j->o", state["decoder.layers.0.weight"], mean)
+        ),
     }
     for name in own:
         own[name] = ends[name](state[name]) if name in ends else state[name]
@@ -197,7 +198,7 @@ def encode(vae, pixels):
 
 def clip_tokenizer(vocab, folder):
     """CLIP's byte-pair vocabulary in the form of transformers."""
-    lines = gzip.open(vocab).read().decode("utf-8").split("\n")
+    lines = gzip.decompress(vocab.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     keep = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1)]
     keep += range(ord("®"), ord("ÿ") + 1)
