@@ -66,33 +66,38 @@ def _whole(path: Path) -> Path:
 
 def _download(repo: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
 
     try:
-        return _whole(Path(snapshot_download(repo, allow_patterns=PATTERNS)))
-    except GatedRepoError:
-        raise NotFound(
+        path = Path(snapshot_download(repo, allow_patterns=PATTERNS))
+    except (OSError, ValueError) as fault:
+        raise refusal(
+            repo, fault, "go online once, or give the folder of a model, or --model smollm2-135m"
+        ) from None
+    return _whole(path)
+
+
+def refusal(repo: str, fault: Exception, fix: str) -> NotFound:
+    """What the hub's client meant; `fix`: for a hub that is out of reach."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(fault, GatedRepoError):
+        return NotFound(
             f"{repo} is gated",
             why="its owner wants its licence accepted first",
             fix=f"accept it on the page of {repo}, then: hf auth login  (or set HF_TOKEN)",
-        ) from None
-    except RepositoryNotFoundError:
-        raise NotFound(
+        )
+    if isinstance(fault, RepositoryNotFoundError):
+        return NotFound(
             f"the hub has no {repo}",
             why="no such repository, or it is private",
             fix="check the name; for a private one: hf auth login",
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as fault:
-        raise NotFound(
-            f"{repo} is not on this machine",
-            why=f"and the hub cannot be reached: {str(fault).splitlines()[0][:150]}",
-            fix="go online once, or give the folder of a model, or --model smollm2-135m",
-        ) from None
+        )
+    reason = (str(fault).strip() or type(fault).__name__).splitlines()[0][:150]
+    return NotFound(
+        f"{repo} is not on this machine",
+        why=f"and the hub cannot be reached: {reason}",
+        fix=fix,
+    )
 
 
 def _dequantized(gguf: Path, reporter: Reporter) -> Path:

@@ -396,21 +396,19 @@ def _lines(
     work: Work, rows: Sequence[dict[str, Any]], seconds: float, preparing: float
 ) -> list[str]:
     sampling, loaded = work.sampling, work.loaded
-    seeds = [row["seed"] for row in rows]
-    phases = ", ".join(
-        f"{phase} {loaded.timings[phase] / max(len(rows), 1):.2f} s"
+    n = max(len(rows), 1)
+    timings = [
+        f"{phase} {loaded.timings[phase] / n:.2f} s"
         for phase in ("denoising", "decoding")
         if phase in loaded.timings
-    )
+    ]
+    sampler = type(loaded.pipe.scheduler).__name__.removesuffix("Scheduler")
     lines = [
         f"{len(rows)} of {work.config.num_images} pictures of {sampling.width} x "
-        f"{sampling.height} px in {duration(seconds)} (each: {phases}), ready in "
+        f"{sampling.height} px in {duration(seconds)} (each: {', '.join(timings)}), ready in "
         f"{duration(preparing)}",
-        f"{type(loaded.pipe.scheduler).__name__.removesuffix('Scheduler')}, "
-        f"{sampling.num_inference_steps} steps, guidance {sampling.guidance_scale:g}"
-        + (f", seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f", seed {seeds[0]}")
-        if seeds
-        else "none was finished",
+        f"{sampler}, {sampling.num_inference_steps} steps, guidance "
+        f"{sampling.guidance_scale:g}, seeds from {work.config.seed}",
     ]
     lines += [switch.render(loaded.timings, len(rows)) for switch in loaded.switches]
     if loaded.has_safety_checker:

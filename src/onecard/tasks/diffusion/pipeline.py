@@ -5,6 +5,7 @@ depend on how many are made with it.
 """
 
 import inspect
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,9 +42,10 @@ FAMILIES = {
     "LatentConsistencyModelPipeline": "sd",
 }
 """Class of a pipeline -> family; others are named after their class."""
-FAST = ("turbo", "lightning", "schnell", "hyper", "lcm", "klein", "distill")
+FAST = {"turbo": 4, "lightning": 4, "schnell": 4, "hyper": 8, "lcm": 4, "klein": 4}
 """Words in the names of models that were distilled to a few steps without guidance."""
-FAST_STEPS = 4
+FAST_STEPS = {"z-image": 9}
+"""Families that take more."""
 DENOISERS = ("unet", "transformer")
 
 
@@ -265,13 +267,16 @@ class Sampling:
 def usual(loaded: LoadedPipeline, sampling: Sampling) -> Sampling:
     """With every value in its place. Raises SettingsError for a side that does not fit."""
     call = inspect.signature(loaded.pipe.__call__).parameters
-    fast = any(word in loaded.name.lower() for word in FAST)
+    words = set(re.split(r"[^a-z0-9]+", Path(loaded.name).name.lower()))
+    fast = min((FAST[word] for word in words & FAST.keys()), default=0)
     steps, scale = sampling.num_inference_steps, sampling.guidance_scale
-    if not steps:
-        steps = FAST_STEPS if fast else int(call["num_inference_steps"].default)
+    if not steps and fast:
+        steps = FAST_STEPS.get(loaded.family, fast)
+    elif not steps:
+        steps = int(call["num_inference_steps"].default)
     if scale < 0:
-        default = call["guidance_scale"].default if "guidance_scale" in call else 1.0
-        scale = 0.0 if fast else float(default if default is not None else 1.0)
+        default = call["guidance_scale"].default if "guidance_scale" in call else None
+        scale = 0.0 if fast else float(default or 1.0)
     width = sampling.width or sampling.height or loaded.side
     height = sampling.height or width
     if sampling.init_image is not None and not (sampling.width or sampling.height):

@@ -9,15 +9,9 @@ from typing import Any
 
 import diffusers
 from diffusers import DiffusionPipeline
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 
 from onecard.errors import DataError, NotFound, SettingsError
-from onecard.hub import network
+from onecard.hub import checkpoints, network
 from onecard.memory.architectures import pipeline_folder, pipelines
 from onecard.reporting import Reporter
 
@@ -184,32 +178,15 @@ def _hub(name: str, download: bool, half: bool, reporter: Reporter) -> Source:
     online = download and network.hub_reachable()
     if online:
         reporter.line(f"looking for {repo}; what is missing here is downloaded")
-    fault: Exception | None = None
+    fault: Exception = NotADirectoryError(repo)
     for variant in ("fp16", None) if half else (None, "fp16"):
         try:
             path = DiffusionPipeline.download(
                 repo, use_safetensors=True, variant=variant, local_files_only=not online
             )
-        except GatedRepoError:
-            raise NotFound(
-                f"{repo} is gated",
-                why="its owner wants its licence accepted first",
-                fix=f"accept it on the page of {repo}, then: hf auth login  (or set HF_TOKEN)",
-            ) from None
-        except RepositoryNotFoundError:
-            raise NotFound(
-                f"the hub has no {repo}",
-                why="no such repository, or it is private",
-                fix="check the name; for a private one: hf auth login",
-            ) from None
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             fault = error
             continue
         return folder(Path(path))
-    lines = (str(fault).strip() or "?").splitlines()
-    why = lines[0][:200] if online else "and downloads are off, or the hub cannot be reached"
-    raise NotFound(
-        f"{repo} is not on this machine",
-        why=why,
-        fix="go online once, or give a folder in diffusers' form: --model FOLDER",
-    )
+    fix = "go online once, or give a folder in diffusers' form: --model FOLDER"
+    raise checkpoints.refusal(repo, fault, fix) from fault
