@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter
-from onecard.tasks.diffusion import buckets, captions, sharpness
+from onecard.tasks.diffusion import buckets, captions, overlays, sharpness
 from onecard.tasks.diffusion.configs import CheckConfig
 
 bases = st.tuples(st.integers(1, 24), st.sampled_from([8, 16, 32, 64]))
@@ -267,3 +267,41 @@ def test_a_soft_background_is_no_blur():
 def test_a_plain_picture_cannot_be_judged():
     assert sharpness.sharpness(np.full((64, 64, 3), 200, np.uint8)) is None
     assert sharpness.blurred([None, None]) == []
+
+
+# Marks on all pictures
+
+
+def marked(rgb, share):
+    """A row of letters on the picture, `share` of white."""
+    mask = np.zeros(rgb.shape[:2], np.uint8)
+    cv2.putText(mask, "photos.example", (132, 360), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 2)
+    alpha = mask[..., None] / 255 * share
+    return (rgb * (1 - alpha) + 255 * alpha).astype(np.uint8)
+
+
+def place_of(pictures):
+    marks = overlays.Marks()
+    for rgb in pictures:
+        marks.add(rgb)
+    return marks.place()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_watermark_on_all_pictures(share):
+    pictures = [texture(i) for i in range(10)]
+    assert place_of(pictures) == ""
+    watermarked = [marked(rgb, share) for rgb in pictures]
+    assert place_of(watermarked) == "bottom centre"
+    watermarked[4] = pictures[4]  # one without it
+    assert place_of(watermarked) == "bottom centre"
+    assert place_of([*watermarked[:5], *pictures[5:]]) == ""
+    assert place_of(watermarked[:7]) == ""  # too few to tell
+
+
+def test_a_frame_around_all_pictures():
+    framed = [drawing(i).copy() for i in range(9)]
+    for rgb in framed:
+        rgb[:9] = rgb[-9:] = 0
+        rgb[:, :9] = rgb[:, -9:] = 0
+    assert place_of(framed) == "all over"

@@ -161,7 +161,7 @@ class LatentCache:
             raise DataError(
                 "no picture is left to learn from",
                 why="; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:3]),
-                fix="put the pictures back, and start again",
+                fix="put the pictures back or correct what is said of them, and start again",
             )
         return usable
 

@@ -22,7 +22,7 @@ from onecard.datasets.images.gathering import files_below, is_there
 from onecard.datasets.images.records import Picture
 from onecard.errors import DataError, NotFound, SettingsError, unreadable_file
 from onecard.reporting import Reporter
-from onecard.tasks.diffusion import buckets, captions, sharpness
+from onecard.tasks.diffusion import buckets, captions, overlays, sharpness
 from onecard.tasks.diffusion.buckets import Bucket
 from onecard.tasks.diffusion.configs import CaptionedDataConfig
 
@@ -373,7 +373,28 @@ def _warnings(looks: Sequence[_Look]) -> list[str]:
     ):
         if names:
             warnings.append(f"{len(names)} of {n} pictures {what}: {captions.shown(names)}")
-    return warnings
+    return [*warnings, *_marks(looks)]
+
+
+def _marks(looks: Sequence[_Look]) -> list[str]:
+    """Of what stands on all pictures of the usual size."""
+    size = overlays.usual_size([(look.width, look.height) for look in looks])
+    if size is None:
+        return []
+    same = [look for look in looks if (look.width, look.height) == size]
+    marks = overlays.Marks()
+    for look in same[: overlays.MAX_PICTURES]:
+        try:
+            marks.add(decode.read_rgb(look.path))
+        except (DataError, NotFound):
+            continue  # removed since it was read: told when it is learned from
+    place = marks.place()
+    if not place:
+        return []
+    return [
+        f"{len(same)} pictures of {size[0]}x{size[1]} px have the same marks at the same place "
+        f"({place}): a watermark, a logo, a frame or dust on the lens, which the LoRA learns too"
+    ]
 
 
 # Pixels

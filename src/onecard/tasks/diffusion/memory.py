@@ -28,7 +28,7 @@ from onecard.tasks.diffusion.configs import (
 BAND = {"generate": 0.31, "train": 0.39}
 """Half-width of the band around a total: nine of ten published rows lie inside when their source is
 left out of the fit (tests/bench/bench_sources.py); offloading is the widest."""
-READING = Term("program", 600 << 20, "Python with torch and OpenCV, and four decoded pictures")
+READING = Term("program", 800 << 20, "Python with torch and OpenCV, and four decoded pictures")
 """What reading pictures takes, on the computer: no model is loaded."""
 REPO = re.compile(r"(hf:)?[\w.-]+/[\w.-]+")
 """Of the hub."""
