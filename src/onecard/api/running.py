@@ -10,7 +10,7 @@ from onecard import tasks
 from onecard.api.planning import configure, plan_config
 from onecard.config import Config
 from onecard.errors import DoesNotFit
-from onecard.memory import devices
+from onecard.memory import devices, fallbacks
 from onecard.memory.devices import Device
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter, Result
@@ -42,6 +42,7 @@ def run(
     reporter = reporter or Reporter()
     device = devices.find(card)
     config = _resolve_auto(the_task, config, device, reporter)
+    config = _with_switches(the_task, config, device, reporter)
     planned = plan_config(the_task, config, device)
     log.info("planned %s of %s", gib(planned.total_bytes), gib(device.free_bytes))
     if not planned.fits:
@@ -77,6 +78,20 @@ def _resolve_auto(task: Task, config: Config, device: Device, reporter: Reporter
         reporter.line(f"model auto: {getattr(config, 'model', '')}, {reason}")
     log.info("model auto: %s, %s", getattr(config, "model", ""), reason)
     return config
+
+
+def _with_switches(task: Task, config: Config, device: Device, reporter: Reporter) -> Config:
+    """The config, with memory switches on where it does not fit without them: those that a task
+    names in `switches`, which change no result. Each is told with its cost."""
+    memory = tasks.memory(task)
+    if not hasattr(memory, "switches") or plan_config(task, config, device).fits:
+        return config
+    fitted = fallbacks.fit(config, device, memory.plan, memory.switches(config), closely=True)
+    if not fitted.plan.fits:
+        return config
+    for row in fitted.fallbacks:
+        reporter.line(f"to fit on {device.name}: {row.render()}")
+    return cast(Config, fitted.config)
 
 
 def _recorded(

@@ -74,15 +74,18 @@ def fit(
     planner: Planner,
     changes: Iterable[Change],
     only: frozenset[str] = frozenset(),
+    *,
+    closely: bool = False,
 ) -> Fitted:
     """Settings that fit with room for the band; the last plan says so when nothing fits.
 
-    `only`: the settings that the planner reads, when it is a trace that takes seconds.
+    `only`: the settings that the planner reads, when it is a trace that takes seconds. `closely`:
+    without room for the band, as a run that can change more when memory runs out.
     """
     applied: list[Fallback] = []
     start, plan = config, planner(config, device)
     for change, cost in number_types.priced(changes, device):
-        if plan.high_bytes <= device.free_bytes:
+        if _enough(plan, device, closely):
             break
         if only and not change.keys() & only:
             continue
@@ -97,13 +100,19 @@ def fit(
         else:
             applied.append(Fallback(change, saved, cost))
         config, plan = candidate, smaller
-    return _without_needless(start, Fitted(config, plan, applied), device, planner)
+    return _without_needless(start, Fitted(config, plan, applied), device, planner, closely)
 
 
-def _without_needless(start: Any, fitted: Fitted, device: Device, planner: Planner) -> Fitted:
+def _enough(plan: Plan, device: Device, closely: bool) -> bool:
+    return plan.fits if closely else plan.high_bytes <= device.free_bytes
+
+
+def _without_needless(
+    start: Any, fitted: Fitted, device: Device, planner: Planner, closely: bool
+) -> Fitted:
     """The same without the changes that a later one made needless, the earliest tried first."""
     kept = list(fitted.fallbacks)
-    if fitted.plan.high_bytes > device.free_bytes:
+    if not _enough(fitted.plan, device, closely):
         return fitted
     for change in fitted.fallbacks[:-1]:
         rest = [other for other in kept if other is not change]
@@ -111,7 +120,7 @@ def _without_needless(start: Any, fitted: Fitted, device: Device, planner: Plann
         for other in rest:
             candidate = candidate.model_copy(update=other.changes)
         plan = planner(candidate, device)
-        if plan.high_bytes <= device.free_bytes:
+        if _enough(plan, device, closely):
             kept, fitted = rest, Fitted(candidate, plan, rest)
     return fitted
 

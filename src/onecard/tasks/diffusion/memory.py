@@ -11,7 +11,7 @@ from onecard.memory import calibration, formats, terms
 from onecard.memory.architectures import pipeline_folder
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
-from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, SAME, Change, FitRow, halve
+from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, SAME, Change, FitRow, fit, halve
 from onecard.memory.plan import Plan, Term
 from onecard.tasks.diffusion import again_settings, training_facts
 from onecard.tasks.diffusion.configs import (
@@ -113,7 +113,8 @@ def resolve_auto(config: Config, device: Device, check_hub: bool = False) -> tup
     if not isinstance(config, PipelineConfig) or config.model != "auto":
         return config, ""
     large = config.model_copy(update={"model": LARGE})
-    if device.type != "cpu" and plan(large, device).fits:
+    quick = [row for row in switches(large) if row[0].get("offload") != "sequential"]
+    if device.type != "cpu" and fit(large, device, plan, quick, closely=True).plan.fits:
         return large, f"it fits on {device.name}"
     why = "SDXL does not fit" if device.type != "cpu" else "a CPU takes minutes for SDXL's pictures"
     return config.model_copy(update={"model": SMALL}), why
@@ -160,6 +161,12 @@ def find(name: str) -> diffusion.Pipeline:
         if not REPO.fullmatch(name) or not pipeline_facts.can_tell(repo):
             raise
     return pipeline_folder.read(pipeline_facts.configs(repo))
+
+
+def switches(config: Config) -> Iterator[Change]:
+    """Changes that a run takes by itself where it does not fit: they make the same pictures."""
+    names = {"attn_implementation", "vae_slicing", "vae_tiling", "offload"}
+    return (row for row in fallbacks(config) if row[0].keys() <= names)
 
 
 def fallbacks(config: Config) -> Iterator[Change]:
