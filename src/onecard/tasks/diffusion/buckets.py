@@ -78,8 +78,6 @@ def kept_share(width: int, height: int, bucket: Bucket) -> float:
     return min(ratio, 1 / ratio)
 
 
-def _distance(size: Bucket, width: int, height: int) -> tuple[float, int, int]:
-    """Of two ratios, in logarithms: 2:3 is as far from a square as 3:2. The larger bucket wins a
-    tie, whichever way the picture is turned."""
-    apart = abs(math.log(size[0] * height / (size[1] * width)))
-    return round(apart, 9), -size[0] * size[1], min(size)
+def _distance(size: Bucket, width: int, height: int) -> float:
+    """Of two ratios, in logarithms: 2:3 is as far from a square as 3:2."""
+    return abs(math.log(size[0] * height / (size[1] * width)))
