@@ -19,6 +19,7 @@ pytest.importorskip("diffusers", reason="installed by make test")
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -30,6 +31,7 @@ from onecard.tasks.diffusion import (
     lora_metadata,
     lora_names,
     lora_use,
+    memory_switches,
     pipeline,
     png_metadata,
     prompts,
@@ -481,6 +483,89 @@ def test_kohyas_names_of_a_text_encoder(component, family, prefix):
         assert ours == by_rule.replace(f"{prefix}_", f"{prefix}_text_model_").replace(
             "text_model_text_model", "text_model"
         )
+
+
+def kohya_flux():
+    """As sd-scripts' networks/lora_flux.py names the layers of Black Forest Labs' own code."""
+    torch.manual_seed(0)
+    shapes = {
+        "double_blocks_0_img_attn_proj": (32, 32),
+        "double_blocks_0_txt_attn_qkv": (96, 32),
+        "single_blocks_0_linear2": (32, 160),
+    }
+    for name, (out, inner) in shapes.items():
+        yield f"lora_unet_{name}.lora_down.weight", torch.randn(4, inner) * 0.1
+        yield f"lora_unet_{name}.lora_up.weight", torch.randn(out, 4) * 0.5
+        yield f"lora_unet_{name}.alpha", torch.tensor(2.0)
+
+
+@pytest.mark.parametrize("kind", ["flux", "stable_diffusion_3", "kohya"])
+def test_loras_of_transformers(made, tmp_path, kind):
+    folder, path = made("flux" if kind == "kohya" else kind), tmp_path / "lora.safetensors"
+    if kind == "kohya":
+        save_file(dict(kohya_flux()), path)
+    else:
+        pipe = fresh(folder)
+        pipe.transformer.add_adapter(
+            LoraConfig(r=4, lora_alpha=2, target_modules=["to_q", "to_v", "to_out.0"])
+        )
+        for name, weight in pipe.transformer.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        state = get_peft_model_state_dict(pipe.transformer)
+        state = {f"transformer.{name}": value for name, value in state.items()}
+        lora_files.write(path, state, alpha=2.0)
+    theirs, ours = fresh(folder), fresh(folder)
+    off = floats(theirs)
+    theirs.load_lora_weights(str(path))
+    ((_, fit),) = lora_files.apply(ours, [(path, 1.0)])
+    assert not fit.unmatched
+    assert np.abs(floats(ours) - floats(theirs)).max() == 0
+    assert np.abs(floats(ours) - off).max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", ["diffusers", "kohya"])
+def test_half_precision_files(made, tmp_path, form, dtype):
+    state = made_pipelines.adapt(fresh(made()))
+    halves = {name: value.to(dtype) for name, value in state.items()}
+    path = lora_files.write(tmp_path / "lora.safetensors", halves, form=form, alpha=2.0)
+    theirs, ours = fresh(made()), fresh(made())
+    theirs.load_lora_weights(str(path))
+    lora_files.apply(ours, [(path, 1.0)])
+    assert np.abs(floats(ours) - floats(theirs)).max() == 0
+
+
+# Memory switches that a CPU can take
+
+
+def test_layers_kept_in_fp8(made, loras):
+    loaded = pipeline.load(str(made()), quant="fp32")
+    plain = floats(loaded.pipe)
+    wanted = memory_switches.Formats("fp8-layerwise", (), torch.float32)
+    options, cpu = memory_switches.Options(), torch.device("cpu")
+    (switch,) = memory_switches.take(loaded.pipe, "sd", wanted, options, cpu, Reporter())
+    kinds = {weight.dtype for weight in loaded.pipe.unet.parameters()}
+    assert torch.float8_e4m3fn in kinds
+    assert 0 < np.abs(floats(loaded.pipe) - plain).mean() < 0.1
+    assert "fp8-layerwise" in switch.render({"denoising": 1.0}, 1)
+    assert lora_use.put_on(loaded, lora_use.parse([str(loras()[0])]), "a dog", Reporter())
+
+
+def test_what_is_quantized_by_bitsandbytes(made):
+    index = json.loads((made("stable_diffusion_3") / "model_index.json").read_text())
+    wanted = memory_switches.Formats("nf4-dq", ("fp16", "fp16", "int8"), torch.bfloat16)
+    rows = memory_switches.quantization(wanted, index).quant_mapping
+    assert set(rows) == {"transformer", "text_encoder_3"}
+    assert rows["transformer"].bnb_4bit_use_double_quant
+    assert rows["transformer"].bnb_4bit_compute_dtype == torch.bfloat16
+    assert rows["text_encoder_3"].load_in_8bit
+    everything = memory_switches.Formats("nf4", (), torch.bfloat16)
+    assert len(memory_switches.quantization(everything, index).quant_mapping) == 4
+    nothing = memory_switches.Formats("fp16", (), torch.float16)
+    assert memory_switches.quantization(nothing, index) is None
+    short = memory_switches.Formats("fp16", ("nf4",), torch.float16)
+    refused(SettingsError, lambda: memory_switches.quantization(short, index), "3 text encoders")
 
 
 # LoRAs that do not fit

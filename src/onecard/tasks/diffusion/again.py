@@ -73,6 +73,8 @@ def _require_same(work: Work, record: dict[str, Any]) -> None:
 def _other_circumstances(work: Work, record: dict[str, Any]) -> list[str]:
     """What may round otherwise: the device, libraries, threads."""
     notes = []
+    if record["settings"].get("compile") is True:
+        notes.append("made with --compile, now without")
     if record.get("device") != work.loaded.device.type:
         notes.append(f"made on {str(record.get('device'))[:20]}, now on {work.loaded.device.type}")
     packages = record.get("packages")

@@ -4,6 +4,7 @@ is a PNG that says how it was made."""
 import hashlib
 import importlib.metadata
 import json
+import logging
 import re
 import secrets
 import time
@@ -62,6 +63,10 @@ def generate(config: GenerateConfig, run: Run) -> Result:
     run.data("model", rows=1, sha256=work.model_fingerprint)
     if config.compile:
         run.reporter.line("compiling the denoiser: the first picture is slow")
+        # without a C++ compiler the denoiser runs as it is
+        torch._dynamo.config.suppress_errors = True
+        for name in ("torch._dynamo", "torch._inductor"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         work.loaded.denoiser.compile()
     made_in = time.monotonic()
     rows, stopped = _make(work, out, run)
@@ -77,8 +82,7 @@ def generate(config: GenerateConfig, run: Run) -> Result:
             f"the safety checker blackened {flagged} of {len(rows)} pictures; another seed or "
             "prompt, or --no_safety_checker"
         )
-    timings = {name: round(value, 3) for name, value in work.loaded.timings.items()}
-    data = {"pictures": rows, "seconds": round(seconds, 3), "timings": timings}
+    data = {"pictures": rows, "seconds": round(seconds, 3), **_seconds(work)}
     run.artifact("result.json", json.dumps({"pictures": [row["path"] for row in rows]}))
     return Result(data, "\n".join(lines))
 
@@ -261,10 +265,15 @@ def _make(work: Work, out: Path, run: Run) -> tuple[list[dict[str, Any]], bool]:
         try:
             for batch in pictures:
                 rows += [_keep(work, picture, out, run) for picture in batch]
-                run.log(len(rows), **work.loaded.timings)
+                run.log(len(rows), **_seconds(work))
         except Stopped:
             return rows, True
         return rows, interrupt.requested and len(rows) < n
+
+
+def _seconds(work: Work) -> dict[str, float]:
+    """Of each phase, of all pictures so far."""
+    return {f"{phase}_s": round(value, 3) for phase, value in work.loaded.timings.items()}
 
 
 def _keep(work: Work, picture: Picture, out: Path, run: Run) -> dict[str, Any]:

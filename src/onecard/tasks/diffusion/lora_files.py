@@ -357,21 +357,24 @@ def apply(loaded: Any, loras: Iterable[tuple[str | Path, float]]) -> list[tuple[
         name = f"lora_{number}"
         state = {key: value.to(dtype) for key, value in fit.state.items()}
         pipe.load_lora_weights(state, adapter_name=name)
-        _set_alphas(pipe, name, file, fit)
+        _set_alphas(pipe, name, dtype, file, fit)
         names.append(name)
     if names:
         pipe.set_adapters(names, [weight for *_, weight in rows])
     return [(file, fit) for file, fit, _ in rows]
 
 
-def _set_alphas(pipe: Any, adapter: str, file: LoraFile, fit: Match) -> None:
+def _set_alphas(pipe: Any, adapter: str, dtype: torch.dtype, file: LoraFile, fit: Match) -> None:
     """Each layer's own alpha, which takes effect with the next set_adapters. diffusers passes over
-    keys that it does not know without an error: what did not arrive is a DataError here."""
+    keys that it does not know without an error: what did not arrive is a DataError here. peft gives
+    adapters the number type of their layer, which in 8 bits cannot compute: they get `dtype`."""
     for component, alphas in fit.alphas.items():
         lost = dict(alphas)
         for name, module in networks(pipe)[component].named_modules():
             if adapter in getattr(module, "lora_A", {}) and name in lost:
                 module.lora_alpha[adapter] = lost.pop(name)
+                module.lora_A[adapter].to(dtype)
+                module.lora_B[adapter].to(dtype)
         if lost:
             raise DataError(
                 f"{file.path.name} did not arrive whole in {component}",
