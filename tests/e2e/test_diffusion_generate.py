@@ -650,7 +650,8 @@ def test_a_pickle_is_not_opened(made, tmp_path):
         lora = (str(tmp_path / name),)
         refused(DataError, lambda lora=lora: generate(made(), tmp_path, lora=lora), "pickle")
     model = str(tmp_path / "lora.ckpt")
-    refused(OneCardError, lambda: pipeline.load(model), "pickle")
+    refused(DataError, lambda: pipeline.load(model), "pickle")
+    refused(DataError, lambda: generate(model, tmp_path / "out"), "pickle")
 
 
 def test_words_on_the_command_line(loras, tmp_path):
@@ -915,3 +916,4 @@ def test_models_that_are_refused(made, tmp_path):
     refused(DataError, lambda: pipeline.load(str(single)), "go online once")
     (tmp_path / "empty").mkdir()
     refused(DataError, lambda: pipeline.load(str(tmp_path / "empty")), "model_index.json")
+    refused(NotFound, lambda: pipeline.load(str(tmp_path / "no.safetensors")), "nothing lies")

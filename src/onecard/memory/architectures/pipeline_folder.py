@@ -13,6 +13,7 @@ from onecard.memory.architectures.denoisers import Dit, UNet
 from onecard.memory.architectures.pipelines import Decoder, Pipeline, Text, find
 
 INDEX = "model_index.json"
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MAX_HEADER_BYTES = 100 << 20
 """Of a safetensors file: the format's own limit."""
 MAX_CONFIG_BYTES = 8 << 20
@@ -53,6 +54,7 @@ def is_named(name: str) -> bool:
 def read(path: Path) -> Pipeline:
     """Raises NotFound where nothing lies there, DataError for what is no pipeline or one whose
     denoiser or text encoder nobody here knows."""
+    refuse_pickle(path)
     if not path.exists():
         raise NotFound(
             f"there is no model {path}",
@@ -188,6 +190,16 @@ def _transformer(
         decoder=decoder,
         dit=dit,
     )
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises DataError for a file that could run a program, by its name."""
+    if path.suffix.lower() in PICKLES:
+        raise DataError(
+            f"{path} is not opened",
+            why="it is a pickle, which can run any program when it is read",
+            fix="take the .safetensors of the same model",
+        )
 
 
 def _single_file(path: Path) -> Pipeline:

@@ -15,7 +15,6 @@ from onecard.hub import checkpoints, network
 from onecard.memory.architectures import pipeline_folder, pipelines
 from onecard.reporting import Reporter
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 INDEX = "model_index.json"
 MAX_INDEX_BYTES = 1 << 20
 LIBRARIES = ("diffusers", "transformers")
@@ -50,13 +49,8 @@ def resolve(name: str, *, download: bool, half: bool, reporter: Reporter) -> Sou
             fix="download it first, or give its name on the hub: owner/name",
         )
     path = Path(name).expanduser()
-    if path.suffix.lower() in PICKLES:
-        raise DataError(
-            f"{path} is not opened",
-            why="it is a pickle, which can run any program when it is read",
-            fix="take the .safetensors of the same model",
-        )
-    if pipeline_folder.is_named(name):
+    pipeline_folder.refuse_pickle(path)
+    if path.exists() and pipeline_folder.is_named(name):
         return folder(path) if path.is_dir() else _single_file(path)
     if name.startswith((".", "/", "~")) or path.suffix.lower() == ".safetensors":
         raise NotFound(
