@@ -22,8 +22,16 @@ from onecard.errors import DataError, NotFound, SettingsError
 from onecard.memory import devices
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
-from onecard.runs.record import Run
-from onecard.tasks.diffusion import comparison, features, lora_files, pipeline
+from onecard.runs.record import Run, fingerprint
+from onecard.tasks.diffusion import (
+    comparison,
+    evaluate,
+    features,
+    lora_files,
+    memory,
+    pipeline,
+)
+from onecard.tasks.diffusion.configs import EvaluateConfig
 from onecard.tasks.diffusion.pipeline import Sampling
 
 FEW = Sampling(num_inference_steps=3, guidance_scale=1.0)
@@ -78,7 +86,9 @@ def training(tmp_path, base, loaded):
         path = tmp_path / "pictures" / f"{i}.png"
         path.parent.mkdir(exist_ok=True)
         image.save(path)
-        rows.append({"path": str(path), "name": path.name, "caption": "sks", "sha256": str(i)})
+        rows.append(
+            {"path": str(path), "name": path.name, "caption": "sks", "sha256": fingerprint(path)}
+        )
     lora_files.apply(loaded, [])
     facts = {
         "model": str(base),
@@ -203,6 +213,40 @@ def test_a_blackened_picture_is_not_measured(training, tmp_path):
         compare(pipeline.load(str(checked), quant="fp32"), training, 4, Told())
 
 
+def test_base_and_pictures_that_lie_elsewhere_now(training, tmp_path, base):
+    shutil.move(tmp_path / "pictures", tmp_path / "moved")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "moved/another.png")
+    facts = json.loads((training / "diffusion.json").read_text())
+    (training / "diffusion.json").write_text(json.dumps({**facts, "model": "/gone"}))
+    settings = {
+        "run_id": str(training),
+        "num_eval_images": 4,
+        "num_inference_steps": 1,
+        "features": OFFLINE,
+        "output_dir": str(tmp_path / "eval_out"),
+    }
+    told = Told()
+    config = EvaluateConfig(**settings, data=str(tmp_path / "moved"), model=str(base))
+    assert memory.plan(config, devices.find("auto")).total_bytes > 0
+    result = evaluate.evaluate(config, run_without_folder(told))
+    assert result.data["verdict"] == "inconclusive"
+    report = json.loads((tmp_path / "eval_out/eval/comparison.json").read_text())
+    assert report["sampling"]["num_inference_steps"] == 1
+    assert not any("none of the training's pictures" in text for text in told.warnings)
+    with pytest.raises(SettingsError, match="holds pictures of a comparison"):
+        evaluate.evaluate(config, run_without_folder())
+    with pytest.raises(DataError, match="the training pictures are not there"):
+        other = EvaluateConfig(**settings, model=str(base), resume=True)
+        evaluate.evaluate(other, run_without_folder(told))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3, "pictures": 4}'])
+def test_damaged_facts(training, text):
+    (training / "diffusion.json").write_text(text)
+    with pytest.raises(DataError, match="is not usable"):
+        evaluate.evaluate(EvaluateConfig(run_id=str(training)), run_without_folder())
+
+
 # Features
 
 
@@ -250,5 +294,9 @@ def test_evaluate_of_a_folder(onecard, training, tmp_path):
     assert data["verdict"] == "inconclusive" and "base_fidelity" in data["metrics"]
     scores = json.loads((tmp_path / data["run"] / "scores.json").read_text())
     assert scores["metrics"]["fidelity"]["n"] == 4
+    artifacts = tmp_path / data["run"] / "artifacts"
+    lines = [json.loads(line) for line in (artifacts / "items.jsonl").read_text().splitlines()]
+    assert len(lines) == 8 and "drift" in lines[-1]["scores"] | lines[0]["scores"]
+    assert (artifacts / "grid.png").exists() and (artifacts / "comparison.svg").exists()
     refusal = onecard("diffusion", "evaluate", tmp_path)
     assert refusal.code == 6 and "is no training of a LoRA" in refusal.err

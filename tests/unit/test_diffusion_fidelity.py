@@ -43,6 +43,11 @@ def test_copies_are_nearer_than_training_pictures_are_to_each_other():
     assert list(copies.values()) == [0.0]
 
 
+def test_the_training_pictures_own_likeness():
+    assert fidelity.own_likeness(unit(axes(1, 2, 3) + axes(0))) == pytest.approx(0.5)
+    assert fidelity.own_likeness(axes(0)) is None
+
+
 def test_copies_cannot_be_told_with_one_or_two_training_pictures():
     for n in (1, 2):
         nearest, copies = fidelity.memorisation(shots(axes(0)), axes(*range(n)))

@@ -64,6 +64,8 @@ BOUNDS = {
     "memorised": stats.NO_BOUNDS,
 }
 """The values that a picture can have; a share of pictures has an interval of its own kind."""
+LITTLE = 0.1
+"""Of the way from the base to the training pictures' own likeness."""
 LEGEND = (
     "fidelity: cosine of {features} to the training pictures, with the trigger. prompt followed: "
     "share of other prompts whose base pictures are less like it than its own (chance .5). "
@@ -340,7 +342,8 @@ def _result(
     if advice.step is not None and last != advice.step:
         against = recommendation.against(scores, groups, advice.step, last)
         lines.append(recommendation.against_text(against, last))
-    if not bench.training.shape[0] >= 3:
+    lines.append(_gain(scores[0], scores[shown], bench.training, shown))
+    if len(bench.training) < 3:
         lines.append("copies cannot be counted: there are fewer than three training pictures")
     composed: dict[str, Any] = {}
     if compose_lora:
@@ -372,6 +375,23 @@ def _result(
         scores,
         groups,
     )
+
+
+def _gain(
+    base: recommendation.Scores, scores: recommendation.Scores, training: Features, step: int
+) -> str:
+    """A difference that is shown may still be small: how far the way was, and how much of it was
+    gone."""
+    first, now = _mean(base["fidelity"]), _mean(scores["fidelity"])
+    text = f"fidelity of step {step} is {now:.3f}, the base's {first:.3f}"
+    own = fidelity.own_likeness(training)
+    if own is None or own <= first:
+        return text
+    share = (now - first) / (own - first)
+    text += f", the training pictures' to each other {own:.3f}: {share:.0%} of the way"
+    if share < LITTLE:
+        text += "; little was learned: more steps, or a larger --learning_rate"
+    return text
 
 
 def _rows(
@@ -460,6 +480,6 @@ def _write(
     comparison_figures.grid(bench.images, bench.twins, advice.step, paths[2])
     if bench.run.folder:
         bench.run.artifact("comparison.svg", svg)
-        with fsio.atomic_write(bench.run.artifacts / "checkpoints.png") as draft:
+        with fsio.atomic_write(bench.run.artifacts / paths[2].name) as draft:
             draft.write_bytes(paths[2].read_bytes())
     return paths

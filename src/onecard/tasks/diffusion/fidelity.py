@@ -30,6 +30,15 @@ def fidelity(shots: Shots, training: Features) -> dict[str, float]:
     return _named(shots, (shots.features @ training.T).mean(axis=1))
 
 
+def own_likeness(training: Features) -> float | None:
+    """Mean cosine of the training pictures to each other: what fidelity could reach without a copy.
+    None for a single one."""
+    if len(training) < 2:
+        return None
+    total = float((training @ training.T).sum()) - len(training)
+    return total / (len(training) * (len(training) - 1))
+
+
 def memorisation(shots: Shots, training: Features) -> tuple[dict[str, float], dict[str, float]]:
     """(cosine to the nearest training picture, 1 where that is nearer than training pictures are to
     each other); the second is empty with fewer than three of them."""
