@@ -156,8 +156,8 @@ def test_the_loss_falls_on_one_picture(base, tmp_path):
         rank=8,
     )
     metrics = result.data["metrics"]
-    before = metrics["base.training_pictures_loss"]["value"]
-    assert metrics["tuned.training_pictures_loss"]["value"] < 0.9 * before
+    before = metrics["base.training_pictures_mse"]["value"]
+    assert metrics["tuned.training_pictures_mse"]["value"] < 0.9 * before
 
 
 def test_sample_grids_and_validation_losses_are_kept(base, pictures, tmp_path):
@@ -166,7 +166,7 @@ def test_sample_grids_and_validation_losses_are_kept(base, pictures, tmp_path):
     )
     grids = sorted(path.name for path in (tmp_path / "out" / "samples").iterdir())
     assert grids == ["step-000000.png", "step-000002.png", "step-000004.png"]
-    assert "tuned.validation_loss" in result.data["metrics"]
+    assert "tuned.validation_mse" in result.data["metrics"]
 
 
 # Class pictures

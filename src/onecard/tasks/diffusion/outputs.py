@@ -216,7 +216,7 @@ def loss_metrics(history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """First and last validation loss."""
     if not history:
         return {}
-    name = next(key for key in history[0] if key.endswith("_loss"))
+    name = next(key for key in history[0] if key.endswith("_mse"))
     return {
         f"base.{name}": _figure(history[0][name]),
         f"tuned.{name}": _figure(history[-1][name]),
@@ -237,10 +237,6 @@ def choose(
     comparison = comparisons.compare(loaded, rows, facts, n, out, run)
     run.reporter.line(comparison.render())
     run.items(comparison.items())
-    for file in comparison.files:
-        if run.folder and file.suffix in (".svg", ".png"):
-            with fsio.atomic_write(run.artifacts / file.name) as draft:
-                draft.write_bytes(file.read_bytes())
     verdicts = list(comparison.lines[1:])
     if comparison.recommended is None:
         verdicts.append(f"the last checkpoint (step {step}) is used")

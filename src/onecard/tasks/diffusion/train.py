@@ -207,7 +207,7 @@ def _fit(
     )
 
     def on_validation(step: int) -> dict[str, float]:
-        name = "validation_loss" if held_out else "training_pictures_loss"
+        name = "validation_mse" if held_out else "training_pictures_mse"
         loss = trainer.validation_loss(held_out or pictures[:MAX_VALIDATED])
         _sample_grid(config, prepared, step, out, run)
         return {name: loss}
