@@ -128,19 +128,37 @@ def copy_into(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
         weight.copy_(tensors[name])
 
 
+NESTED = "/"
+"""Between the names of a group of tensors and of one in it: bitsandbytes keeps its quantized states
+in a dictionary of their own."""
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """State of a torch optimizer as flat tensors: `<parameter number>.<name>`."""
+    """State of an optimizer as flat tensors: `<parameter number>.<name>`."""
     tensors: dict[str, Tensor] = {}
     for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        for name, value in state.items():
+            rows = (
+                {f"{name}{NESTED}{key}": row for key, row in value.items()}
+                if isinstance(value, dict)
+                else {name: value}
+            )
+            tensors |= {f"{number}.{key}": torch.as_tensor(row) for key, row in rows.items()}
     return tensors
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore what `optimizer_state` returned; learning rates and groups stay as they are."""
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
+        group, _, inner = name.partition(NESTED)
+        row = state.setdefault(int(number), {})
+        # torch counts steps in float tensors, bitsandbytes in plain integers
+        plain = int(value) if value.ndim == 0 and value.dtype == torch.int64 else value
+        if inner:
+            row.setdefault(group, {})[inner] = plain
+        else:
+            row[group] = plain
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

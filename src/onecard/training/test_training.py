@@ -8,7 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="installed by make test")
 from onecard.errors import DataError, SettingsError  # noqa: E402
-from onecard.training import checkpoints, output_dir, seeds, trainer_checkpoints  # noqa: E402
+from onecard.training import (  # noqa: E402
+    checkpoints,
+    optimizers,
+    output_dir,
+    seeds,
+    trainer_checkpoints,
+)
 from onecard.training.interrupt import graceful_interrupt  # noqa: E402
 
 # Output folder
@@ -63,6 +69,35 @@ def test_a_folder_is_locked_until_the_training_ends(tmp_path):
 
 
 # Checkpoints
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw-8bit", "adafactor", "lion", "sgd-momentum"])
+def test_a_restored_optimizer_makes_the_same_next_step(tmp_path, name):
+    def steps(weights, optimizer, numbers):
+        for number in numbers:
+            draw = torch.Generator().manual_seed(number)
+            for weight in weights:
+                weight.grad = torch.randn(weight.shape, generator=draw)
+            optimizer.step()
+
+    def build(values):
+        weights = [torch.nn.Parameter(value.clone()) for value in values]
+        groups = [{"params": weights, "lr": 1e-2, "weight_decay": 0.01}]
+        return weights, optimizers.create(name, groups, torch.device("cpu"))
+
+    start = [torch.ones(64, 128), torch.ones(5)]
+    whole, optimizer = build(start)
+    steps(whole, optimizer, range(3))
+    state = checkpoints.optimizer_state(optimizer)
+    checkpoints.save(tmp_path, 3, {**checkpoints.with_prefix("optim.", state)})
+    kept = [weight.detach().clone() for weight in whole]
+    steps(whole, optimizer, range(3, 5))
+    resumed, fresh = build(kept)
+    stored = checkpoints.load(checkpoints.last(tmp_path))
+    checkpoints.load_optimizer_state(fresh, checkpoints.select("optim.", stored))
+    steps(resumed, fresh, range(3, 5))
+    for one, other in zip(whole, resumed, strict=True):
+        assert torch.equal(one, other)
 
 
 def save(folder, step, value=0.0):
