@@ -43,6 +43,7 @@ class Encoders:
             encoders = conditioning.text_encoders(pipe).values()
             print_of = cache.module_fingerprint(*encoders)
             self._texts = TextCache(folder / "texts", f"{family} {print_of}")
+        self._vae_dtype = pipe.vae.dtype
         self._caches = caches
         self._memory = _Memory(MEMORY_BYTES)
 
@@ -59,15 +60,26 @@ class Encoders:
         return self._latents.prepare(pictures, self.reporter, self.flip)
 
     def release(self) -> None:
-        """Move what is not needed any more off the card."""
+        """Move what is not needed any more off the card, the VAE in the type that it had: encoding
+        in fp16 may have widened it."""
+        self.pipe.vae.to(dtype=self._vae_dtype)
         if self.device.type == "cpu":
             return
-        if self._texts:
-            for encoder in conditioning.text_encoders(self.pipe).values():
-                encoder.to("cpu")
-        if self._caches:
-            self.pipe.vae.to("cpu")
+        for net in self._waiting():
+            net.to("cpu")
         torch.cuda.empty_cache()
+
+    def restore(self) -> None:
+        """Move back what `release` moved, for pictures made by the whole pipeline."""
+        self.pipe.vae.to(dtype=self._vae_dtype)
+        for net in self._waiting():
+            net.to(self.device)
+
+    def _waiting(self) -> list[Any]:
+        """Networks that a step does not need; one in 4 or 8 bits stays where it was loaded."""
+        nets = [*conditioning.text_encoders(self.pipe).values()] if self._texts else []
+        nets += [self.pipe.vae] if self._caches else []
+        return [net for net in nets if getattr(net, "hf_quantizer", None) is None]
 
     def latents(self, example: TrainingPicture, generator: torch.Generator) -> Tensor:
         """[1, C, h, w]; mirrored by a draw where that was asked for. A picture that cannot be read

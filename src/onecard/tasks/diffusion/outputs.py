@@ -196,8 +196,6 @@ def _compare_forms(
 def _denoised(loaded: LoadedPipeline, prompt: str) -> Tensor:
     """Latents of a picture after two steps of the sampler on fixed noise."""
     pipe = loaded.pipe
-    for part in (*lora_files.networks(pipe).values(), pipe.vae):
-        part.to(loaded.device)
     result = pipe(
         prompt,
         num_inference_steps=2,

@@ -1,6 +1,6 @@
 """Sample grids of a training: the same prompts on the same seeds at every look."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,17 @@ def generate(
 
 
 @contextmanager
-def decoder_on(pipe: Any, device: torch.device) -> Any:
-    """The VAE beside the denoiser while pictures are decoded; it waits in the computer's memory in
-    between where it came from there."""
-    before = next(pipe.vae.parameters()).device
-    pipe.vae.to(device)
+def decoder_on(pipe: Any, device: torch.device) -> Iterator[None]:
+    """The VAE beside the denoiser while pictures are decoded, in the denoiser's type; it goes back
+    to where it waited and to the type in which it encodes."""
+    weight = next(pipe.vae.parameters())
+    place, dtype = weight.device, weight.dtype
+    pipe.vae.to(device, pipe.unet.dtype if pipe.unet.dtype.is_floating_point else dtype)
     try:
         yield
     finally:
-        if before != device:
-            pipe.vae.to(before)
+        pipe.vae.to(place, dtype)
+        if place != device:
             torch.cuda.empty_cache()
 
 

@@ -95,6 +95,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         _fit(config, prepared, trainer, nets, out, run)
         # 3. which checkpoint, and files that other programs load
         loaded.pipe.unload_lora_weights()
+        prepared.encoders.restore()
         chosen, verdicts, metrics = outputs.choose(config, loaded, out, run)
         files, notes, differences = outputs.publish(config, loaded, chosen, prepared.pictures, out)
         history = trainer.state.history
