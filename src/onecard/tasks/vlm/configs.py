@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from onecard.config import Config
+from onecard.config import Config, PathText
 
 
 class VlmConfig(Config):
@@ -25,6 +25,33 @@ class VlmConfig(Config):
     """Larger pictures are scaled down to so many; 0 for the model's own (Qwen2.5-VL: 12845056)."""
     text_tokens: int = Field(default=256, ge=1, le=100_000)
     """Tokens of text beside the picture."""
+
+
+class VlmDataConfig(Config):
+    """Data."""
+
+    data: PathText = ""
+    """Rows with pictures: JSONL, JSON, CSV, TSV or Parquet with columns for picture, question and
+    answer, conversations of LLaVA or ShareGPT, OpenAI messages, an imagefolder's metadata,
+    easy-VQA, VQAv2's questions with their annotations beside, DocVQA; or the folder of one."""
+    images: tuple[PathText, ...] = ()
+    """Folders of the pictures, where they do not lie beside the data. Only these and the data's own
+    folder are opened."""
+    eval_data: PathText = ""
+    """Held-out rows in the same forms; empty splits some off the data, whole pictures at a time."""
+    eval_share: float = Field(default=0.1, gt=0, lt=0.9)
+    """Share of the rows that is split off where no eval_data is given."""
+    eval_items: int = Field(default=200, ge=2, le=1_000_000)
+    """Most held-out rows that are answered and scored."""
+    columns: tuple[str, ...] = ()
+    """Your own column names: --columns image=photo question=frage answer=antwort. Parts: image,
+    question, answer, answers, group, id, system."""
+    question: str = ""
+    """The question of rows that have none, as captions have: "Describe the image."."""
+    allow_leakage: bool = False
+    """Go on where rows to train on show pictures of the evaluation."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the split and of the controls."""
 
 
 class AskConfig(VlmConfig):

@@ -61,6 +61,10 @@ class VlmItem:
         """All that is said before the answer, without markers: what a blind reader knows."""
         return "\n".join(without_markers(turn.text) for turn in self.prompt)
 
+    @property
+    def place(self) -> str:
+        return short_place(self.source)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "id": self.id,
@@ -82,6 +86,15 @@ class RejectedRow:
 
     def as_dict(self) -> dict[str, str]:
         return {"source": self.source, "reason": self.reason, "raw": self.raw}
+
+
+def short_place(source: str) -> str:
+    """The last two names of a place, for a table.
+
+    >>> short_place("/data/sets/train/rows.jsonl:7")
+    'train/rows.jsonl:7'
+    """
+    return "/".join(source.split("/")[-2:])
 
 
 def without_markers(text: str) -> str:
