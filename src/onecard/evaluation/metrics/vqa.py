@@ -277,7 +277,9 @@ def yes_or_no(answer: str) -> YesNo:
         return "no"
     if UNSPACED.match(plain):
         start = next((word for word in LEADING if plain.startswith(word)), "")
-        return ("yes" if start in YES else "no") if start else ""
+        if start:
+            return "yes" if start in YES else "no"
+        return ""
     sentence = re.split(r"[.!?\n]", plain, maxsplit=1)[0]
     if NEGATION.search(sentence):
         return "no"

@@ -162,14 +162,10 @@ class PictureFiles:
         if name.startswith("/") or DRIVE.match(name):
             return self._absolute(name)
         inside = False
-        for place, root in zip(
-            self._places, [r for r in self.roots for _ in range(2)], strict=True
-        ):
+        for place in self._places:
             path = Path(os.path.normpath(place / name))
-            if not path.is_relative_to(root):
-                continue
-            inside = True
-            if _is_file(path):
+            inside |= (is_inside := path.is_relative_to(place))
+            if is_inside and _is_file(path):
                 return path
         if not inside:
             raise ValueError(f"{name[:80]} leads out of its folder; --images names another one")
