@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from onecard import fsio
-from onecard.errors import DataError, NotFound
+from onecard.errors import DataError, NotFound, unreadable_file
 from onecard.runs.record import fingerprint
 from onecard.tasks.diffusion import lora_metadata, lora_names
 
@@ -111,7 +111,7 @@ class Match:
 def read(path: str | Path) -> LoraFile:
     """Raises NotFound, DataError for what is no LoRA in safetensors."""
     path = Path(path).expanduser()
-    _require_safetensors(path)
+    require_safetensors(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -136,7 +136,8 @@ def read(path: str | Path) -> LoraFile:
     return LoraFile(path, form, adapters, strange, metadata, tensors)
 
 
-def _require_safetensors(path: Path) -> None:
+def require_safetensors(path: Path) -> None:
+    """Raises NotFound, DataError for a pickle."""
     if ADDRESS.match(str(path)):
         raise NotFound(
             f"{path} is an address",
@@ -149,8 +150,11 @@ def _require_safetensors(path: Path) -> None:
             why="it is a folder" if path.is_dir() else "nothing lies at that path",
             fix="--lora FILE.safetensors, FILE.safetensors:0.8 or run:ID",
         )
-    with path.open("rb") as file:
-        head = file.read(2)
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+    except OSError as fault:
+        raise unreadable_file(path, fault) from None
     if path.suffix.lower() in PICKLES or head in (b"PK", b"\x80\x02", b"\x80\x04"):
         raise DataError(
             f"{path} is not opened",
@@ -183,7 +187,7 @@ def _adapters(
     adapters = {}
     for layer in downs.keys() & ups.keys():
         down, up = downs[layer][1], ups[layer][1]
-        if down.shape[0] != up.shape[1]:
+        if down.shape[0] != up.shape[1] or not down.shape[0]:
             strange.append(downs[layer][0])
             continue
         alpha = alphas.get(layer)
@@ -215,7 +219,8 @@ def _alpha_rule(metadata: Mapping[str, str]) -> Any:
         component, _, name = layer.partition(".")
         patterns = values.get(f"{component}.alpha_pattern")
         for pattern, alpha in (patterns if isinstance(patterns, dict) else {}).items():
-            if name == pattern.lstrip("^") or name.endswith(f".{pattern}"):
+            fits = name == pattern.lstrip("^") or name.endswith(f".{pattern}")
+            if fits and isinstance(alpha, int | float):
                 return float(alpha)
         alpha = values.get(f"{component}.lora_alpha", rank)
         if not isinstance(alpha, int | float):

@@ -12,7 +12,7 @@ import torch
 from onecard.errors import DataError, NotFound, SettingsError
 from onecard.reporting import Reporter
 from onecard.runs import store
-from onecard.tasks.diffusion import lora_files, pipeline
+from onecard.tasks.diffusion import lora_files, pipeline, training_facts
 from onecard.tasks.diffusion.lora_files import LoraFile
 from onecard.tasks.diffusion.pipeline import LoadedPipeline
 
@@ -31,14 +31,18 @@ class Choice:
 
 
 def parse(names: Sequence[str]) -> list[Choice]:
-    """`FILE`, `FILE:0.8`, `run:ID`, `run:ID:0.8`. Raises SettingsError, NotFound."""
+    """`FILE`, `FILE:0.8`, `run:ID`, `run:ID:0.8`. Raises SettingsError, NotFound, DataError for a
+    pickle: before the model is loaded, which may take minutes."""
     if len(names) > MAX_LORAS:
         raise SettingsError(
             f"{len(names)} LoRAs are named",
             why=f"at most {MAX_LORAS} are mixed",
             fix="leave some out",
         )
-    return [_choice(name) for name in names]
+    choices = [_choice(name) for name in names]
+    for choice in choices:
+        lora_files.require_safetensors(choice.path)
+    return choices
 
 
 def _choice(name: str) -> Choice:
@@ -48,19 +52,31 @@ def _choice(name: str) -> Choice:
     try:
         weight = float(tail)
     except ValueError:
+        if Path(head).expanduser().is_file():
+            raise _no_weight(head, tail) from None
         return Choice(_path(name), 1.0)
     if head == "run":  # a run's id of digits alone
         return Choice(_path(name), 1.0)
     if not math.isfinite(weight) or abs(weight) > MAX_WEIGHT:
-        raise SettingsError(
-            f"the weight {tail} of {head} is not usable",
-            why=f"a weight is a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}; 1 is as trained",
-            fix=f"--lora {head}:0.8",
-        )
+        raise _no_weight(head, tail)
     return Choice(_path(head), weight)
 
 
+def _no_weight(head: str, tail: str) -> SettingsError:
+    return SettingsError(
+        f"the weight '{tail}' of {head} is not usable",
+        why=f"a weight is a number from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}; 1 is as trained",
+        fix=f"--lora {head}:0.8",
+    )
+
+
 def _path(name: str) -> Path:
+    if not name.strip():
+        raise SettingsError(
+            "--lora names no file",
+            why="it is empty",
+            fix="--lora FILE.safetensors, FILE.safetensors:0.8 or run:ID",
+        )
     if name.startswith("run:"):
         return of_run(name[4:])
     path = Path(name).expanduser()
@@ -70,10 +86,13 @@ def _path(name: str) -> Path:
 
 
 def of_run(run_id: str) -> Path:
-    """The LoRA that a training left: its result, else the newest file.
+    """The LoRA that a training left: its result, else the newest file. `last` is the newest
+    training that left one: pictures and comparisons may have been made since.
 
     Raises NotFound.
     """
+    if run_id == "last" and (folder := training_facts.last_folder("*.safetensors")):
+        return _of_folder(folder, "run:last")
     run = store.find(run_id)
     for folder in store.output_folders(run):
         if list(folder.glob("*.safetensors")):
