@@ -10,7 +10,7 @@ from onecard.datasets.images import decode
 from onecard.errors import DataError, NotFound
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.diffusion import again_settings, generate, pipeline
+from onecard.tasks.diffusion import again_settings, generate, pipeline, places
 from onecard.tasks.diffusion.configs import AgainConfig
 from onecard.tasks.diffusion.generate import Work
 from onecard.training import output_dir
@@ -19,6 +19,7 @@ from onecard.training import output_dir
 def again(config: AgainConfig, run: Run) -> Result:
     """Raises OneCardErrors: for a picture without settings, a model or LoRA that is another one
     now, a file that is missing. Nothing is downloaded."""
+    places.require_writable(config.output_dir)
     path = Path(config.picture).expanduser()
     settings, record = again_settings.read(config)
     before = decode.read_rgb(path)
@@ -45,7 +46,8 @@ def _require_same(work: Work, record: dict[str, Any]) -> None:
             fix="--model with the folder of the same model",
         )
     rows = record.get("loras")
-    hashes = [row.get("sha256") for row in rows if isinstance(row, dict)] if rows else []
+    rows = rows if isinstance(rows, list) else []
+    hashes = [row.get("sha256") for row in rows if isinstance(row, dict)]
     for number, file in enumerate(work.loras):
         if number >= len(hashes) or file.sha256 != hashes[number]:
             raise DataError(

@@ -35,7 +35,11 @@ def describer(name: str, reporter: Reporter) -> Describe:
 
 
 def _describe(name: str, pictures: Named, reporter: Reporter) -> dict[str, str]:
-    folder = checkpoints.folder(name, reporter)
+    try:
+        folder = checkpoints.folder(name, reporter)
+    except NotFound as fault:
+        fix = "--caption_model with the folder of a captioning model, or --caption_source template"
+        raise NotFound(fault.what, why=fault.why, fix=fix) from None
     checkpoints.quiet()
     transformers_logging.disable_progress_bar()
     try:

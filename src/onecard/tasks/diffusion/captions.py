@@ -126,7 +126,7 @@ def readable_name(path: Path) -> str:
     >>> readable_name(Path("a/red_house-02.png"))
     'red house 02'
     """
-    return " ".join(re.split(r"[\s_-]+", path.stem)).strip()
+    return one_line(re.sub(r"[\s_-]+", " ", path.stem))
 
 
 # Files
@@ -135,7 +135,7 @@ def readable_name(path: Path) -> str:
 def _from_files(captions: Captions, pictures: Named, root: Path) -> None:
     """Files beside the pictures win over tables."""
     tables = _Tables(root)
-    empty, broken, twice = [], [], []
+    empty, broken, twice, foreign = [], [], [], []
     for name, path in pictures:
         row = tables.text(path)
         file = text_file(path)
@@ -144,6 +144,8 @@ def _from_files(captions: Captions, pictures: Named, root: Path) -> None:
         else:
             try:
                 text, source = one_line(read_text(file)), file.name
+                if file.is_symlink() and not file.resolve().is_relative_to(root.resolve()):
+                    foreign.append(file.name)
             except OneCardError as fault:
                 broken.append(f"{file.name} ({fault.why})")
                 continue
@@ -156,6 +158,7 @@ def _from_files(captions: Captions, pictures: Named, root: Path) -> None:
     faulty = (
         (empty, "captions are empty"),
         (broken, "captions cannot be read"),
+        (foreign, "captions are links to files outside the folder; a LoRA tells its captions"),
         (twice, "pictures have one caption in a file and another in a table, the file's counts"),
     )
     captions.warnings += [f"{len(names)} {what}: {shown(names)}" for names, what in faulty if names]
@@ -224,7 +227,8 @@ def one_line(text: str) -> str:
     >>> one_line(" a dog\\n on  grass ")
     'a dog on grass'
     """
-    return " ".join(text.split())
+    # half surrogates stand for bytes that are no UTF-8; no tokenizer takes them
+    return " ".join(text.encode("utf-8", "replace").decode().split())
 
 
 # Models

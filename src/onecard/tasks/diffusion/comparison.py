@@ -388,7 +388,7 @@ def _gain(
     if own is None or own <= first:
         return text
     share = (now - first) / (own - first)
-    text += f", the training pictures' to each other {own:.3f}: {share:.0%} of the way"
+    text += f", the training pictures' to each other {own:.3f}: {max(share, 0):.0%} of the way"
     if share < LITTLE:
         text += "; little was learned: more steps, or a larger --learning_rate"
     return text

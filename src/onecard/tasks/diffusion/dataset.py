@@ -173,6 +173,13 @@ def read(
     )
 
 
+def require_pictures(config: CaptionedDataConfig) -> None:
+    """A quick look, before anything is loaded. Raises SettingsError for no folder, NotFound for one
+    that is not there, DataError for one without a picture file."""
+    if not _files(config)[1]:
+        raise _no_picture(config.data, 0, ())
+
+
 def _describer(config: CaptionedDataConfig, reporter: Reporter) -> captions.Describe | None:
     """The captioning model, where one is named and wanted."""
     if config.caption_source != "model" or not config.caption_model.strip():
@@ -209,15 +216,18 @@ def _files(config: CaptionedDataConfig) -> tuple[Path, list[Path]]:
 
 def _no_picture(data: str, n_files: int, rejected: Sequence[tuple[str, str]]) -> DataError:
     reasons = Counter(reason for _, reason in rejected)
+    fix = "a folder of 20 to 150 pictures (JPEG, PNG, WebP) of the style or the subject"
     if not n_files:
         why = "it holds no picture file"
     else:
         shown = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(3))
         why = f"all {n_files} files are left out: {shown}"
+        if any("too small" in reason for reason in reasons):
+            fix = "larger pictures; a smaller --imgsz or --min_side where the base takes it"
     return DataError(
         f"{data} has no picture to learn from",
         why=why,
-        fix="a folder of 20 to 150 pictures (JPEG, PNG, WebP) of the style or the subject",
+        fix=fix,
     )
 
 

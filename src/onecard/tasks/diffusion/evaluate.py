@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from onecard.errors import NotFound, SettingsError
-from onecard.reporting import Result
+from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run
 from onecard.tasks.diffusion import (
     comparison,
     dataset,
+    lora_files,
+    lora_use,
     outputs,
     pipeline,
+    places,
     samplers,
     training_facts,
 )
@@ -25,6 +28,8 @@ DEFAULT_SIDE = 512
 
 def evaluate(config: EvaluateConfig, run: Run) -> Result:
     """Raises SettingsError, NotFound, DataError."""
+    places.require_writable(config.output_dir)
+    others = lora_use.parse([config.compose_lora] if config.compose_lora else [])
     folder = training_facts.training_folder(config.run_id)
     facts = training_facts.read(config, folder)
     checkpoints = outputs.checkpoint_paths(folder)
@@ -40,6 +45,9 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     loaded = pipeline.load(
         str(facts["model"]), quant=str(facts.get("quant") or "fp16"), reporter=run.reporter
     )
+    for other in others:  # refused before a picture is made
+        file = lora_files.read(other.path)
+        lora_files.require_fit(file, lora_files.match(loaded, file), loaded.name)
     samplers.choose(loaded.pipe, config.scheduler)
     result = comparison.compare(
         loaded,
@@ -49,7 +57,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         out,
         run,
         features_name=config.features,
-        compose_lora=config.compose_lora,
+        compose_lora=str(others[0].path) if others else "",
         batch_size=0 if loaded.device.type == "cpu" else config.batch,
         seed=config.seed,
         sampling=replace(
@@ -81,7 +89,7 @@ def _pictures_elsewhere(
         return {}
     side = int(facts.get("imgsz") or DEFAULT_SIDE)
     check = CheckConfig(data=config.data, caption_source="template", min_side=2)
-    pictures = dataset.read(check, side, 2, run.reporter).pictures
+    pictures = dataset.read(check, side, 2, Reporter()).pictures  # nothing is learned from them
     captions = {row.get("sha256"): row.get("caption") for row in facts["pictures"]}
     same = [picture for picture in pictures if picture.sha256 in captions]
     if not same:

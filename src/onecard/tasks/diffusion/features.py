@@ -114,7 +114,12 @@ def _square(image: Image.Image, side: int) -> Image.Image:
 
 
 def _of_transformers(name: str, where: str, reporter: Reporter) -> Extractor:
-    folder = checkpoints.folder(where, reporter)
+    kinds = f"--features {OFFLINE}, dinov2, clip, or a folder of one of these kinds"
+    try:
+        folder = checkpoints.folder(where, reporter)
+    except NotFound as fault:
+        why = "no folder and no repository of the hub has that name" if name == where else fault.why
+        raise NotFound(f"{name} is not on this machine", why=why, fix=kinds) from None
     checkpoints.quiet()
     try:
         kind = str(AutoConfig.from_pretrained(folder).model_type)
@@ -126,7 +131,7 @@ def _of_transformers(name: str, where: str, reporter: Reporter) -> Extractor:
         raise DataError(
             f"{name} cannot compare pictures",
             why=str(fault).splitlines()[0][:200],
-            fix=f"--features {OFFLINE}, dinov2, clip, or a folder of one of these kinds",
+            fix=kinds,
         ) from None
     label = name if name in HUB else f"{kind} ({Path(name).name})"
 

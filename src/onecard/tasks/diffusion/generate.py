@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import secrets
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from onecard.datasets.images import decode
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.diffusion import lora_use, pipeline, png_metadata, prompts, samplers
+from onecard.tasks.diffusion import lora_use, pipeline, places, png_metadata, prompts, samplers
 from onecard.tasks.diffusion.configs import GenerateConfig
 from onecard.tasks.diffusion.lora_files import LoraFile
 from onecard.tasks.diffusion.pipeline import LoadedPipeline, Picture, Sampling, Stopped
@@ -57,6 +58,7 @@ class Work:
 def generate(config: GenerateConfig, run: Run) -> Result:
     """Raises OneCardErrors, and KeyboardInterrupt after what was finished is told."""
     start = time.monotonic()
+    places.require_writable(config.output_dir)
     config = _seeded(config, run.reporter)
     out = output_dir.resolve(config.output_dir, run)
     work = prepare(config, run.reporter)
@@ -104,6 +106,8 @@ def prepare(config: GenerateConfig, reporter: Reporter, *, download: bool = True
             why="pictures are made of what it says",
             fix='onecard diffusion generate "a red apple" --model sd-1.5',
         )
+    for name in ("prompt", "negative_prompt"):
+        _require_text(name, getattr(config, name))
     if config.num_frames:
         raise SettingsError(
             "films are only planned",
@@ -143,6 +147,18 @@ def prepare(config: GenerateConfig, reporter: Reporter, *, download: bool = True
         model_fingerprint(loaded.folder),
         pictures,
     )
+
+
+def _require_text(name: str, text: str) -> None:
+    """Raises SettingsError for half surrogates, which stand for bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"{name} is no text",
+            why="it holds bytes that are no UTF-8",
+            fix=f"write --{name} anew",
+        ) from None
 
 
 def _sampling(
@@ -424,5 +440,5 @@ def _lines(
         lines.append("safety checker: on (--no_safety_checker turns it off)")
     lines += [f"wrote {row['path']}" for row in rows]
     if rows:
-        lines.append(f"the same again: onecard diffusion again {rows[0]['path']}")
+        lines.append(f"the same again: onecard diffusion again {shlex.quote(rows[0]['path'])}")
     return lines

@@ -158,7 +158,15 @@ def find(name: str) -> diffusion.Pipeline:
         return diffusion.find(name)
     except NotFound:
         repo = name.removeprefix("hf:")
-        if not REPO.fullmatch(name) or not pipeline_facts.can_tell(repo):
+        if "://" in name:
+            raise NotFound(
+                f"{name} is an address",
+                why="models are read from a folder, a file or the hub",
+                fix="download it first, or give its name on the hub: owner/name",
+            ) from None
+        if not REPO.fullmatch(name) and ("/" in name or name.startswith((".", "~"))):
+            return pipeline_folder.read(Path(name).expanduser())
+        if not REPO.fullmatch(name):
             raise
     return pipeline_folder.read(pipeline_facts.configs(repo))
 

@@ -2,6 +2,7 @@
 caches, training with sample grids, the comparison of its checkpoints, files for other programs."""
 
 import math
+import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from onecard.tasks.diffusion import (
     dataset,
     outputs,
     pipeline,
+    places,
     prior,
     samples,
 )
@@ -86,26 +88,44 @@ def train(config: TrainConfig, run: Run) -> Result:
     with output_dir.training_folder(
         config.output_dir, run, identity, resume=config.resume, may_change=MAY_CHANGE
     ) as out:
-        # 1. class pictures, latents, embeddings
-        prepared = _prepare(config, loaded, pictures, side, out, run)
-        outputs.write_facts(config, loaded, prepared.pictures, side, out)
-        # 2. training
-        nets = adapters.attach(loaded.pipe, config)
-        trainer = _trainer(config, prepared, nets)
-        _fit(config, prepared, trainer, nets, out, run)
-        # 3. which checkpoint, and files that other programs load
-        loaded.pipe.unload_lora_weights()
-        prepared.encoders.restore()
-        chosen, verdicts, metrics = outputs.choose(config, loaded, out, run)
-        files, notes, differences = outputs.publish(config, loaded, chosen, prepared.pictures, out)
-        history = trainer.state.history
-        metrics |= differences | outputs.loss_metrics(history)
-        run.scores(metrics, verdicts=[*verdicts, *notes])
-        outputs.write_card(config, loaded, pictures, metrics, [*verdicts, *notes], out)
+        try:
+            return _trained(config, loaded, pictures, side, out, run)
+        except KeyboardInterrupt:
+            run.reporter.line(
+                "stopped; to continue: onecard diffusion train ... --output_dir "
+                f"{shlex.quote(str(out))} --resume"
+            )
+            raise
+
+
+def _trained(
+    config: TrainConfig,
+    loaded: LoadedPipeline,
+    pictures: TrainingSet,
+    side: int,
+    out: Path,
+    run: Run,
+) -> Result:
+    # 1. class pictures, latents, embeddings
+    prepared = _prepare(config, loaded, pictures, side, out, run)
+    outputs.write_facts(config, loaded, prepared.pictures, side, out)
+    # 2. training
+    nets = adapters.attach(loaded.pipe, config)
+    trainer = _trainer(config, prepared, nets)
+    _fit(config, prepared, trainer, nets, out, run)
+    # 3. which checkpoint, and files that other programs load
+    loaded.pipe.unload_lora_weights()
+    prepared.encoders.restore()
+    chosen, verdicts, metrics = outputs.choose(config, loaded, out, run)
+    files, notes, differences = outputs.publish(config, loaded, chosen, prepared.pictures, out)
+    history = trainer.state.history
+    metrics |= differences | outputs.loss_metrics(history)
+    run.scores(metrics, verdicts=[*verdicts, *notes])
+    outputs.write_card(config, loaded, pictures, metrics, [*verdicts, *notes], out)
     lines = [*verdicts, *notes, *(f"wrote {path}" for path in files)]
     lines.append(
-        f'use it: onecard diffusion generate "{prepared.prompts[0]}" --model {config.model} '
-        f"--lora {files[0]}"
+        f"use it: onecard diffusion generate {shlex.quote(prepared.prompts[0])} --model "
+        f"{shlex.quote(config.model)} --lora {shlex.quote(str(files[0]))}"
     )
     data = {
         "metrics": metrics,
@@ -118,8 +138,11 @@ def train(config: TrainConfig, run: Run) -> Result:
 
 
 def _require(config: TrainConfig) -> None:
-    """Raises SettingsError for what is planned only."""
-    prior.require_prompt(config)
+    """What can be refused before a model is loaded or downloaded. Raises SettingsError, NotFound,
+    DataError."""
+    places.require_writable(config.output_dir)
+    dataset.require_pictures(config)
+    prior.require(config)
     if config.method != "lora":
         raise SettingsError(
             "the whole denoiser cannot be trained here",
@@ -216,13 +239,7 @@ def _fit(
     def on_save(step: int) -> None:
         outputs.write_checkpoint(config, prepared.loaded, nets, step, pictures, out)
 
-    try:
-        fit(trainer, batches, others, out, run, on_validation=on_validation, on_save=on_save)
-    except KeyboardInterrupt:
-        run.reporter.line(
-            f"stopped; to continue: onecard diffusion train ... --output_dir {out} --resume"
-        )
-        raise
+    fit(trainer, batches, others, out, run, on_validation=on_validation, on_save=on_save)
 
 
 def _sample_grid(config: TrainConfig, prepared: Prepared, step: int, out: Path, run: Run) -> None:
