@@ -168,7 +168,7 @@ class TrainConfig(PipelineConfig, CaptionedDataConfig, OutputConfig, TrackingCon
     """Share of the steps in which the learning rate rises."""
     rank: int = Field(default=16, ge=1, le=1024)
     """Rank of the adapters."""
-    lora_alpha: float = Field(default=0.0, ge=0)
+    lora_alpha: float = Field(default=0.0, ge=0, le=1e6)
     """Scale of the adapters is alpha / rank; 0 takes the rank."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of an adapter's inputs."""
@@ -222,7 +222,7 @@ class TrainConfig(PipelineConfig, CaptionedDataConfig, OutputConfig, TrackingCon
     num_eval_images: int = Field(default=64, ge=0, le=1024)
     """Pictures with the trigger, and as many without, by which checkpoints are compared at the end;
     0 compares none."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the adapters, order, noise and sample grids."""
 
 

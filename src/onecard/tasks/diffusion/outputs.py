@@ -1,6 +1,7 @@
 """What a training of a LoRA leaves: checkpoints, the chosen one in two forms, a card."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -162,6 +163,12 @@ def _compare_forms(
     lora_files.apply(loaded, [(chosen, 1.0)])
     own = _denoised(loaded, prompt)
     change = float((own - base).abs().max())
+    if not math.isfinite(change):
+        raise DataError(
+            f"{chosen.name} breaks the model",
+            why="the denoiser gives no numbers with it (NaN or infinite)",
+            fix="start anew with a smaller --learning_rate and another --output_dir",
+        )
     if change == 0:
         raise DataError(
             f"{chosen.name} changes nothing",

@@ -22,8 +22,8 @@ UNTRIGGERED = "a house by a lake"
 def prompts(config: TrainConfig, captions: Sequence[str]) -> list[str]:
     """Those of the settings; else the first caption, a caption of something else with the trigger,
     and one without it."""
-    if config.validation_prompts:
-        return list(config.validation_prompts)
+    if named := [text for text in config.validation_prompts if text.strip()]:
+        return named
     usual = [captions[0]] if captions else []
     if config.trigger:
         usual.append(f"{UNTRIGGERED}, {config.trigger}")

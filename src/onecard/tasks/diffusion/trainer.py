@@ -148,20 +148,26 @@ class Trainer:
                 total += self._backward(prior[number], draw, config.prior_loss_weight)
         loss = float(total)
         if not math.isfinite(loss):
-            raise DataError(
-                f"the loss is {loss} at step {state.step + 1}",
-                why="an earlier step was probably too large"
-                + (", or float16 was too narrow" if self.dtype == torch.float16 else ""),
-                fix="a smaller --learning_rate; --resume goes on from the last checkpoint",
-            )
+            raise self._refusal("loss", loss)
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(list(self.weights.values()), MAX_GRAD_NORM)
+        norm = float(nn.utils.clip_grad_norm_(list(self.weights.values()), MAX_GRAD_NORM))
+        if not math.isfinite(norm) and not self.scaler.is_enabled():  # a scaler skips such a step
+            raise self._refusal("gradient's norm", norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         self._update_average()
         return loss
+
+    def _refusal(self, what: str, value: float) -> DataError:
+        return DataError(
+            f"the {what} is {value} at step {self.state.step + 1}",
+            why="an earlier step was probably too large"
+            + (", or float16 was too narrow" if self.dtype == torch.float16 else ""),
+            fix="start anew with a smaller --learning_rate and another --output_dir; the "
+            "checkpoints that were saved before can be used",
+        )
 
     def _backward(self, batch: Sequence[Example], draw: torch.Generator, weight: float) -> Tensor:
         loss = self._loss(batch, draw) * (weight / self.config.gradient_accumulation_steps)
