@@ -603,12 +603,15 @@ def test_a_few_shared_pictures_leave_the_training_and_many_are_refused(tmp_path)
     rows, others = coloured(train, 40), coloured(held, 10, start=60)
     with Image.open(train / "p003.png") as image:
         image.resize((96, 80), Image.Resampling.BICUBIC).save(held / "again.jpg", quality=90)
+        image.save(train / "second.jpg", quality=92)
+    rows.append({"image": "second.jpg", "question": "Bright?", "answer": "no"})
     others.append({"image": "again.jpg", "question": "Which colour?", "answer": "red"})
     report = validation.validate(read_rows(train, rows), read_rows(held, others))
     assert len(report.items) == 78 and len(report.evaluation) == 21
-    assert not any(item.images[0].name == "p003.png" for item in report.items)
+    names = {item.images[0].name for item in report.items}
+    assert not names & {"p003.png", "second.jpg"}
     finding = next(f for f in report.findings if "evaluation" in f.issue)
-    assert finding.count == 2 and "train/rows.jsonl" in finding.examples[0]
+    assert finding.count == 3 and "train/rows.jsonl" in finding.examples[0]
     for i in range(5):
         (held / f"q{i}.png").write_bytes((train / f"p{i:03d}.png").read_bytes())
         others.append({"image": f"q{i}.png", "question": "Q?", "answer": "A"})
@@ -618,7 +621,7 @@ def test_a_few_shared_pictures_leave_the_training_and_many_are_refused(tmp_path)
     report = validation.validate(
         read_rows(train, rows), read_rows(held, others), allow_leakage=True
     )
-    assert len(report.items) == 80
+    assert len(report.items) == 81
     with pytest.raises(DataError, match="show pictures of the evaluation"):
         validation.validate(read_rows(train, rows), read_rows(train, rows, "same.jsonl"))
 
@@ -634,8 +637,10 @@ def test_a_split_never_parts_a_picture(tmp_path):
     assert len(train) + len(held) == 61 and 8 <= len(held) <= 14
     sides = [{facts.original(p) for item in part for p in item.images} for part in (train, held)]
     assert not sides[0] & sides[1]
-    together = {p.name for item in parsed.items for p in item.images}
-    assert facts.original(tmp_path / "copy.jpg") == tmp_path / "p000.png" and len(together) == 31
+    assert facts.original(tmp_path / "copy.jpg") == tmp_path / "p000.png"
+    (linked,) = [group for group in picture_facts.groups_of(parsed.items, facts) if 60 in group]
+    assert linked == [0, 1, 2, 3, 60]  # the rows of p000.png, p001.png, and of both
+    assert len(picture_facts.groups_of(parsed.items)) == 30
     # the same rows in another order, from another folder
     random.Random(1).shuffle(rows)
     again = validation.split(read_rows(tmp_path, rows).items, 0.2, 0, facts)[1]
@@ -740,6 +745,15 @@ def test_shuffled_pictures_keep_their_frequency_and_avoid_the_same_answer():
     # all the same: no other picture would be wrong
     same = [item(str(i), "red?", "yes", f"{i}.png") for i in range(5)]
     assert controls.shuffled(same).items == () and len(controls.shuffled(same).left_out) == 5
+
+
+def test_questions_without_answers_get_other_pictures_too():
+    rows = [
+        VlmItem(str(i), (Path(f"{i % 3}.png"),), (Turn("user", f"<image>{i}?"),), "")
+        for i in range(9)
+    ]
+    deal = controls.shuffled(rows)
+    assert all(new.images != old.images for new, old in zip(deal.items, rows, strict=True))
 
 
 def test_copies_of_a_picture_are_the_same_picture():
