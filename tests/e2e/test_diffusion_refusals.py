@@ -223,7 +223,7 @@ def test_an_address_or_a_missing_path_as_a_model_is_told_as_one():
 
 def test_steps_that_break_the_model_end_the_training_with_a_reason(base, pictures, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(DataError, match="gradient's norm is inf at step 1"):
+    with pytest.raises(DataError, match="gradient's norm is inf at the first step"):
         run(
             *("train",),
             **{**QUICK, "lora_alpha": 1e6, "learning_rate": 0.99, "snr_gamma": 0},
@@ -296,3 +296,37 @@ def test_captions_of_odd_bytes_and_links_out_of_the_folder(tmp_path):
     assert all(text.encode() for text in texts.values())
     assert any("outside the folder" in text and "a.txt" in text for text in reporter.texts)
     assert not any("b.txt" in text for text in reporter.texts)
+
+
+def test_a_caption_of_megabytes_is_cut_and_told(tmp_path):
+    (tmp_path / "a.txt").write_text("sks " * 2_000_000)
+    reporter = Told()
+    named = [("a.png", tmp_path / "a.png")]
+    texts = captions.read(named, tmp_path, CheckConfig(data=str(tmp_path)), reporter).texts
+    assert len(texts["a.png"]) == captions.MAX_LETTERS
+    assert any("is cut" in text for text in reporter.texts)
+
+
+def test_a_model_of_nan_is_refused_rather_than_a_black_picture(base, pictures, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "model")
+    file = next((folder / "unet").glob("*.safetensors"))
+    save_file({name: value * torch.nan for name, value in load_file(file).items()}, file)
+    with pytest.raises(DataError, match="gives no numbers"):
+        generate(folder, output_dir=tmp_path / "out")
+    assert not list(tmp_path.rglob("*.png"))
+    with pytest.raises(DataError, match="at the first step"):
+        run("train", model=folder, data=pictures, output_dir=tmp_path / "lora", **QUICK)
+
+
+def test_names_in_a_lora_file_do_not_flood_a_message(tmp_path, base):
+    pair = {
+        f"unet.{'x' * 10_000}\n.{part}.weight": torch.ones(2, 2) for part in ("lora_A", "lora_B")
+    }
+    save_file(pair, tmp_path / "long.safetensors")
+    with pytest.raises(DataError) as refusal:
+        generate(base, lora=tmp_path / "long.safetensors")
+    assert len(str(refusal.value)) < 2000 and "x\n." not in str(refusal.value)
+    whole = {name: value.int() for name, value in pair.items()}
+    save_file(whole, tmp_path / "whole.safetensors")
+    with pytest.raises(DataError, match="is no LoRA"):
+        generate(base, lora=tmp_path / "whole.safetensors")

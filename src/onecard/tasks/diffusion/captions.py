@@ -30,6 +30,8 @@ SPACELESS = (
 )
 """Beginnings of the Unicode names of letters that follow each other without spaces; Hangul's
 particles follow a word so."""
+MAX_LETTERS = 5000
+"""Of a caption: more is a file of something else."""
 SHOWN = 5
 """Names in a warning."""
 
@@ -50,7 +52,12 @@ class Captions:
     warnings: list[str] = field(default_factory=list)
 
     def add(self, name: str, text: str, source: str) -> None:
-        self.texts[name], self.sources[name] = text, source
+        if len(text) > MAX_LETTERS:
+            self.warnings.append(
+                f"the caption of {name} is cut: it has {len(text):,} letters, {MAX_LETTERS:,} are "
+                "read"
+            )
+        self.texts[name], self.sources[name] = text[:MAX_LETTERS], source
 
 
 def read(

@@ -26,6 +26,8 @@ from onecard.tasks.diffusion import lora_metadata, lora_names
 Form = Literal["diffusers", "kohya"]
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 MAX_SHOWN = 6
+MAX_CHARS = 160
+"""Of a name that is shown: a file may hold any."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 """A path has one slash of an address's two."""
 _DOWN = re.compile(r"(.+)\.(?:lora_A|lora_down|lora\.down)(?:\.default)?\.weight")
@@ -173,9 +175,10 @@ def _adapters(
     strange = []
     for key, value in tensors.items():
         name = _plain(key)
-        if (match := _DOWN.fullmatch(name)) and value.ndim in (2, 4):
+        is_matrix = value.ndim in (2, 4) and value.is_floating_point()
+        if (match := _DOWN.fullmatch(name)) and is_matrix:
             downs[match[1]] = key, value
-        elif (match := _UP.fullmatch(name)) and value.ndim in (2, 4):
+        elif (match := _UP.fullmatch(name)) and is_matrix:
             ups[match[1]] = key, value
         elif name.endswith(".alpha") and value.numel() == 1:
             alphas[name.removesuffix(".alpha")] = float(value)
@@ -338,7 +341,8 @@ def require_fit(file: LoraFile, rows: Match, base: str) -> None:
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - MAX_SHOWN
-    return ", ".join(names[:MAX_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    parts = [" ".join(name.split())[:MAX_CHARS] for name in names[:MAX_SHOWN]]
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
 
 
 # On a pipeline

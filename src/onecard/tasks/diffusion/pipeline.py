@@ -157,6 +157,8 @@ def silence() -> None:
     # of a second LoRA on a network, and of diffusers' own use of torch.jit
     warnings.filterwarnings("ignore", module="peft")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # of a picture without numbers, which is refused
+    warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
 
 
 def _open(source: Source, wanted: memory_switches.Formats, safety_checker: bool) -> Any:
@@ -385,6 +387,7 @@ def _batch(
     stop: Callable[[], bool] | None,
 ) -> list[Picture]:
     marks = [time.monotonic()]
+    latents: list[torch.Tensor] = []
 
     def after_step(pipe: Any, step: int, when: Any, values: dict[str, Any]) -> dict[str, Any]:
         marks.append(time.monotonic())
@@ -392,6 +395,7 @@ def _batch(
             raise Stopped
         if on_step:
             on_step(len(texts))
+        latents[:] = [values["latents"]] if "latents" in values else []
         return values
 
     arguments = _arguments(loaded, texts, sampling, embeds)
@@ -411,6 +415,13 @@ def _batch(
     end = time.monotonic()
     _add(loaded, "denoising", marks[-1] - marks[0])
     _add(loaded, "decoding", end - marks[-1])
+    if not all(bool(each.isfinite().all()) for each in latents):  # it would be a black picture
+        raise DataError(
+            f"{loaded.name} gives no numbers for this picture",
+            why="its latents are NaN or infinite after the last step of the sampler",
+            fix="--quant bf16 or fp32, a smaller weight of the LoRAs, or another sampler; where "
+            "nothing helps the model's file is damaged",
+        )
     flags = getattr(answer, "nsfw_content_detected", None) or [False] * len(seeds)
     return [
         Picture(image, seed, tuple(seeds), bool(flag))

@@ -21,7 +21,7 @@ def require_writable(output_dir: str) -> None:
     if not is_folder:
         raise _refusal(output_dir, f"{nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise _refusal(output_dir, f"nobody may write to {nearest}, or you may not")
+        raise _refusal(output_dir, f"you may not write to {nearest}, or its disk is read-only")
 
 
 def _refusal(output_dir: str, why: str) -> SettingsError:

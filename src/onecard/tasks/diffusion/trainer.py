@@ -161,6 +161,13 @@ class Trainer:
         return loss
 
     def _refusal(self, what: str, value: float) -> DataError:
+        if not self.state.step:
+            return DataError(
+                f"the {what} is {value} at the first step",
+                why="the base gives no numbers in this precision, or a setting is extreme",
+                fix="--quant fp32, and the usual --lora_alpha and --prediction_type; where nothing "
+                "helps the base's file is damaged",
+            )
         return DataError(
             f"the {what} is {value} at step {self.state.step + 1}",
             why="an earlier step was probably too large"
