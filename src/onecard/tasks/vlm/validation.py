@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onecard.datasets import splits
+from onecard.datasets.findings import Finding, findings_table
 from onecard.errors import DataError
 from onecard.evaluation.metrics.text import words
 from onecard.evaluation.metrics.vqa import normalize_answer, yes_or_no
@@ -50,23 +51,6 @@ SCRIPT_PATTERNS = {name: re.compile(f"[{letters}]") for name, letters in SCRIPTS
 
 
 @dataclass
-class Finding:
-    issue: str
-    count: int
-    examples: list[str] = field(default_factory=list)
-    action: str = ""
-    """What was done about it."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "what": self.issue,
-            "count": self.count,
-            "examples": self.examples,
-            "done": self.action,
-        }
-
-
-@dataclass
 class ValidationReport:
     """The items that may train and those that judge, all that was left out, and what the set is
     like."""
@@ -102,11 +86,7 @@ class ValidationReport:
             shown = ", ".join(f"{name} {n:,}" for name, n in self.scripts.most_common(5))
             lines.append(f"scripts of the questions: {shown}")
         if self.findings:
-            rows = [
-                [str(f.count), f.issue, f.action, "; ".join(f.examples[:2])[:100]]
-                for f in self.findings
-            ]
-            lines += ["", table(rows, ["rows", "what", "action", "for example"])]
+            lines += ["", findings_table(self.findings)]
         else:
             lines.append("validation found nothing wrong")
         return "\n".join([*lines, "", self.histogram()])
