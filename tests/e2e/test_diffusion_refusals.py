@@ -28,6 +28,7 @@ from onecard.tasks.diffusion import (  # noqa: E402
     prior,
     training_facts,
 )
+from onecard.tasks.diffusion import train as training_command  # noqa: E402
 from onecard.tasks.diffusion.configs import CheckConfig, EvaluateConfig, TrainConfig  # noqa: E402
 from onecard.tasks.diffusion.generate import model_fingerprint  # noqa: E402
 
@@ -330,3 +331,13 @@ def test_names_in_a_lora_file_do_not_flood_a_message(tmp_path, base):
     save_file(whole, tmp_path / "whole.safetensors")
     with pytest.raises(DataError, match="is no LoRA"):
         generate(base, lora=tmp_path / "whole.safetensors")
+
+
+@pytest.mark.parametrize("name", ["trigger", "caption", "class_prompt", "validation_prompts"])
+def test_words_that_are_no_text_are_refused_before_a_model_is_loaded(name, pictures, monkeypatch):
+    monkeypatch.setattr(pipeline, "load", None)
+    words = ("a \udcff",) if name == "validation_prompts" else "a \udcff"
+    values = {"data": str(pictures), "class_prompt": "a dog", "with_prior_preservation": True}
+    config = TrainConfig(**{**values, name: words})
+    with pytest.raises(SettingsError, match=f"{name} is no text"):
+        training_command.train(config, None)

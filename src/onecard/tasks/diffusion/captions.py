@@ -110,6 +110,8 @@ def filled_template(config: CaptionedDataConfig) -> str:
     >>> filled_template(CaptionedDataConfig(trigger="sks", caption="a {trigger} dog, {name}"))
     'a sks dog, {name}'
     """
+    for name in ("trigger", "caption"):
+        require_text(name, getattr(config, name))
     template = config.caption.strip() or (STYLE if config.trigger.strip() else PLAIN)
     unknown = [name for name in PLACEHOLDER.findall(template) if name not in ("trigger", "name")]
     if unknown:
@@ -125,6 +127,18 @@ def filled_template(config: CaptionedDataConfig) -> str:
             fix="--trigger with the word that is to call the style or the subject, as sks",
         )
     return template.replace("{trigger}", config.trigger.strip())
+
+
+def require_text(name: str, text: str) -> None:
+    """Raises SettingsError for half surrogates, which stand for bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"{name} is no text",
+            why="it holds bytes that are no UTF-8",
+            fix=f"write --{name} anew",
+        ) from None
 
 
 def readable_name(path: Path) -> str:

@@ -12,7 +12,7 @@ from onecard.datasets.splits import hash_rank
 from onecard.errors import OneCardError
 from onecard.reporting import Result, Table, table
 from onecard.runs.record import Run
-from onecard.tasks.diffusion import buckets, dataset
+from onecard.tasks.diffusion import buckets, captions, dataset
 from onecard.tasks.diffusion.configs import CheckConfig
 from onecard.tasks.diffusion.dataset import TrainingPicture, TrainingSet
 
@@ -25,6 +25,7 @@ SHOWN_ROWS = 20
 
 def check(config: CheckConfig, run: Run) -> Result:
     """Raises SettingsError, NotFound, DataError where there is no picture to learn from."""
+    captions.filled_template(config)
     side = config.imgsz or USUAL_SIDE
     step = buckets.usual_step(side)
     training_set = dataset.read(config, side, step, run.reporter)

@@ -24,7 +24,15 @@ from onecard.datasets.images import decode
 from onecard.errors import DataError, SettingsError
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run, fingerprint
-from onecard.tasks.diffusion import lora_use, pipeline, places, png_metadata, prompts, samplers
+from onecard.tasks.diffusion import (
+    captions,
+    lora_use,
+    pipeline,
+    places,
+    png_metadata,
+    prompts,
+    samplers,
+)
 from onecard.tasks.diffusion.configs import GenerateConfig
 from onecard.tasks.diffusion.lora_files import LoraFile
 from onecard.tasks.diffusion.pipeline import LoadedPipeline, Picture, Sampling, Stopped
@@ -107,7 +115,7 @@ def prepare(config: GenerateConfig, reporter: Reporter, *, download: bool = True
             fix='onecard diffusion generate "a red apple" --model sd-1.5',
         )
     for name in ("prompt", "negative_prompt"):
-        _require_text(name, getattr(config, name))
+        captions.require_text(name, getattr(config, name))
     if config.num_frames:
         raise SettingsError(
             "films are only planned",
@@ -147,18 +155,6 @@ def prepare(config: GenerateConfig, reporter: Reporter, *, download: bool = True
         model_fingerprint(loaded.folder),
         pictures,
     )
-
-
-def _require_text(name: str, text: str) -> None:
-    """Raises SettingsError for half surrogates, which stand for bytes that are no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise SettingsError(
-            f"{name} is no text",
-            why="it holds bytes that are no UTF-8",
-            fix=f"write --{name} anew",
-        ) from None
 
 
 def _sampling(

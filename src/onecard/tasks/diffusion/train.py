@@ -16,6 +16,7 @@ from onecard.reporting import Result
 from onecard.runs.record import Run
 from onecard.tasks.diffusion import (
     adapters,
+    captions,
     conditioning,
     dataset,
     outputs,
@@ -143,6 +144,9 @@ def _require(config: TrainConfig) -> None:
     places.require_writable(config.output_dir)
     dataset.require_pictures(config)
     prior.require(config)
+    captions.filled_template(config)
+    captions.require_text("class_prompt", config.class_prompt)
+    captions.require_text("validation_prompts", " ".join(config.validation_prompts))
     if config.method != "lora":
         raise SettingsError(
             "the whole denoiser cannot be trained here",
