@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -67,18 +68,16 @@ def foreground(image):
     return rows.mean(0) if len(rows) > 40 else None
 
 
-def colour_prototypes(args, names):
-    """Mean foreground of tinted training pictures of other subjects than those asked for."""
-    rows = {colour: [] for colour in diffusion_base.COLOURS}
-    for name, path in list(diffusion_base.emoji(args.emoji))[::7]:
-        if name in names:
-            continue
-        rgb = diffusion_base.on_white(path)
-        for colour, value in diffusion_base.COLOURS.items():
-            mean = foreground(diffusion_base.tinted(rgb, value))
-            if mean is not None:
-                rows[colour].append(mean)
-    return {colour: np.mean(values, 0) for colour, values in rows.items()}
+def colour_references(path):
+    """Mean foreground of a subject's own picture in each of the nine tints: a dark subject is dark
+    in every colour."""
+    rgb = diffusion_base.on_white(path)
+    tints = {key: diffusion_base.tinted(rgb, v) for key, v in diffusion_base.COLOURS.items()}
+    return {key: foreground(tint) for key, tint in tints.items()}
+
+
+def distance(tints, mean, key):
+    return float(np.linalg.norm(tints[key] - mean))
 
 
 def base(args):
@@ -91,15 +90,14 @@ def base(args):
     colours = [*diffusion_base.COLOURS]
     asked = [(colours[i % 9], names[draw.randrange(50)]) for i in range(16)]
     options = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-    prototypes = colour_prototypes(args, names)
+    paths = dict(subjects)
     right, tiles = [], []
     for i, (colour, name) in enumerate(asked):
         text = f"a {colour} {name}"
         image = pipeline.sample(loaded, text, seed=i, **options)[0]
         mean = foreground(image)
-        nearest = mean is not None and min(
-            prototypes, key=lambda key: np.linalg.norm(prototypes[key] - mean)
-        )
+        tints = colour_references(paths[name])
+        nearest = mean is not None and min(tints, key=partial(distance, tints, mean))
         right.append(nearest == colour)
         tiles.append((np.asarray(image), None, f"{text}: {nearest}"))
     real = extractor.pictures([Image.fromarray(diffusion_base.on_white(p)) for _, p in subjects])

@@ -3,6 +3,8 @@
 import pytest
 
 trace_nets = pytest.importorskip("onecard.memory.fake_tensor_nets", reason="installed by make test")
+import made_pipelines  # noqa: E402
+
 from onecard import api  # noqa: E402
 from onecard.memory import fake_tensor_diffusion as trace_diffusion  # noqa: E402
 from onecard.memory.architectures import denoisers as nets  # noqa: E402
@@ -53,6 +55,13 @@ def test_a_step_of_a_lora(name, imgsz, values):
     values = {"rank": 8, "model": name, "imgsz": imgsz, **values}
     traced, planned = check_diffusion("diffusion-lora", **values)
     assert planned == pytest.approx(traced, rel=0.02)
+
+
+def test_a_lora_of_a_folder(tmp_path):
+    """A base that stands in no table: its own UNet is traced."""
+    folder = made_pipelines.stable_diffusion_xl(tmp_path / "sdxl")
+    traced, planned = check_diffusion("diffusion-lora", rank=4, model=str(folder))
+    assert planned == pytest.approx(traced, rel=0.03)
 
 
 @pytest.mark.parametrize(

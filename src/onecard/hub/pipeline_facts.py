@@ -1,6 +1,7 @@
 """The configs of an image generator on the hub, some kB, so that it can be planned before it is
 downloaded."""
 
+import os
 from pathlib import Path
 
 from onecard import paths
@@ -12,8 +13,21 @@ PATTERNS = [INDEX, "*/config.json"]
 
 
 def can_tell(repo: str) -> bool:
-    """Whether `configs` has read a repository before, or can ask the hub."""
-    return (_folder(repo) / INDEX).is_file() or network.hub_reachable()
+    """Whether `configs` has read a repository before, it lies in the hub's own cache, or the hub
+    can be asked."""
+    return (_folder(repo) / INDEX).is_file() or bool(_cached(repo)) or network.hub_reachable()
+
+
+def _cached(repo: str) -> Path | None:
+    """The newest snapshot in the cache of the hub's client, by its layout
+    (https://huggingface.co/docs/huggingface_hub/guides/manage-cache); importing it takes 0.3 s."""
+    cache = (
+        os.environ.get("HF_HUB_CACHE")
+        or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
+    )
+    name = f"models--{repo.replace('/', '--')}"
+    indices = list((Path(cache).expanduser() / name / "snapshots").glob(f"*/{INDEX}"))
+    return max(indices, key=lambda path: path.stat().st_mtime).parent if indices else None
 
 
 def _folder(repo: str) -> Path:
@@ -26,6 +40,8 @@ def configs(repo: str) -> Path:
     folder = _folder(repo)
     if (folder / INDEX).is_file():
         return folder
+    if cached := _cached(repo):
+        return cached
     if not network.hub_reachable():
         raise NotFound(
             f"the parts of '{repo}' are not known here",

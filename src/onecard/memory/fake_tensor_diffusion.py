@@ -4,14 +4,19 @@ step of a LoRA with its optimizer, and a picture that is made; every storage cou
 Heavy: imports torch, diffusers and peft. Knows no formula.
 """
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig
 from torch._subclasses import FakeTensorMode
 
 from onecard.errors import DataError
+from onecard.memory.architectures import pipeline_folder
 from onecard.memory.architectures.pipelines import Pipeline
 from onecard.memory.estimators import diffusion
 from onecard.memory.fake_tensor import Counter
@@ -39,16 +44,17 @@ UNETS: dict[str, dict[str, Any]] = {
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     },
 }
+Spec = Mapping[str, Any]
+"""The config of a UNet2DConditionModel."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-POOLED = 1280
 
 
 def training(
-    p: Pipeline, B: int, height: int, width: int, rank: int, dtype: torch.dtype, checkpointing: bool
+    spec: Spec, B: int, height: int, width: int, rank: int, dtype: torch.dtype, checkpointing: bool
 ) -> int:
     """Peak bytes of the second step of a LoRA with AdamW: weights, adapters, gradients, optimizer
     states and activations. `dtype`: of the frozen weights."""
-    net = _build_unet(p, dtype)
+    net = _build_unet(spec, dtype)
     with torch.device("meta"):
         net.requires_grad_(False)
         net.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS))
@@ -65,7 +71,7 @@ def training(
         for _ in range(2):
             counter.peak = counter.now
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
-                output = net(**_inputs(p, B, height, width, dtype), return_dict=False)[0]
+                output = net(**_inputs(spec, B, height, width, dtype), return_dict=False)[0]
             loss = output.float().square().mean()
             del output
             loss.backward()
@@ -75,10 +81,10 @@ def training(
         return int(counter.peak)
 
 
-def denoising(p: Pipeline, B: int, height: int, width: int, dtype: torch.dtype) -> int:
+def denoising(spec: Spec, B: int, height: int, width: int, dtype: torch.dtype) -> int:
     """Peak bytes beyond the weights of one call of the UNet without gradients."""
     return _peak_beside(
-        _build_unet(p, dtype), lambda net: net(**_inputs(p, B, height, width, dtype))[0]
+        _build_unet(spec, dtype), lambda net: net(**_inputs(spec, B, height, width, dtype))[0]
     )
 
 
@@ -106,28 +112,23 @@ def _peak_beside(net: Any, call: Any) -> int:
         return int(counter.peak - before)
 
 
-def _build_unet(p: Pipeline, dtype: torch.dtype) -> Any:
-    if p.net not in UNETS:
-        raise DataError(
-            f"{p.name} has no UNet",
-            why="a trace runs diffusers' UNet2DConditionModel",
-            fix="plan it without --trace",
-        )
+def _build_unet(spec: Spec, dtype: torch.dtype) -> Any:
     kind: Any = UNet2DConditionModel
     with torch.device("meta"):  # initializers look at values, which fakes have not
-        return kind(sample_size=64, **UNETS[p.net]).to(dtype)
+        return kind.from_config({"sample_size": 64, **spec}).to(dtype)
 
 
-def _inputs(p: Pipeline, B: int, height: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
-    config = UNETS[p.net]
+def _inputs(spec: Spec, B: int, height: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
+    channels = spec.get("in_channels", 4)
     inputs: dict[str, Any] = {
-        "sample": torch.empty(B, 4, height // 8, width // 8, dtype=dtype),
+        "sample": torch.empty(B, channels, height // 8, width // 8, dtype=dtype),
         "timestep": torch.ones(B),
-        "encoder_hidden_states": torch.empty(B, 77, config["cross_attention_dim"], dtype=dtype),
+        "encoder_hidden_states": torch.empty(B, 77, spec["cross_attention_dim"], dtype=dtype),
     }
-    if "addition_embed_type" in config:
+    if spec.get("addition_embed_type") == "text_time":
+        pooled = spec["projection_class_embeddings_input_dim"] - 6 * spec["addition_time_embed_dim"]
         inputs["added_cond_kwargs"] = {
-            "text_embeds": torch.empty(B, POOLED, dtype=dtype),
+            "text_embeds": torch.empty(B, pooled, dtype=dtype),
             "time_ids": torch.empty(B, 6, dtype=dtype),
         }
     return inputs
@@ -140,19 +141,26 @@ def check(tracer: str, config: Any) -> tuple[int, int]:
 
     Raises DataError for a pipeline without a UNet, or for a training of all weights.
     """
-    p = diffusion.find(config.model)
+    diffusers.utils.logging.set_verbosity_error()  # it warns of every cast
+    p, spec = find(config.model)
     height, width = config.height or config.imgsz or p.size, config.imgsz or p.size
     fp32 = config.quant in ("fp32", "f32")
     dtype = torch.float32 if fp32 else torch.bfloat16
     if hasattr(config, "rank"):
-        return _check_training(p, config, height, width, dtype)
+        return _check_training((p, spec), config, height, width, dtype)
     weights = diffusion.net_params(p) * dtype.itemsize
     images = config.num_images * (2 if p.guided else 1)
+    if p.decoder.widths != (128, 256, 512, 512):
+        raise DataError(
+            f"the decoder of {p.name} cannot be traced",
+            why="a trace runs the AutoencoderKL of Stable Diffusion",
+            fix="plan it without --trace",
+        )
     whole = 1 if config.vae_slicing or config.vae_tiling else config.num_images
     side = (min(height, 512), min(width, 512)) if config.vae_tiling else (height, width)
     pixels = torch.float32 if p.upcast else dtype
     traced = max(
-        denoising(p, images, height, width, dtype), decoding(whole, *side, pixels, p.channels)
+        denoising(spec, images, height, width, dtype), decoding(whole, *side, pixels, p.channels)
     )
     making = diffusion.Making(
         config.num_images,
@@ -166,9 +174,30 @@ def check(tracer: str, config: Any) -> tuple[int, int]:
     return traced + weights, diffusion.hump(p, making) + weights
 
 
+def find(name: str) -> tuple[Pipeline, Spec]:
+    """A pipeline by its name or its folder, with the config of its UNet. Raises NotFound, and
+    DataError for one without a UNet, or whose VAE is not Stable Diffusion's."""
+    if not pipeline_folder.is_named(name):
+        p = diffusion.find(name)
+        spec = UNETS.get(p.net)
+    else:
+        path = Path(name).expanduser()
+        p, config = pipeline_folder.read(path), path / "unet" / "config.json"
+        spec = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
+        spec = spec or UNETS.get(p.net)
+    if not spec or p.factor != 8:
+        raise DataError(
+            f"{p.name} has no UNet on latents of an eighth",
+            why="a trace runs diffusers' UNet2DConditionModel and AutoencoderKL",
+            fix="plan it without --trace",
+        )
+    return p, spec
+
+
 def _check_training(
-    p: Pipeline, config: Any, height: int, width: int, dtype: torch.dtype
+    base: tuple[Pipeline, Spec], config: Any, height: int, width: int, dtype: torch.dtype
 ) -> tuple[int, int]:
+    p, spec = base
     if config.method != "lora" or config.optim != "adamw":
         raise DataError(
             "this training cannot be traced",
@@ -176,7 +205,7 @@ def _check_training(
             fix="plan it without --trace, or with --method lora --optim adamw",
         )
     traced = training(
-        p,
+        spec,
         config.train_batch_size,
         height,
         width,

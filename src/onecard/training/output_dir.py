@@ -50,11 +50,18 @@ def training_folder(
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Create the folder and hold its lock. Raises SettingsError when another training holds it."""
-    out.mkdir(parents=True, exist_ok=True)
-    file_lock = FileLock(out / ".lock", timeout=0)
+    """Create the folder and hold its lock. Raises SettingsError when another training holds it, or
+    it cannot be written to."""
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        file_lock = FileLock(out / ".lock", timeout=0)
         file_lock.acquire()
+    except OSError as fault:
+        raise SettingsError(
+            f"{out} cannot be written to",
+            why=fault.strerror or str(fault),
+            fix="--output_dir with a folder of your own",
+        ) from None
     except Timeout:
         raise SettingsError(
             f"{out} is in use",
