@@ -56,17 +56,17 @@ def lock(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file_lock = FileLock(out / ".lock", timeout=0)
         file_lock.acquire()
-    except OSError as fault:
-        raise SettingsError(
-            f"{out} cannot be written to",
-            why=fault.strerror or str(fault),
-            fix="--output_dir with a folder of your own",
-        ) from None
     except Timeout:
         raise SettingsError(
             f"{out} is in use",
             why="another training is writing to it",
             fix="--output_dir elsewhere, or wait for the other training to end",
+        ) from None
+    except OSError as fault:
+        raise SettingsError(
+            f"{out} cannot be written to",
+            why=fault.strerror or str(fault),
+            fix="--output_dir with a folder of your own",
         ) from None
     try:
         yield

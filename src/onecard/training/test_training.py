@@ -68,6 +68,15 @@ def test_a_folder_is_locked_until_the_training_ends(tmp_path):
         pass
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(SettingsError, match="cannot be written to"),
+        output_dir.lock(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
 # Checkpoints
 
 
