@@ -198,3 +198,18 @@ def test_a_lora_is_no_model(tmp_path):
 def test_a_missing_file_is_told():
     with pytest.raises(NotFound, match="nothing lies at that path"):
         planned("diffusion", model="/nowhere/model.safetensors")
+
+
+def test_a_repository_in_the_hubs_own_cache_is_planned_without_a_connection(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(NotFound, match="hub is out of reach"):
+        planned("diffusion", model="someone/finetune")
+    folder(tmp_path / "hub" / "models--someone--finetune" / "snapshots" / "abc")
+    own = planned("diffusion", model="someone/finetune").total_bytes
+    assert own == pytest.approx(planned("diffusion", model="sd-1.5").total_bytes, rel=0.01)
+
+
+def test_a_generator_that_is_not_described_is_refused_with_what_is_missing():
+    with pytest.raises(NotFound, match="two denoisers"):
+        planned("diffusion", model="Wan-AI/Wan2.2-T2V-A14B-Diffusers")

@@ -12,12 +12,6 @@ INDEX = "model_index.json"
 PATTERNS = [INDEX, "*/config.json"]
 
 
-def can_tell(repo: str) -> bool:
-    """Whether `configs` has read a repository before, it lies in the hub's own cache, or the hub
-    can be asked."""
-    return (_folder(repo) / INDEX).is_file() or bool(_cached(repo)) or network.hub_reachable()
-
-
 def _cached(repo: str) -> Path | None:
     """The newest snapshot in the cache of the hub's client, by its layout
     (https://huggingface.co/docs/huggingface_hub/guides/manage-cache); importing it takes 0.3 s."""

@@ -246,12 +246,17 @@ def _index() -> dict[str, Pipeline]:
     return out
 
 
+def why_not(name: str) -> str:
+    """What is missing of a generator that exists and cannot be planned; empty for all others."""
+    return next((why for n, why in NOT_KNOWN.items() if _key(n) == _key(name)), "")
+
+
 def find(name: str) -> Pipeline:
     """By its whole name, in any spelling. Raises NotFound with the nearest."""
     key = _key(name)
     if known := _index().get(key):
         return known
-    why = next((why for n, why in NOT_KNOWN.items() if _key(n) == key), "")
+    why = why_not(name)
     near = list(dict.fromkeys(_index()[n].name for n in nearest(key, _index())))
     raise NotFound(
         f"there is no image generator named '{name}'",

@@ -8,7 +8,7 @@ from onecard.config import Config
 from onecard.errors import NotFound, SettingsError
 from onecard.hub import pipeline_facts
 from onecard.memory import calibration, formats, terms
-from onecard.memory.architectures import pipeline_folder
+from onecard.memory.architectures import pipeline_folder, pipelines
 from onecard.memory.devices import Device
 from onecard.memory.estimators import diffusion
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, SAME, Change, FitRow, fit, halve
@@ -166,7 +166,7 @@ def find(name: str) -> diffusion.Pipeline:
             ) from None
         if not REPO.fullmatch(name) and ("/" in name or name.startswith((".", "~"))):
             return pipeline_folder.read(Path(name).expanduser())
-        if not REPO.fullmatch(name):
+        if not REPO.fullmatch(name) or pipelines.why_not(name):
             raise
     return pipeline_folder.read(pipeline_facts.configs(repo))
 
