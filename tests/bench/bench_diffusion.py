@@ -151,11 +151,33 @@ def train(model, data, out, reporter=None, **values):
     return api.run("diffusion", "train", config, reporter=reporter or Reporter())
 
 
+CLASS_WORDS = (
+    *("dog", "cat", "fish", "bear", "horse", "bird", "apple", "bread", "cheese", "grapes"),
+    *("castle", "bus", "rocket", "mountain", "fire", "penguin"),
+)
+"""What class pictures show: other things than the prompts by which drift is measured."""
+
+
+def class_pictures(args, folder):
+    """48 of the base's own pictures, with their prompts as captions."""
+    folder.mkdir(parents=True)
+    loaded = pipeline.load(str(args.model))
+    for i in range(48):
+        text = f"a {CLASS_WORDS[i % len(CLASS_WORDS)]}"
+        image = pipeline.sample(
+            loaded, text, seed=500 + i, num_inference_steps=STEPS, guidance_scale=GUIDANCE
+        )[0]
+        image.save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(text)
+    return folder
+
+
 def style(args):
     with tempfile.TemporaryDirectory() as temp:
         work = Path(temp)
         data = portraits(args, work / "data")
         result, scores = {}, {}
+        others = class_pictures(args, work / "class")
         for name, prior in (("without", False), ("with", True)):
             began = time.monotonic()
             out = work / name
@@ -165,14 +187,15 @@ def style(args):
                 out,
                 TerminalReporter(),
                 max_train_steps=args.steps,
-                save_steps=args.steps // 4,
-                validation_steps=args.steps // 4,
+                save_steps=args.steps // args.saves,
+                validation_steps=args.steps // args.saves,
                 learning_rate=args.lr,
                 train_batch_size=4,
                 rank=8,
                 num_eval_images=64,
                 with_prior_preservation=prior,
-                class_prompt="a painting" if prior else "",
+                class_prompt="a picture" if prior else "",
+                class_data=str(others) if prior else "",
                 num_class_images=48,
             )
             report = json.loads((out / "eval" / "comparison.json").read_text())
@@ -463,6 +486,7 @@ def main():
     parser.add_argument("--emoji", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--saves", type=int, default=4, help="checkpoints that are compared")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)

@@ -23,9 +23,18 @@ from onecard import api  # noqa: E402
 from onecard.errors import DataError, DoesNotFit, OneCardError, SettingsError  # noqa: E402
 from onecard.memory.architectures import pipeline_folder  # noqa: E402
 from onecard.memory.estimators import diffusion  # noqa: E402
-from onecard.tasks.diffusion import lora_files, pipeline  # noqa: E402
+from onecard.reporting import Reporter  # noqa: E402
+from onecard.runs.record import Run  # noqa: E402
+from onecard.tasks.diffusion import (  # noqa: E402
+    adapters,
+    dataset,
+    inputs,
+    lora_files,
+    pipeline,
+    prior,
+)
 from onecard.tasks.diffusion.objective import Objective  # noqa: E402
-from onecard.tasks.diffusion.trainer import Batches  # noqa: E402
+from onecard.tasks.diffusion.trainer import Batches, Trainer  # noqa: E402
 from onecard.training import ram  # noqa: E402
 
 BRIEF = {"max_train_steps": 4, "save_steps": 2, "validation_steps": 0, "num_eval_images": 0}
@@ -179,6 +188,59 @@ def test_class_pictures_are_made_once_and_learned(base, pictures, tmp_path):
     assert [path.name for path in made] == ["00000.png", "00001.png"]
     train(base, pictures, tmp_path / "without")
     assert largest_difference(weights(tmp_path / "with"), weights(tmp_path / "without")) > 0
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_class_pictures_held_to_the_base_teach_nothing_alone(
+    base, pictures, tmp_path, text_encoder
+):
+    """New adapters change nothing: the base's own output is already met, to the last bit."""
+    loaded = pipeline.load(str(base))
+    config = api.configure(
+        "diffusion",
+        "train",
+        values={"model": str(base), "data": str(pictures), "train_text_encoder": text_encoder},
+    )
+    nets = adapters.attach(loaded.pipe, config)
+    objective = Objective.of(loaded.pipe.scheduler, "auto", 5.0, 0.0)
+    encoders = inputs.Encoders(
+        loaded.pipe,
+        loaded.family,
+        loaded.device,
+        tmp_path,
+        caches=False,
+        trains_text=text_encoder,
+        flip=False,
+        reporter=Reporter(),
+    )
+    rows = dataset.read(config, 64, 16, Reporter()).pictures[:2]
+    encoders.prepare(rows, [])
+    trainer = Trainer(loaded.pipe, "sd", nets, objective, encoders, config, loaded.device)
+    draw = torch.Generator().manual_seed(0)
+    assert float(trainer._prior_loss(rows[:1], draw)) == 0.0
+    for weight in trainer.weights.values():
+        torch.nn.init.normal_(weight, std=0.1)
+    moved = trainer._prior_loss(rows[:1], draw)
+    moved.backward()
+    assert float(moved) > 0
+    assert all(weight.grad is not None for weight in trainer.weights.values())
+
+
+def test_captions_beside_class_pictures_are_theirs(base, pictures, tmp_path):
+    config = api.configure(
+        "diffusion",
+        "train",
+        values={
+            "with_prior_preservation": True,
+            "class_prompt": "a dog",
+            "class_data": str(pictures),
+            "num_class_images": 3,
+        },
+    )
+    rows = prior.pictures(config, None, 64, 16, tmp_path, Run(None, Reporter(), None))
+    assert [row.caption for row in rows] == [
+        f"a picture of a sks dog, number {i}" for i in (0, 1, 2)
+    ]
 
 
 def test_class_pictures_without_a_class_are_refused(base, pictures, tmp_path):

@@ -1,9 +1,12 @@
 """LoRA adapters on a pipeline that is being trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from onecard.tasks.diffusion import conditioning
@@ -77,3 +80,21 @@ def load_state(nets: dict[str, nn.Module], tensors: dict[str, Tensor]) -> None:
             if name.startswith(f"{prefix}.")
         }
         set_peft_model_state_dict(net, own, adapter_name=NAME)
+
+
+@contextmanager
+def without(nets: dict[str, nn.Module]) -> Iterator[None]:
+    """The base alone, as long as the context lasts; what learns still learns after it."""
+    layers = [
+        layer
+        for net in nets.values()
+        for layer in net.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)

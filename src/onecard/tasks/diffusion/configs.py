@@ -194,9 +194,14 @@ class TrainConfig(PipelineConfig, CaptionedDataConfig, OutputConfig, TrackingCon
     class_prompt: str = ""
     """What the trigger is one of: "a dog", "a painting"."""
     class_data: str = ""
-    """A folder of pictures of the class; empty: the base generates them, once."""
+    """A folder of pictures of the class, with captions beside them or class_prompt for all; empty:
+    the base generates them, once."""
     num_class_images: int = Field(default=100, ge=1, le=10_000)
     """Pictures of the class."""
+    prior_target: Literal["base", "noise"] = "base"
+    """What class pictures are held to: base is what the denoiser without adapters gives for them,
+    so that nothing is learned from them but to stay; noise is DreamBooth's, which also learns the
+    pictures themselves."""
     prior_loss_weight: float = Field(default=1.0, gt=0, le=100)
     """Weight of the class's loss."""
     snr_gamma: float = Field(default=5.0, ge=0, le=100)

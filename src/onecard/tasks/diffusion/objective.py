@@ -71,5 +71,9 @@ class Objective:
 
     def loss(self, output: Tensor, latents: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
         """Mean over the batch of the weighted squared error."""
-        error = (output.float() - self.target(latents, noise, steps).float()).square()
+        return self.distance(output, self.target(latents, noise, steps), steps)
+
+    def distance(self, output: Tensor, target: Tensor, steps: Tensor) -> Tensor:
+        """The same to any target."""
+        error = (output.float() - target.float()).square()
         return (self.weights(steps) * error.mean(dim=(1, 2, 3))).mean()

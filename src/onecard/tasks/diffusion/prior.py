@@ -63,7 +63,7 @@ def pictures(
         _generate(config, loaded, side, folder, run)
     settings = CaptionedDataConfig(
         data=str(folder),
-        caption_source="template",
+        caption_source="auto" if config.class_data else "template",
         imgsz=config.imgsz,
         buckets=config.buckets,
         min_side=config.min_side,
@@ -76,7 +76,8 @@ def pictures(
         run.reporter.warn(f"{len(class_set.rejected)} class pictures are left out: {names}")
     rows = class_set.pictures[: config.num_class_images]
     # no template, in which {words} would be filled in
-    return dataset.with_captions(rows, {row.name: config.class_prompt for row in rows})
+    plain = [row.name for row in rows if row.caption_source == "template"]
+    return dataset.with_captions(rows, dict.fromkeys(plain, config.class_prompt))
 
 
 def _generate(config: TrainConfig, loaded: Any, side: int, folder: Path, run: Run) -> None:

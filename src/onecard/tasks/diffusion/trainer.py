@@ -142,10 +142,12 @@ class Trainer:
             number = state.step * config.gradient_accumulation_steps + part
             seed_step(config.seed, number)
             draw = torch.Generator().manual_seed(config.seed * STEP_STRIDE + number)
-            total += self._backward(batches[number], draw, 1.0)
+            total += self._backward(self._loss(batches[number], draw), 1.0)
             if prior:
                 # in a pass of its own: half the memory of a joined batch, and other buckets
-                total += self._backward(prior[number], draw, config.prior_loss_weight)
+                total += self._backward(
+                    self._prior_loss(prior[number], draw), config.prior_loss_weight
+                )
         loss = float(total)
         if not math.isfinite(loss):
             raise self._refusal("loss", loss)
@@ -176,19 +178,35 @@ class Trainer:
             "checkpoints that were saved before can be used",
         )
 
-    def _backward(self, batch: Sequence[Example], draw: torch.Generator, weight: float) -> Tensor:
-        loss = self._loss(batch, draw) * (weight / self.config.gradient_accumulation_steps)
+    def _backward(self, loss: Tensor, weight: float) -> Tensor:
+        loss = loss * (weight / self.config.gradient_accumulation_steps)
         scaled: Any = self.scaler.scale(loss)
         scaled.backward()
         return loss.detach()
 
     def _loss(self, batch: Sequence[Example], draw: torch.Generator) -> Tensor:
-        latents = torch.cat([self.inputs.latents(example, draw) for example in batch])
-        latents = latents.to(self.device)
-        noise, steps = self.objective.draw(latents, draw)
+        latents, noise, steps = self._draw(batch, draw)
         return self.objective.loss(
             self._output(batch, latents, noise, steps), latents, noise, steps
         )
+
+    def _draw(
+        self, batch: Sequence[Example], draw: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(latents, noise, noise levels) of a batch."""
+        rows = torch.cat([self.inputs.latents(example, draw) for example in batch])
+        latents = rows.to(self.device)
+        return latents, *self.objective.draw(latents, draw)
+
+    def _prior_loss(self, batch: Sequence[Example], draw: torch.Generator) -> Tensor:
+        """Class pictures: the noise in them is to be found, or what the base finds in them."""
+        if self.config.prior_target == "noise":
+            return self._loss(batch, draw)
+        latents, noise, steps = self._draw(batch, draw)
+        with torch.no_grad(), adapters.without(self.nets):
+            target = self._output(batch, latents, noise, steps)
+        output = self._output(batch, latents, noise, steps)
+        return self.objective.distance(output, target, steps)
 
     def _output(
         self, batch: Sequence[Example], latents: Tensor, noise: Tensor, steps: Tensor
