@@ -34,7 +34,7 @@ from onecard.tasks.diffusion import (  # noqa: E402
     prior,
 )
 from onecard.tasks.diffusion.objective import Objective  # noqa: E402
-from onecard.tasks.diffusion.trainer import Batches, Trainer  # noqa: E402
+from onecard.tasks.diffusion.trainer import Batches, Trainer, cpu_threads  # noqa: E402
 from onecard.training import ram  # noqa: E402
 
 BRIEF = {"max_train_steps": 4, "save_steps": 2, "validation_steps": 0, "num_eval_images": 0}
@@ -384,3 +384,19 @@ def test_each_epoch_gives_every_picture_once_in_batches_of_one_size():
         assert all(len({row.bucket for row in batch}) == 1 for batch in epoch)
     orders = [[row.number for batch in epoch for row in batch] for epoch in epochs]
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize(("side", "threads"), [(64, 1), (2048, 2)])
+def test_a_small_network_takes_one_thread_and_gives_the_others_back(base, tmp_path, side, threads):
+    """By its size alone, so that a resumed training adds in the same order."""
+
+    class Row:
+        unet = pipeline.load(str(base)).pipe.unet
+        config = api.configure("diffusion", "train")
+        device = torch.device("cpu")
+
+    torch.set_num_threads(2)
+    with cpu_threads(Row, [(side, side), (32, 32)]):
+        assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)

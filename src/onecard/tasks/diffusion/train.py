@@ -30,7 +30,7 @@ from onecard.tasks.diffusion.dataset import TrainingPicture, TrainingSet
 from onecard.tasks.diffusion.inputs import Encoders
 from onecard.tasks.diffusion.objective import Objective
 from onecard.tasks.diffusion.pipeline import LoadedPipeline
-from onecard.tasks.diffusion.trainer import Batches, Trainer, fit
+from onecard.tasks.diffusion.trainer import Batches, Trainer, cpu_threads, fit
 from onecard.training import output_dir
 
 MAX_VALIDATED = 16
@@ -243,7 +243,9 @@ def _fit(
     def on_save(step: int) -> None:
         outputs.write_checkpoint(config, prepared.loaded, nets, step, pictures, out)
 
-    fit(trainer, batches, others, out, run, on_validation=on_validation, on_save=on_save)
+    sizes = {picture.bucket for picture in (*pictures, *class_pictures)}
+    with cpu_threads(trainer, sizes):
+        fit(trainer, batches, others, out, run, on_validation=on_validation, on_save=on_save)
 
 
 def _sample_grid(config: TrainConfig, prepared: Prepared, step: int, out: Path, run: Run) -> None:
