@@ -4,9 +4,9 @@ downloaded."""
 import os
 from pathlib import Path
 
-from onecard import paths
 from onecard.errors import NotFound
 from onecard.hub import network
+from onecard.hub.remote_facts import facts_folder, no_facts
 
 INDEX = "model_index.json"
 PATTERNS = [INDEX, "*/config.json"]
@@ -24,14 +24,10 @@ def _cached(repo: str) -> Path | None:
     return max(indices, key=lambda path: path.stat().st_mtime).parent if indices else None
 
 
-def _folder(repo: str) -> Path:
-    return paths.home() / "facts" / repo.replace("/", "--")
-
-
 def configs(repo: str) -> Path:
     """A folder with model_index.json and the configs of all parts; one that was read once stays in
     the cache folder. Raises NotFound where the hub has none or is out of reach."""
-    folder = _folder(repo)
+    folder = facts_folder(repo)
     if (folder / INDEX).is_file():
         return folder
     if cached := _cached(repo):
@@ -49,10 +45,5 @@ def configs(repo: str) -> Path:
     try:
         huggingface_hub.snapshot_download(repo, allow_patterns=PATTERNS, local_dir=folder)
     except (HfHubHTTPError, OSError, ValueError) as fault:
-        raise NotFound(
-            f"the hub gives no facts of '{repo}'",
-            why=str(fault).strip().splitlines()[0][:200],
-            fix="check the name on its page; a gated model needs its licence accepted and: "
-            "hf auth login",
-        ) from None
+        raise no_facts(repo, fault) from None
     return folder

@@ -251,9 +251,8 @@ def _fit(
 def _sample_grid(config: TrainConfig, prepared: Prepared, step: int, out: Path, run: Run) -> None:
     """OUT/samples/step-000100.png, and in the run's report."""
     loaded, encoders = prepared.loaded, prepared.encoders
-    size = (prepared.side, prepared.side)
     step_px = bucket_step(loaded)
-    width, height = (max(step_px, side // step_px * step_px) for side in size)
+    side = max(step_px, prepared.side // step_px * step_px)
     with samples.decoder_on(loaded.pipe, loaded.device):
         if config.vae_tiling:
             loaded.pipe.vae.enable_tiling()
@@ -264,7 +263,7 @@ def _sample_grid(config: TrainConfig, prepared: Prepared, step: int, out: Path, 
                 encoders.embeds([prompt]),
                 encoders.embeds([""]),
                 seed,
-                (width, height),
+                (side, side),
                 loaded.device,
             )
 

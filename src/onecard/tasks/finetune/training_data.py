@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onecard.datasets.findings import Finding
 from onecard.errors import DataError, SettingsError
 from onecard.tasks.finetune import dataset, tokenization, validation
 from onecard.tasks.finetune.configs import CheckConfig
 from onecard.tasks.finetune.sample import RejectedRow, Sample
 from onecard.tasks.finetune.tokenization import TokenizedExample
-from onecard.tasks.finetune.validation import Finding, ValidationReport
+from onecard.tasks.finetune.validation import ValidationReport
 
 MIN_EVAL_LENGTH = 2048
 """Held-out samples are cut to max_seq_length, but never below this many tokens: a score of short

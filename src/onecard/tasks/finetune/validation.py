@@ -14,6 +14,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from onecard.datasets import leakage, splits
+from onecard.datasets.findings import Finding, findings_table
 from onecard.errors import DataError
 from onecard.evaluation.metrics.text import words
 from onecard.reporting import table
@@ -52,23 +53,6 @@ MAX_SCANNED_CHARS = 200_000
 
 
 @dataclass
-class Finding:
-    issue: str
-    count: int
-    examples: list[str] = field(default_factory=list)
-    action: str = ""
-    """What was done about it."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "what": self.issue,
-            "count": self.count,
-            "examples": self.examples,
-            "done": self.action,
-        }
-
-
-@dataclass
 class ValidationReport:
     """The samples that may train, the rejected rows, and all findings."""
 
@@ -81,11 +65,7 @@ class ValidationReport:
     def render(self) -> str:
         if not self.findings:
             return "validation found nothing wrong"
-        rows = [
-            [str(f.count), f.issue, f.action, "; ".join(f.examples[:2])[:100]]
-            for f in self.findings
-        ]
-        return table(rows, ["rows", "what", "action", "for example"])
+        return findings_table(self.findings)
 
     def as_dict(self) -> dict[str, Any]:
         return {
