@@ -287,6 +287,27 @@ def test_a_killed_training_ends_with_the_same_adapter(base, pictures, tmp_path):
     assert largest_difference(weights(tmp_path / "whole"), weights(out)) == 0.0
 
 
+def test_an_8_bit_optimizer_goes_on_where_memory_ran_out(base, pictures, tmp_path, monkeypatch):
+    """The fallback from AdamW: its adapters are kept, its moments are not."""
+    step, failed = Trainer.step, []
+
+    def failing(trainer, *rest):
+        if trainer.config.optim == "adamw" and trainer.state.step == 3:
+            failed.append(trainer.config)
+            raise torch.OutOfMemoryError("of the test")
+        return step(trainer, *rest)
+
+    monkeypatch.setattr(Trainer, "step", failing)
+    monkeypatch.setattr(
+        "onecard.tasks.diffusion.memory.fallbacks",
+        lambda config: iter([({"optim": "adamw-8bit"}, "of the test")]),
+    )
+    result = train(base, pictures, tmp_path / "out", save_steps=2, optim="adamw")
+    assert len(failed) == 1
+    assert result.data["memory_changes"][0]["changes"] == {"optim": "adamw-8bit"}
+    assert result.data["metrics"]["lora_on_off"]["value"] > 0
+
+
 def test_another_training_is_not_resumed(base, pictures, tmp_path):
     train(base, pictures, tmp_path / "out")
     with pytest.raises(SettingsError, match="differs from this one"):

@@ -128,6 +128,24 @@ def copy_into(weights: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
         weight.copy_(tensors[name])
 
 
+OPTIMIZER = "optimizer"
+"""Metadata: the class whose state lies in a checkpoint."""
+
+
+def optimizer_metadata(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    return {OPTIMIZER: type(optimizer).__name__}
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """`load_optimizer_state`, unless another class saved it: an out-of-memory fallback may have
+    taken an 8-bit one, whose moments start anew. A checkpoint that names none is of the same."""
+    own = type(optimizer).__name__
+    if metadata.get(OPTIMIZER, own) == own:
+        load_optimizer_state(optimizer, tensors)
+
+
 NESTED = "/"
 """Between the names of a group of tensors and of one in it: bitsandbytes keeps its quantized states
 in a dictionary of their own."""

@@ -212,6 +212,7 @@ class Trainer:
         metadata = {
             "state": json.dumps(asdict(self.state)),
             "scaler": json.dumps(self.scaler.state_dict()),
+            **checkpoints.optimizer_metadata(self.optimizer),
         }
         checkpoints.save(folder, self.state.epoch, own_tensors(tensors), metadata)
 
@@ -221,7 +222,8 @@ class Trainer:
         self.state = TrainingState(**json.loads(metadata["state"]))
         with checkpoints.restoring(path):
             self.net.load_state_dict(checkpoints.select("net.", tensors))
-            checkpoints.load_optimizer_state(self.optimizer, checkpoints.select("optim.", tensors))
+            moments = checkpoints.select("optim.", tensors)
+            checkpoints.restore_optimizer(self.optimizer, moments, metadata)
             for name, value in checkpoints.select("average.", tensors).items():
                 if name in self.average:
                     self.average[name].copy_(value)

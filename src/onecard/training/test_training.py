@@ -17,6 +17,8 @@ from onecard.training import (  # noqa: E402
 )
 from onecard.training.interrupt import graceful_interrupt  # noqa: E402
 
+CPU = torch.device("cpu")
+
 # Output folder
 
 
@@ -66,6 +68,26 @@ def test_a_folder_is_locked_until_the_training_ends(tmp_path):
         pass
     with output_dir.lock(out):
         pass
+
+
+@pytest.mark.parametrize("before", ["adamw", "adamw-8bit", "lion", "adafactor"])
+@pytest.mark.parametrize("after", ["adamw", "adamw-8bit", "lion", "sgd-momentum"])
+def test_another_optimizer_starts_with_moments_of_its_own(before, after):
+    """As when memory ran out: it makes a step like a fresh one, or like the same one restored."""
+
+    def build(name):
+        weight = torch.nn.Parameter(torch.ones(64, 128))
+        weight.grad = torch.full((64, 128), 0.5)
+        return weight, optimizers.create(name, [{"params": [weight], "lr": 1e-2}], CPU)
+
+    _, old = build(before)
+    old.step()
+    state = {key: value.clone() for key, value in checkpoints.optimizer_state(old).items()}
+    weight, new = build(after)
+    checkpoints.restore_optimizer(new, state, checkpoints.optimizer_metadata(old))
+    assert bool(new.state_dict()["state"]) == (before == after)
+    new.step()
+    assert weight.isfinite().all() and (weight < 1).any()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

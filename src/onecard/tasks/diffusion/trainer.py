@@ -292,6 +292,7 @@ class Trainer:
         metadata = {
             "state": json.dumps(asdict(self.state)),
             "scaler": json.dumps(self.scaler.state_dict()),
+            **checkpoints.optimizer_metadata(self.optimizer),
         }
         checkpoints.save(folder, self.state.step, tensors, metadata)
 
@@ -300,7 +301,8 @@ class Trainer:
         tensors, metadata = checkpoints.load(path), checkpoints.read_metadata(path)
         with checkpoints.restoring(path):
             checkpoints.copy_into(self.weights, checkpoints.select("net.", tensors))
-            checkpoints.load_optimizer_state(self.optimizer, checkpoints.select("optim.", tensors))
+            moments = checkpoints.select("optim.", tensors)
+            checkpoints.restore_optimizer(self.optimizer, moments, metadata)
             if self.average:
                 checkpoints.copy_into(self.average, checkpoints.select("average.", tensors))
         self.state = TrainingState(**json.loads(metadata["state"]))
