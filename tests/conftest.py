@@ -156,6 +156,17 @@ def serving(session_home):
         child.wait(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny networks are slower on several threads, and do not finish beside busy cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real data sets beside the project; tests that need it are skipped elsewhere."""

@@ -40,13 +40,7 @@ from onecard.training import ram  # noqa: E402
 BRIEF = {"max_train_steps": 4, "save_steps": 2, "validation_steps": 0, "num_eval_images": 0}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tiny networks are slower on several threads, and do not finish beside busy cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

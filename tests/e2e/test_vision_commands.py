@@ -23,12 +23,7 @@ MODELS = {"detect": "fcos-resnet18", "classify": "resnet18", "segment": "unet-re
 WRITERS = {"detect": "write_yolo", "classify": "write_folders", "segment": "write_masks"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

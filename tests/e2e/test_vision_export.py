@@ -51,12 +51,7 @@ SIDE = 64
 SIZES = ((80, 50), (33, 120), (64, 64), (7, 300), (200, 201))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pictures(sizes=SIZES, seed=0):

@@ -40,11 +40,9 @@ NAMES = ("<b>cat</b>", "狗")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads, switch = torch.get_num_threads(), sys.getswitchinterval()
-    torch.set_num_threads(1)
+def same_switch_interval(one_thread):
+    switch = sys.getswitchinterval()
     yield
-    torch.set_num_threads(threads)
     sys.setswitchinterval(switch)
 
 
