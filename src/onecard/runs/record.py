@@ -118,6 +118,12 @@ class Run:
         if self.folder:
             self._write(paths.safe_join(self.artifacts, name), content)
 
+    def artifact_file(self, path: Path, name: str = "") -> None:
+        """Keep a copy of a file under artifacts/, by its own name or another. Raises DataError."""
+        if self.folder:
+            with fsio.atomic_write(paths.safe_join(self.artifacts, name or path.name)) as draft:
+                shutil.copyfile(path, draft)
+
     def _json(self, name: str, value: Any) -> None:
         if self.folder:
             text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -478,8 +478,6 @@ def _write(
     )
     fsio.write_text(paths[1], svg)
     comparison_figures.grid(bench.images, bench.twins, advice.step, paths[2])
-    if bench.run.folder:
-        bench.run.artifact("comparison.svg", svg)
-        with fsio.atomic_write(bench.run.artifacts / paths[2].name) as draft:
-            draft.write_bytes(paths[2].read_bytes())
+    for path in paths[1:]:
+        bench.run.artifact_file(path)
     return paths

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from onecard import fsio
 from onecard.errors import SettingsError
 from onecard.reporting import Result
 from onecard.runs.record import Run
@@ -270,6 +269,4 @@ def _sample_grid(config: TrainConfig, prepared: Prepared, step: int, out: Path, 
         path = out / "samples" / f"step-{step:06d}.png"
         n = config.num_validation_images
         samples.write_grid(picture, prepared.prompts, n, config.seed, path)
-    if run.folder:
-        with fsio.atomic_write(run.artifacts / f"samples-{step:06d}.png") as draft:
-            draft.write_bytes(path.read_bytes())
+    run.artifact_file(path, f"samples-{step:06d}.png")
