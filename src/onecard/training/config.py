@@ -40,6 +40,20 @@ class LoraConfig(Config):
     """Dropout of an adapter's inputs."""
 
 
+class PrecisionConfig(Config):
+    """Precision and memory."""
+
+    load_in_4bit: bool = False
+    """Frozen weights in nf4 with double quantization (QLoRA)."""
+    load_in_8bit: bool = False
+    """Frozen weights in int8."""
+    bf16: bool = False
+    """Compute in bfloat16; frozen weights that are not quantized are kept in it too."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input only and compute the rest again: less memory, about a third slower,
+    the same mathematics."""
+
+
 class OutputConfig(Config):
     """Output and checkpoints."""
 

@@ -7,7 +7,13 @@ from pydantic import Field
 from onecard.config import Config, ShortName
 from onecard.inference.config import AUTO
 from onecard.runs.config import TrackingConfig
-from onecard.training.config import BatchConfig, CheckpointConfig, LoraConfig, ScheduleConfig
+from onecard.training.config import (
+    BatchConfig,
+    CheckpointConfig,
+    LoraConfig,
+    PrecisionConfig,
+    ScheduleConfig,
+)
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 QUANTS = ("f16", "q4_0", "q8_0", "q2_k", "q3_k_m", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k")
@@ -70,20 +76,6 @@ class ExportFormatConfig(Config):
 
 class CheckConfig(BaseModelConfig, DataConfig):
     """Validation of the data."""
-
-
-class PrecisionConfig(Config):
-    """Precision and memory."""
-
-    load_in_4bit: bool = False
-    """Frozen weights in nf4 with double quantization (QLoRA)."""
-    load_in_8bit: bool = False
-    """Frozen weights in int8."""
-    bf16: bool = False
-    """Compute in bfloat16; frozen weights that are not quantized are kept in it too."""
-    gradient_checkpointing: bool = False
-    """Keep each layer's input only and compute the rest again: less memory, about a third slower,
-    the same mathematics."""
 
 
 class TrainConfig(

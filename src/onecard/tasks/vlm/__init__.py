@@ -8,16 +8,16 @@ TASK = Task(
     commands={},
     plans={
         "vlm": PlanPreset(
-            "a model that answers about pictures", "configs:AskConfig", example="qwen2.5-vl-3b"
+            "a model that answers about pictures", "configs:PlanConfig", example="qwen2.5-vl-3b"
         ),
         "vlm-qlora": PlanPreset(
             "QLoRA of a vision-language model",
-            "configs:TrainConfig",
+            "configs:TrainPlanConfig",
             {"load_in_4bit": True},
             "qwen2.5-vl-3b",
         ),
         "vlm-lora": PlanPreset(
-            "LoRA of a vision-language model", "configs:TrainConfig", example="qwen2.5-vl-3b"
+            "LoRA of a vision-language model", "configs:TrainPlanConfig", example="qwen2.5-vl-3b"
         ),
     },
     packages=("transformers", "peft", "torch", "torchvision"),

@@ -13,7 +13,7 @@ from onecard.memory.estimators import llm_inference, training, vlm
 from onecard.memory.fallbacks import CHECKPOINTING, EIGHT_BIT, Change, FitRow, halve
 from onecard.memory.plan import Plan
 from onecard.memory.quant_selection import gguf_format
-from onecard.tasks.vlm.configs import AskConfig, TrainConfig, VlmConfig
+from onecard.tasks.vlm.configs import PlanConfig, TrainPlanConfig, VlmConfig
 
 BAND = 0.0
 """Half-width of the band around a total: not known, four published rows are too few."""
@@ -30,12 +30,12 @@ USUAL = (
 def plan(config: Config, device: Device) -> Plan:
     """Raises NotFound for an unknown model, SettingsError, DataError."""
     assert isinstance(config, VlmConfig)
-    if isinstance(config, AskConfig) and (config.mmproj or config.engine == "llama.cpp"):
+    if isinstance(config, PlanConfig) and (config.mmproj or config.engine == "llama.cpp"):
         return _plan_llamacpp(config, device)
     name, model = find(config.model)
     size = (config.imgsz, config.height or config.imgsz, config.min_pixels, config.max_pixels)
     _, _, image_tokens = vlm.tiles_of(model, *size)
-    if isinstance(config, AskConfig):
+    if isinstance(config, PlanConfig):
         format = formats.choose(config.quant or "bf16", formats.LOADED, name)
         look = vlm.Look(
             format,
@@ -51,7 +51,7 @@ def plan(config: Config, device: Device) -> Plan:
         )
         parts = vlm.talk(model, look)
     else:
-        assert isinstance(config, TrainConfig)
+        assert isinstance(config, TrainPlanConfig)
         recipe = training.Recipe(
             "qlora" if config.load_in_4bit else config.method,
             "nf4-dq" if config.load_in_4bit else "bf16",
@@ -71,7 +71,7 @@ def plan(config: Config, device: Device) -> Plan:
     return Plan((*parts, *terms.cuda_context(device)), device, choices, (), band)
 
 
-def _plan_llamacpp(config: AskConfig, device: Device) -> Plan:
+def _plan_llamacpp(config: PlanConfig, device: Device) -> Plan:
     """The language model's GGUF with the vision half's file beside it."""
     if not config.mmproj:
         raise SettingsError(
@@ -116,7 +116,7 @@ def find(name: str) -> tuple[str, vlm.VLM]:
 
 def fallbacks(config: Config) -> Iterator[Change]:
     """Smallest loss first."""
-    if isinstance(config, AskConfig):
+    if isinstance(config, PlanConfig):
         if config.mmproj or config.engine == "llama.cpp":
             if config.kv_type == "f16":
                 yield {"kv_type": "q8_0"}, "hardly measurable in perplexity"
@@ -125,14 +125,14 @@ def fallbacks(config: Config) -> Iterator[Change]:
         for format in ("int8", "nf4-dq"):
             if config.quant not in (format, "nf4-dq"):
                 yield {"quant": format}, "a little quality"
-    elif isinstance(config, TrainConfig):
+    elif isinstance(config, TrainPlanConfig):
         yield from _training_fallbacks(config)
     assert isinstance(config, VlmConfig)
     patch = find(config.model)[1].tower.patch
     yield from halve("imgsz", config.imgsz or 1280, 8 * patch, "small things are lost")
 
 
-def _training_fallbacks(config: TrainConfig) -> Iterator[Change]:
+def _training_fallbacks(config: TrainPlanConfig) -> Iterator[Change]:
     if config.loss != "fused":
         yield {"loss": "fused"}, "the same mathematics, no slower (Liger kernel)"
     if not config.gradient_checkpointing:
@@ -152,9 +152,9 @@ def _training_fallbacks(config: TrainConfig) -> Iterator[Change]:
 def fit_rows() -> tuple[FitRow, ...]:
     """What `onecard fit` shows of vlm."""
     batches = (1, 2, 4, 8, 16)
-    training = TrainConfig(load_in_4bit=True, loss="fused", optim="paged-adamw-8bit", imgsz=672)
+    training = TrainPlanConfig(load_in_4bit=True, loss="fused", optim="paged-adamw-8bit", imgsz=672)
     return (
-        FitRow("vlm", "answers about pictures", AskConfig(), USUAL, "batch_size", batches),
+        FitRow("vlm", "answers about pictures", PlanConfig(), USUAL, "batch_size", batches),
         FitRow(
             "vlm-qlora",
             "vision-language model, QLoRA",
