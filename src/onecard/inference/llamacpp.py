@@ -25,6 +25,7 @@ from onecard.errors import EngineError
 from onecard.inference import threads
 from onecard.inference.config import PROMPT_CACHE_MIB
 from onecard.memory import devices
+from onecard.memory.architectures import mmproj as clip_files
 from onecard.memory.architectures.gguf import read_header
 from onecard.reporting import Reporter
 
@@ -66,10 +67,18 @@ class LlamaCpp:
     name: str = ""
     adapter: Path | None = None
     """A GGUF LoRA adapter that is laid over the model."""
+    mmproj: Path | None = None
+    """The file of the vision half; without it the model reads text only."""
+    image_min_tokens: int = 0
+    image_max_tokens: int = 0
+    """Of one picture, where the model takes any size; 0 for the model's own."""
 
     def __post_init__(self) -> None:
         # a broken file is refused here with its reason, not by an abort in the child
-        read_header(self.path)
+        if self.mmproj:
+            clip_files.check_pair(self.path, self.mmproj)
+        else:
+            read_header(self.path)
         self.name = self.name or self.path.stem
         self.api_key = secrets.token_urlsafe(24)
         self.port = free_port()
@@ -100,6 +109,9 @@ class LlamaCpp:
             "embedding": self.embedding,
             "rerank": self.rerank,
             "adapter": str(self.adapter or ""),
+            "mmproj": str(self.mmproj or ""),
+            "image_min_tokens": self.image_min_tokens,
+            "image_max_tokens": self.image_max_tokens,
         }
         environment = dict(os.environ)
         if "OMP_WAIT_POLICY" not in environment:

@@ -44,6 +44,11 @@ def main() -> None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     if request["adapter"]:
         params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(request["adapter"], 1.0)]
+    if request["mmproj"]:
+        params.mmproj.path = request["mmproj"]
+        params.mmproj_use_gpu = request["n_gpu_layers"] != 0
+        params.image_min_tokens = request["image_min_tokens"] or -1
+        params.image_max_tokens = request["image_max_tokens"] or -1
     devices = [
         row["description"]
         for row in xllamacpp.get_device_info()

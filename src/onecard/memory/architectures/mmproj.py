@@ -15,6 +15,17 @@ MERGED = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "pixt
 MOST_TOKENS = 4096
 """Of an image of any size in llama.cpp (clip.cpp, set_limit_image_tokens)."""
 MAX_SIDE = 1 << 14
+WIDTHS = {
+    **dict.fromkeys(("mlp", "pixtral", "kimivl", "lightonocr"), ("mm.2.weight", 1)),
+    **dict.fromkeys(MERGED, ("mm.2.bias", 0)),
+    "pixtral": ("mm.2.weight", 1),
+    "gemma3": ("mm.input_projection.weight", 0),
+    "idefics3": ("mm.model.fc.weight", 1),
+    "internvl": ("mm.model.mlp.3.weight", 1),
+    "llama4": ("mm.model.fc.weight", 1),
+}
+"""Projector -> the tensor and its axis that are as wide as the language model's embeddings
+(clip.cpp, clip_n_mmproj_embd)."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,44 @@ def of_header(header: gguf.Header, path: Path) -> Projector:
     if side > MAX_SIDE or tower.L > 4096 or tower.F > 1 << 20 or merge > 64:
         raise _broken(path, f"{side} px, {tower.L} layers, feed-forward {tower.F}: no model is so")
     return Projector(kind, tower, side, merge, size, hears)
+
+
+def check_pair(language: Path, vision: Path) -> Projector:
+    """What the vision half says of itself, where it belongs to this language model.
+
+    Raises DataError for a broken file, files that are exchanged, and halves of different widths;
+    llama.cpp would end with an abort.
+    """
+    words = gguf.read_header(language)
+    if words.architecture == "clip":
+        raise DataError(
+            f"{language} is the vision half of a model",
+            why="its architecture is clip",
+            fix="--model with the language model's GGUF, and this one as --mmproj",
+        )
+    half = read(vision)
+    header = gguf.read_header(vision)
+    if header.keys.get("clip.has_vision_encoder") is False:
+        raise DataError(
+            f"{vision} sees nothing",
+            why="it has no vision encoder" + (", it is for sound only" if half.hears else ""),
+            fix="the mmproj-*.gguf of a model that takes pictures",
+        )
+    name, axis = WIDTHS.get(half.kind, ("", 0))
+    shape = next((tensor.shape for tensor in header.tensors if tensor.name == name), ())
+    width = shape[axis] if len(shape) > axis else 0
+    try:
+        expected = words.number("embedding_length")
+    except ValueError as fault:
+        raise _broken(language, str(fault)) from None
+    if width and expected and width != expected:
+        raise DataError(
+            f"{vision.name} is of another model than {language.name}",
+            why=f"it gives {width:,} values for a token of a picture, the language model takes "
+            f"{expected:,}",
+            fix="the mmproj file from the repository of the language model's GGUF",
+        )
+    return half
 
 
 def _broken(path: Path, why: str) -> DataError:
