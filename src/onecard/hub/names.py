@@ -341,8 +341,9 @@ def _hub(name: str, quant: str) -> Model:
 
 
 def _gguf_files(folder: Path, quant: str) -> list[Path]:
-    """The folder's GGUF files, of one quantization where it is named."""
-    files = sorted(folder.glob("*.gguf"))
+    """The folder's GGUF files, of one quantization where it is named; not the vision half that may
+    lie beside them."""
+    files = sorted(path for path in folder.glob("*.gguf") if "mmproj" not in path.name.lower())
     return [path for path in files if not quant or quant_of(path.name) == quant]
 
 

@@ -5,9 +5,12 @@ errors come through in the middle of a stream.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import contextvars
+import threading
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from queue import Queue
 from typing import Any, Protocol
 
 import httpx
@@ -15,6 +18,7 @@ import httpx2
 import openai
 
 from onecard import cancellation
+from onecard.cancellation import Cancellation
 from onecard.errors import DataError, EngineError, OneCardError
 from onecard.inference.config import LlmConfig
 
@@ -35,6 +39,8 @@ class Reply:
     tool_calls: list[ToolCall] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    finish_reason: str = ""
+    """`stop`, or `length` where it was cut off; empty where the server does not tell."""
 
 
 class Engine(Protocol):
@@ -97,6 +103,7 @@ class Client:
             calls,
             usage.prompt_tokens if usage else 0,
             usage.completion_tokens if usage else 0,
+            str(completion.choices[0].finish_reason or ""),
         )
 
     def _completion(self, messages: Any, options: dict[str, Any]) -> Any:
@@ -108,28 +115,87 @@ class Client:
         return _wait_cancellable(self._complete_async(messages, options))
 
     async def _complete_async(self, messages: Any, options: dict[str, Any]) -> Any:
-        async with openai.AsyncOpenAI(
+        async with self._async_client() as client:
+            return await client.chat.completions.create(messages=messages, **options)
+
+    def _async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
             base_url=self.base_url,
             api_key=self.api_key or "none",
             max_retries=2,
             timeout=openai.Timeout(600, connect=5),
-        ) as client:
-            return await client.chat.completions.create(messages=messages, **options)
+        )
 
-    def stream(self, messages: Sequence[Message], *, max_tokens: int = 0) -> Iterator[str]:
-        """The answer in pieces as they come; closing the iterator stops the engine too.
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, Any] | None = None,
+        max_tokens: int = 0,
+        usage: bool = False,
+    ) -> Generator[str, None, Reply]:
+        """The answer in pieces as they come; closing the iterator stops the engine too. Its value
+        is the whole, with the tokens where `usage` asks the server to tell them.
 
         Raises EngineError, and DataError when the prompt is too long.
         """
-        with self.translated_errors():
-            events: Any = self.openai.chat.completions.create(
-                messages=_plain(messages), stream=True, **self._options(None, (), max_tokens)
-            )
-            with events:
-                for event in events:
-                    cancellation.check()
-                    if event.choices and (piece := event.choices[0].delta.content):
-                        yield piece
+        options = {**self._options(schema, (), max_tokens), "stream": True}
+        if usage:
+            options["stream_options"] = {"include_usage": True}
+        pieces: list[str] = []
+        reply = Reply()
+        with self.translated_errors(), closing(self._events(_plain(messages), options)) as events:
+            for event in events:
+                cancellation.check()
+                if event.usage:
+                    reply.prompt_tokens = event.usage.prompt_tokens
+                    reply.completion_tokens = event.usage.completion_tokens
+                if not event.choices:
+                    continue
+                reply.finish_reason = str(event.choices[0].finish_reason or reply.finish_reason)
+                if piece := event.choices[0].delta.content:
+                    pieces.append(piece)
+                    yield piece
+        reply.text = "".join(pieces)
+        return reply
+
+    def _events(self, messages: Any, options: dict[str, Any]) -> Generator[Any, None, None]:
+        """Within a server's request they are read by a coroutine, which can be cancelled before the
+        first one comes: a long prompt takes seconds to read."""
+        if not cancellation.CURRENT.get():
+            with self.openai.chat.completions.create(messages=messages, **options) as events:
+                yield from events
+            return
+        cancellation.check()
+        stop, queue = Cancellation(), Queue[Any]()
+        end = object()
+
+        async def read() -> None:
+            async with self._async_client() as client:
+                events = await client.chat.completions.create(messages=messages, **options)
+                async with events:
+                    async for event in events:
+                        queue.put(event)
+
+        def work() -> None:
+            cancellation.CURRENT.set(stop)
+            try:
+                _wait_cancellable(read())
+                queue.put(end)
+            except BaseException as fault:
+                queue.put(fault)
+
+        thread = threading.Thread(target=contextvars.Context().run, args=(work,), daemon=True)
+        with cancellation.on_cancel(stop.cancel):
+            thread.start()
+            try:
+                while (item := queue.get()) is not end:
+                    if isinstance(item, BaseException):
+                        raise item
+                    yield item
+            finally:
+                stop.cancel()
+                thread.join()
 
     def models(self) -> list[str]:
         """Names of the models that the server lists. Raises EngineError."""

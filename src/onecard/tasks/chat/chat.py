@@ -3,18 +3,11 @@
 Ctrl-C stops the answer, not the program.
 """
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from prompt_toolkit import PromptSession
-from prompt_toolkit.history import FileHistory
-from prompt_toolkit.key_binding import KeyBindings
-
-from onecard import fsio, paths
-from onecard.datasets.encoding import decode
-from onecard.errors import DataError, OneCardError
+from onecard.errors import DataError
+from onecard.inference import repl
 from onecard.inference.backends import language_model
 from onecard.inference.client import Client
 from onecard.reporting import Result
@@ -40,29 +33,24 @@ def chat(config: ChatConfig, run: Run) -> Result:
     turns = 0
     with language_model(config, run.plan, run.reporter) as client:
         run.reporter.line(HELP)
-        read = _reader(run.reporter.interactive)
-        while True:
-            try:
-                text = read().strip()
-            except KeyboardInterrupt:
-                continue
-            except EOFError:
-                break
-            if not text:
-                continue
-            try:
-                if text.startswith("/"):
-                    if not _run_command(text, messages, run):
-                        break
-                    if not text.startswith("/again"):
-                        continue
-                else:
-                    messages.append({"role": "user", "content": text})
-                turns += _answer(client, messages, config, run)
-            except OneCardError as fault:
-                run.reporter.line(f"error: {fault}")
-                if messages[-1]["role"] == "user":
-                    messages.pop()
+
+        def step(text: str) -> bool:
+            nonlocal turns
+            if text.startswith("/"):
+                if not _run_command(text, messages, run):
+                    return False
+                if not text.startswith("/again"):
+                    return True
+            else:
+                messages.append({"role": "user", "content": text})
+            turns += _answer(client, messages, config, run)
+            return True
+
+        def forget() -> None:
+            if messages[-1]["role"] == "user":
+                messages.pop()
+
+        repl.loop(run.reporter, step, forget)
     return Result({"turns": turns, "messages": messages})
 
 
@@ -86,7 +74,7 @@ def _answer(client: Client, messages: list[Message], config: ChatConfig, run: Ru
     except KeyboardInterrupt:
         run.reporter.stream(" [stopped]")
     finally:
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
     run.reporter.stream("\n")
     messages.append({"role": "assistant", "content": "".join(pieces)})
     return 1
@@ -107,41 +95,6 @@ def fit_messages(messages: list[Message], client: Client, max_tokens: int) -> li
     return system + recent
 
 
-def readable(line: str) -> str:
-    """A line from a pipe in its own encoding: what is not UTF-8 came as half surrogates."""
-    data = line.encode("utf-8", "surrogateescape")
-    return decode(data, Path("standard input"))[0] if not line.isascii() else line
-
-
-def _reader(interactive: bool) -> Callable[[], str]:
-    """A function that reads one input, from a terminal with editing and history."""
-    if not interactive:
-        return lambda: readable(input())
-    keys = KeyBindings()
-
-    @keys.add("escape", "enter")
-    def _(event: Any) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("enter")
-    def _(event: Any) -> None:
-        buffer = event.current_buffer
-        if buffer.document.current_line.endswith("\\"):
-            buffer.delete_before_cursor()
-            buffer.insert_text("\n")
-        else:
-            buffer.validate_and_handle()
-
-    paths.home().mkdir(parents=True, exist_ok=True)
-    session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(paths.home() / "chat-history")),
-        key_bindings=keys,
-        multiline=True,
-        prompt_continuation="  ",
-    )
-    return lambda: session.prompt("> ")
-
-
 def _run_command(text: str, messages: list[Message], run: Run) -> bool:
     """Execute a /command; False ends the REPL.
 
@@ -149,7 +102,7 @@ def _run_command(text: str, messages: list[Message], run: Run) -> bool:
     """
     command, _, argument = text.partition(" ")
     argument = argument.strip()
-    if command in ("/exit", "/quit", "/bye"):
+    if command in repl.END:
         return False
     if command == "/system" and argument:
         messages[:] = [{"role": "system", "content": argument}]
@@ -161,12 +114,7 @@ def _run_command(text: str, messages: list[Message], run: Run) -> bool:
         while len(messages) > 1 and messages[-1]["role"] != "user":
             messages.pop()
     elif command == "/save" and argument:
-        path = Path(argument).expanduser()
-        if path.exists() and not run.reporter.confirm(f"{path} exists: overwrite it?"):
-            raise DataError(
-                f"{path} exists", why="no file is overwritten unasked", fix="/save another name"
-            )
-        save(path, messages)
+        repl.save(Path(argument).expanduser(), messages, run.reporter)
         run.reporter.line(f"saved to {argument}")
     elif command == "/load" and argument:
         messages[:] = load(Path(argument).expanduser())
@@ -178,29 +126,13 @@ def _run_command(text: str, messages: list[Message], run: Run) -> bool:
     return True
 
 
-def save(path: Path, messages: list[Message]) -> None:
-    """Write JSON, or Markdown for a name that ends in .md, atomically. Raises DataError."""
-    if not path.absolute().parent.is_dir():
-        raise DataError(
-            f"{path} cannot be written",
-            why=f"there is no folder {path.parent}",
-            fix="make the folder, or save elsewhere",
-        )
-    if path.suffix == ".md":
-        text = "\n\n".join(f"**{m['role']}**\n\n{m['content']}" for m in messages) + "\n"
-    else:
-        text = json.dumps({"messages": messages}, indent=1, ensure_ascii=False) + "\n"
-    fsio.write_text(path, text)
-
-
 def load(path: Path) -> list[Message]:
-    """The messages of a saved conversation. Raises DataError."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["messages"]
-        return [{"role": str(row["role"]), "content": str(row["content"])} for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+    """The messages of a saved conversation. Raises DataError, also for one with pictures."""
+    messages = repl.load(path)
+    if any(not isinstance(message["content"], str) for message in messages):
         raise DataError(
-            f"{path} is not a saved conversation",
-            why=str(fault)[:200],
-            fix="/load takes a .json file that /save wrote",
-        ) from None
+            f"{path} is a conversation about pictures",
+            why="a language model reads text only",
+            fix="onecard vlm chat, then /load",
+        )
+    return messages

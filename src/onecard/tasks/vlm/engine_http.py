@@ -1,0 +1,351 @@
+"""Vision-language models behind an OpenAI-compatible address: llama.cpp's, embedded here, or
+another server.
+
+Pictures are sent as data URIs of the decoded pixels, never as addresses or paths: no server fetches
+anything for a document.
+"""
+
+import os
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+
+from onecard.datasets.images.decode import Rgb
+from onecard.errors import DataError, EngineError, OneCardError, SettingsError
+from onecard.inference import llamacpp
+from onecard.inference.client import Client, Reply
+from onecard.inference.config import AUTO, LlmConfig
+from onecard.memory.architectures import mmproj
+from onecard.memory.plan import Plan
+from onecard.reporting import Reporter
+from onecard.tasks.vlm import gguf_pairs, picture_sizes, square_pictures
+from onecard.tasks.vlm.configs import AnswerModelConfig, ServeConfig
+from onecard.tasks.vlm.engine import Answer, Picture, Question
+from onecard.tasks.vlm.items import MARKER, Turn
+from onecard.tasks.vlm.picture_sizes import PictureSizes
+from onecard.tasks.vlm.picture_uris import data_uri
+from onecard.tasks.vlm.square_pictures import Square
+
+AT_ONCE = 4
+"""Questions that a server is sent at once by `answers`; it batches them."""
+COUNT = "/chat/completions/input_tokens"
+"""llama.cpp's route that counts a prompt with its pictures without computing it."""
+COUNT_S = 60
+BLIND = (
+    "image input is not supported",
+    "not support image",
+    "not support vision",
+    "not a multimodal",
+    "image_url is not supported",
+)
+"""Words of servers whose model reads text only."""
+
+
+@contextmanager
+def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterator["HttpEngine"]:
+    """The server of --base_url, or llama.cpp on a GGUF pair; it ends with the block.
+
+    Raises NotFound, DataError, EngineError, SettingsError.
+    """
+    n_parallel = config.n_parallel if isinstance(config, ServeConfig) else 1
+    if config.base_url:
+        yield _server(config, n_parallel)
+        return
+    pair = gguf_pairs.find(config, reporter)
+    half = mmproj.read(pair.vision) if pair.vision else None
+    limits = picture_sizes.token_limits(half, config.min_pixels, config.max_pixels)
+    layers = int(plan.choices.get("n_gpu_layers", 0)) if plan.device.real else 0
+    with llamacpp.LlamaCpp(
+        pair.language,
+        n_ctx=config.n_ctx * n_parallel,
+        n_gpu_layers=layers,
+        n_threads=config.n_threads,
+        n_ubatch=config.n_ubatch,
+        n_parallel=n_parallel,
+        kv_type=config.kv_type,
+        reporter=reporter,
+        name=config.model,
+        mmproj=pair.vision,
+        image_min_tokens=limits[0],
+        image_max_tokens=limits[1],
+    ) as process:
+        reporter.line(f"{pair.language.name}: {process.placement()}")
+        if warning := llamacpp.unused_gpu_warning(process.devices):
+            reporter.warn(warning)
+        settings = _language_settings(config)
+        client = Client(process.base_url, process.api_key, process.name, settings, process)
+        engine = HttpEngine(client, config, n_parallel, sees=bool(half))
+        if half and pair.vision:
+            engine.square = square_pictures.of_file(pair.vision, half.side)
+            if half.kind == "mlp" and mmproj.has_class_token(pair.vision):
+                reporter.warn(CLASS_TOKEN)
+            engine.sizes = PictureSizes(
+                engine.count_tokens,
+                half,
+                config.min_pixels,
+                config.max_pixels,
+                config.model,
+                reporter,
+            )
+            engine.sizes.require_effect()
+        else:
+            reporter.warn(f"{pair.language.name} has no mmproj file beside it: it reads text only")
+        yield engine
+
+
+CLASS_TOKEN = (
+    "llama.cpp reads the vision tower of LLaVA with its class token in the wrong place (llama.cpp "
+    "#25814): answers differ from those of --engine transformers"
+)
+
+
+def _language_settings(config: AnswerModelConfig) -> LlmConfig:
+    known = set(LlmConfig.model_fields) & set(type(config).model_fields)
+    return LlmConfig(**{name: getattr(config, name) for name in known})
+
+
+def _server(config: AnswerModelConfig, n_parallel: int) -> "HttpEngine":
+    """Raises EngineError for a server that is not there or serves nothing, SettingsError."""
+    if config.mmproj:
+        raise SettingsError(
+            "--mmproj has no effect on a server",
+            why="the server has loaded its own model",
+            fix="leave --mmproj or --base_url out",
+        )
+    settings = _language_settings(config)
+    url, key = config.base_url.rstrip("/"), os.environ.get(config.api_key_env, "")
+    client = Client(url, key, config.model, settings)
+    if config.model == AUTO:
+        models = client.models()
+        if not models:
+            raise EngineError(
+                f"{config.base_url} serves no model",
+                why="its list of models is empty",
+                fix="load one there, or name it with --model",
+            )
+        client.model = models[0]
+    engine = HttpEngine(client, config, n_parallel)
+    engine.sizes = PictureSizes(
+        engine.count_tokens, None, config.min_pixels, config.max_pixels, client.model
+    )
+    return engine
+
+
+@dataclass
+class HttpEngine:
+    """One model at one address."""
+
+    client: Client
+    config: AnswerModelConfig
+    n_parallel: int = 1
+    sees: bool | None = None
+    """Whether the model takes pictures; None until a server has been tried."""
+    square: Square | None = None
+    sizes: PictureSizes | None = None
+    _base_tokens: int | None = None
+    _cannot_count: bool = False
+    _greedy: Client | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.client.model
+
+    def picture_tokens(self, picture: Picture) -> int:
+        self._require_sight()
+        return self.sizes.tokens(self._pixels(picture)) if self.sizes else 0
+
+    def answer(
+        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+    ) -> Answer:
+        return self._answer(self.client, question, max_tokens, schema)
+
+    def _answer(
+        self,
+        client: Client,
+        question: Question,
+        max_tokens: int,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        started = time.monotonic()
+        with self._errors(question):
+            messages = self._messages(question)
+            reply = client.chat(messages, schema=schema, max_tokens=max_tokens)
+        return self._with_tokens(reply, question, started)
+
+    def stream(
+        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+    ) -> Generator[str, None, Answer]:
+        started = time.monotonic()
+        with self._errors(question):
+            messages = self._messages(question)
+            reply = yield from self.client.stream(
+                messages, schema=schema, max_tokens=max_tokens, usage=True
+            )
+        return self._with_tokens(reply, question, started)
+
+    def answers(self, questions: Iterable[Question], *, max_tokens: int = 0) -> Iterator[Answer]:
+        """A server gets several at once, and an error of one ends all."""
+        if self._greedy is None:
+            client, settings = self.client, self.client.config
+            greedy = settings.model_copy(update={"temperature": 0.0})
+            self._greedy = Client(
+                client.base_url, client.api_key, client.model, greedy, client.engine
+            )
+        n = self.n_parallel if self.client.engine else max(AT_ONCE, self.n_parallel)
+        if n == 1:
+            for question in questions:
+                yield self._answer(self._greedy, question, max_tokens)
+            return
+        waiting = iter(questions)
+        with ThreadPoolExecutor(n) as pool:
+            futures: list[Future[Answer]] = []
+            try:
+                while True:
+                    for question in islice(waiting, n - len(futures)):
+                        futures.append(
+                            pool.submit(self._answer, self._greedy, question, max_tokens)
+                        )
+                    if not futures:
+                        return
+                    yield futures.pop(0).result()
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def count_tokens(self, rgb: Rgb) -> int:
+        """Tokens of the pixels as they are sent, by the server's own count; 0 where it has none."""
+        if self._cannot_count:
+            return 0
+        try:
+            if self._base_tokens is None:
+                self._base_tokens = self._count([{"type": "text", "text": "?"}])
+            part = {"type": "image_url", "image_url": {"url": data_uri(rgb)}}
+            return self._count([part, {"type": "text", "text": "?"}]) - self._base_tokens
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            self._cannot_count = True
+            return 0
+
+    def _count(self, content: list[dict[str, Any]]) -> int:
+        reply = httpx.post(
+            self.client.base_url + COUNT,
+            json={"model": self.name, "messages": [{"role": "user", "content": content}]},
+            headers={"Authorization": f"Bearer {self.client.api_key or 'none'}"},
+            timeout=COUNT_S,
+        )
+        reply.raise_for_status()
+        return int(reply.json()["input_tokens"])
+
+    # Messages
+
+    def _messages(self, question: Question) -> list[dict[str, Any]]:
+        """OpenAI's, each marker of the turns an image part."""
+        if question.pictures:
+            self._require_sight()
+        if question.n_markers != len(question.pictures):
+            raise DataError(
+                f"{question.n_markers} markers {MARKER} and {len(question.pictures)} pictures",
+                why="each picture has one place in the question",
+                fix=f"write {MARKER} once for each, or leave it out",
+            )
+        uris = iter([data_uri(self._pixels(picture)) for picture in question.pictures])
+        return [self._message(turn, uris) for turn in question.turns]
+
+    def _message(self, turn: Turn, uris: Iterator[str]) -> dict[str, Any]:
+        if MARKER not in turn.text:
+            return {"role": turn.role, "content": turn.text}
+        content: list[dict[str, Any]] = []
+        for i, text in enumerate(turn.text.split(MARKER)):
+            if i:
+                content.append({"type": "image_url", "image_url": {"url": next(uris)}})
+            if text.strip("\n"):
+                content.append({"type": "text", "text": text.strip("\n")})
+        return {"role": turn.role, "content": content}
+
+    def _pixels(self, picture: Picture) -> Rgb:
+        """As they are sent."""
+        if self.square:
+            return self.square.prepared(picture.rgb)
+        return self.sizes.scaled(picture.rgb) if self.sizes else picture.rgb
+
+    def _require_sight(self) -> None:
+        """Raises DataError for a model that reads text only, before a picture is sent to it. Some
+        servers leave the picture out and answer all the same: their count of the prompt tells."""
+        if self.sees is None:
+            self.sees = self._probe()
+        if not self.sees:
+            raise self._blind()
+
+    def _probe(self) -> bool:
+        """True also where the server does not count."""
+        probe = np.zeros((64, 64, 3), np.uint8)
+        counts = []
+        for pictures in ((), (probe,)):
+            parts = [_part(rgb) for rgb in pictures]
+            content = [*parts, {"type": "text", "text": "?"}]
+            try:
+                reply = self.client.chat([{"role": "user", "content": content}], max_tokens=1)
+            except OneCardError as fault:
+                if pictures and _is_blind(fault):
+                    return False
+                raise _as_data(fault) from None
+            counts.append(reply.prompt_tokens)
+        return not all(counts) or counts[1] > counts[0]
+
+    def _blind(self) -> DataError:
+        embedded = self.client.engine is not None
+        return DataError(
+            f"{self.name} is a model without vision",
+            why="it has no mmproj file" if embedded else f"{self.client.base_url} says so of it",
+            fix="--mmproj FILE, or a model that takes pictures: qwen3-vl-4b, smolvlm2-2.2b ..."
+            if embedded
+            else "load a model that takes pictures there",
+        )
+
+    @contextmanager
+    def _errors(self, question: Question) -> Iterator[None]:
+        """A server's errors become ours: what is the request's own fault is a DataError."""
+        try:
+            yield
+        except OneCardError as fault:
+            if question.pictures and _is_blind(fault):
+                self.sees = False
+                raise self._blind() from fault
+            raise _as_data(fault) from fault.__cause__
+
+    def _with_tokens(self, reply: Reply, question: Question, started: float) -> Answer:
+        n_pictures = sum(
+            self.sizes.tokens(self._pixels(picture)) if self.sizes else 0
+            for picture in question.pictures
+        )
+        return Answer(
+            reply.text,
+            reply.prompt_tokens,
+            n_pictures,
+            reply.completion_tokens,
+            round(time.monotonic() - started, 3),
+            "length" if reply.finish_reason == "length" else "stop",
+        )
+
+
+def _part(rgb: Rgb) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_uri(rgb)}}
+
+
+def _is_blind(fault: OneCardError) -> bool:
+    return any(words in fault.why.lower() for words in BLIND)
+
+
+def _as_data(fault: OneCardError) -> OneCardError:
+    """The error of a request that the server refused for what it holds, not for its own state."""
+    cause = fault.__cause__
+    if isinstance(cause, openai.BadRequestError | openai.UnprocessableEntityError):
+        return DataError(fault.what, why=fault.why, fix=fault.fix)
+    return fault
