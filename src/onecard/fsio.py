@@ -121,3 +121,10 @@ def _unwritable(path: Path, fault: OSError) -> DataError:
         why=fault.strerror or str(fault),
         fix="free some disk space or choose another folder; nothing was half-written",
     )
+
+
+def disk_bytes(path: Path) -> int:
+    """Of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())

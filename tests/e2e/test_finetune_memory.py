@@ -21,8 +21,8 @@ from onecard.memory.estimators import training  # noqa: E402
 from onecard.memory.fake_tensor import Counter  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
 from onecard.tasks.finetune.configs import TrainConfig  # noqa: E402
-from onecard.tasks.finetune.loss import FrozenHead  # noqa: E402
 from onecard.tasks.finetune.memory import recipe_of  # noqa: E402
+from onecard.training.frozen_head import FrozenHead  # noqa: E402
 
 
 @pytest.fixture(scope="module")

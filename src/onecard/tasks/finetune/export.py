@@ -84,7 +84,7 @@ def export(config: ExportConfig, run: Run) -> Result:
     )
     run.scores(exports.metrics, verdicts=exports.verdicts)
     lines = [*exports.verdicts]
-    lines += [f"wrote {path}: {size(disk_bytes(path))}" for path in exports.files]
+    lines += [f"wrote {path}: {size(fsio.disk_bytes(path))}" for path in exports.files]
     return Result(
         {
             "files": [str(path) for path in exports.files],
@@ -161,7 +161,7 @@ def merge(
 
     Raises DataError where the disk is too small.
     """
-    needed = 2 * disk_bytes(base_folder)
+    needed = 2 * fsio.disk_bytes(base_folder)
     if shutil.disk_usage(adapter).free < needed:
         raise DataError(
             f"{target} has no room",
@@ -362,14 +362,7 @@ def modelfile(path: Path, tokenizer: Any) -> str:
 
 
 def _dtype(folder: Path) -> torch.dtype:
-    return torch.float32 if disk_bytes(folder) < MAX_FP32_BYTES else torch.bfloat16
-
-
-def disk_bytes(path: Path) -> int:
-    """Of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return torch.float32 if fsio.disk_bytes(folder) < MAX_FP32_BYTES else torch.bfloat16
 
 
 def _is_dora(adapter: Path) -> bool:

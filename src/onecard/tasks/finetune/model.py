@@ -3,7 +3,6 @@
 Knows no data and no trainer. Letters at the end of a tensor's name: T tokens of a row, D width.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +11,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from onecard.errors import DataError, MissingExtra, SettingsError
+from onecard.errors import DataError, SettingsError
 from onecard.memory import number_types
 from onecard.memory.estimators.training import FROZEN_CHUNK
 from onecard.tasks.finetune.attention import choose_attention
 from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample
+from onecard.training import quantization
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -46,7 +46,7 @@ def load_base(folder: Path, config: TrainConfig, *, device: str = "") -> Any:
     dtype = torch.bfloat16 if narrow else torch.float32
     options: dict[str, Any] = {"device_map": {"": 0}} if device == "cuda" else {}
     if config.load_in_4bit or config.load_in_8bit:
-        options["quantization_config"] = _quantization(config, dtype)
+        options["quantization_config"] = quantization.bits_config(config, dtype)
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
@@ -64,40 +64,9 @@ def load_base(folder: Path, config: TrainConfig, *, device: str = "") -> Any:
             why=str(fault).splitlines()[0][:200],
             fix="the folder needs a config.json of a causal language model and its safetensors",
         ) from None
-    disable_4bit_repacking(model)
+    quantization.disable_4bit_repacking(model)
     model.config.use_cache = False
     return model.requires_grad_(False)
-
-
-def _quantization(config: TrainConfig, dtype: torch.dtype) -> BitsAndBytesConfig:
-    if config.load_in_4bit and config.load_in_8bit:
-        raise SettingsError(
-            "4 and 8 bits are both set",
-            why="weights have one width",
-            fix="leave --load_in_4bit or --load_in_8bit out",
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtra(
-            "weights in 4 or 8 bits need bitsandbytes",
-            why="it is not installed",
-            fix="pip install 'onecard[finetune]'",
-        )
-    if config.load_in_8bit:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def disable_4bit_repacking(model: torch.nn.Module) -> None:
-    """bitsandbytes 0.50.2 repacks 4-bit weights for AVX512-BF16 in the first pass without
-    gradients; training after it silently loses the gradient of the input."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
 def lora_config(config: TrainConfig, model: Any) -> LoraConfig:

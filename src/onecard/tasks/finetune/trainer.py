@@ -17,12 +17,11 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from onecard.errors import DataError
 from onecard.reporting import Progress
 from onecard.runs.record import Run, peak_rss_bytes
-from onecard.tasks.finetune import loss as frozen_head
 from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.model import backbone, concatenate
 from onecard.tasks.finetune.sample import Sample
 from onecard.tasks.finetune.tokenization import IGNORED, TokenizedExample, end_mark, pack, render
-from onecard.training import output_dir, trainer_checkpoints
+from onecard.training import frozen_head, output_dir, trainer_checkpoints
 from onecard.training.checkpoints import MAX_CHECKPOINTS
 from onecard.training.interrupt import Interrupt, graceful_interrupt
 from onecard.units import size

@@ -19,7 +19,9 @@ from onecard.training.config import (
 
 ASSUMED_TEXT = 256
 """Tokens of text beside the pictures that a plan of an answer counts."""
-Metric = Literal["auto", "exact_match", "vqa_accuracy", "anls", "relaxed_accuracy", "rouge_l"]
+Metric = Literal[
+    "auto", "exact_match", "vqa_accuracy", "anls", "relaxed_accuracy", "rougeL", "field_f1"
+]
 
 
 class PictureSizeConfig(Config):
@@ -71,7 +73,15 @@ class PromptConfig(Config):
     """System prompt; empty for none."""
 
 
-class AskConfig(PromptConfig, AnswerModelConfig):
+class AddressConfig(Config):
+    """Web addresses."""
+
+    allow_url: tuple[str, ...] = ()
+    """Hosts that pictures may be fetched from, as images.example.org; none: an address in a request
+    is refused, so that no request leaves this machine on a document's wish."""
+
+
+class AskConfig(PromptConfig, AddressConfig, AnswerModelConfig):
     """Question."""
 
     images: tuple[PathText, ...] = ()
@@ -82,14 +92,14 @@ class AskConfig(PromptConfig, AnswerModelConfig):
     """A JSON schema that the answer must keep."""
 
 
-class ChatConfig(PromptConfig, AnswerModelConfig):
+class ChatConfig(PromptConfig, AddressConfig, AnswerModelConfig):
     """Chat."""
 
     images: tuple[PathText, ...] = ()
     """Pictures that the first question is about; /image FILE adds one later."""
 
 
-class ServeConfig(PromptConfig, HttpConfig, AnswerModelConfig):
+class ServeConfig(PromptConfig, AddressConfig, HttpConfig, AnswerModelConfig):
     """OpenAI API with pictures."""
 
     port: int = Field(default=8090, ge=0, le=65535)
@@ -98,9 +108,9 @@ class ServeConfig(PromptConfig, HttpConfig, AnswerModelConfig):
     """Most pictures of a request."""
     max_image_mib: int = Field(default=16, ge=1, le=512)
     """Largest picture of a request, as a file (MiB)."""
-    allow_url: tuple[str, ...] = ()
-    """Hosts that pictures may be fetched from, as images.example.org; none: an address in a request
-    is refused, so that no request leaves this machine on a document's wish."""
+    n_parallel: int = Field(default=1, ge=1, le=64)
+    """Requests that llama.cpp or a server works on at once, each with an n_ctx of its own; with
+    transformers one at a time."""
 
 
 class ExtractConfig(PromptConfig, AnswerModelConfig, OutputConfig):
@@ -161,7 +171,7 @@ class ScoreConfig(Config):
 
     metric: Metric = "auto"
     """What counts as right: exact_match and vqa_accuracy after VQA's normalization, anls for text
-    in documents, relaxed_accuracy for numbers in charts, rouge_l for sentences; auto goes by the
+    in documents, relaxed_accuracy for numbers in charts, rougeL for sentences, field_f1 for JSON; auto goes by the
     references. All of them are told."""
     max_new_tokens: int = Field(default=64, ge=1, le=8192)
     """Longest answer in an evaluation (tokens)."""

@@ -76,6 +76,18 @@ class VlmItem:
         }
 
 
+def from_dict(row: Mapping[str, Any]) -> VlmItem:
+    """What `VlmItem.as_dict` gives. Raises KeyError, TypeError."""
+    return VlmItem(
+        str(row["id"]),
+        tuple(Path(path) for path in row["images"]),
+        tuple(Turn(turn["role"], str(turn["content"])) for turn in row["messages"]),
+        str(row["source"]),
+        str(row["group"]),
+        tuple(str(answer) for answer in row["answers"]),
+    )
+
+
 @dataclass(frozen=True)
 class RejectedRow:
     """A row that is not used, and why."""
