@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,21 +212,33 @@ class LlamaCpp:
 
     def _exit_error(self, why: str) -> EngineError:
         try:
-            tail = [
-                re.sub(r"^[\d.]+ [A-Z] ", "", line)
-                for line in self.log.read_text(errors="replace").splitlines()
-                if line.strip()
-            ]
+            lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
-            tail = []
+            lines = []
         code = self._child.poll() if self._child else None
         status = f"{why} ({_exit_status(code)})"
-        last_lines = " | ".join(tail[-3:])[-500:]
+        reason = self._reason(lines)
+        fix = f"read {self.log}; a smaller --n_ctx needs less memory"
+        if self.mmproj and "tensor" in reason:
+            fix = f"download {self.mmproj.name} again, or convert it again; the log is {self.log}"
         return EngineError(
             f"the engine for {self.path.name} ended",
-            why=f"{status}: {last_lines}" if last_lines else status,
-            fix=f"read {self.log}; a smaller --n_ctx needs less memory",
+            why=f"{status}: {reason}" if reason else status,
+            fix=fix,
         )
+
+    def _reason(self, lines: Sequence[str]) -> str:
+        """What the log says of its end: the first errors, which the later ones follow from, else
+        its last lines."""
+        errors = [line for line in lines if re.match(r"[\d.]+ E ", line)]
+        rows = [
+            re.sub(r"^[\d.]+ [A-Z] +", "", line)
+            for line in (errors[:3] or [line for line in lines if line.strip()][-3:])
+        ]
+        text = " | ".join(rows)
+        for path in (self.mmproj, self.path):
+            text = text.replace(str(path), path.name) if path else text
+        return text[:500] if errors else text[-500:]
 
     def placement(self) -> str:
         """Where the layers are, from the engine's own log, and the CPU threads."""

@@ -33,7 +33,9 @@ def find(config: AnswerModelConfig, reporter: Reporter) -> Pair:
             fix="--model FILE.gguf or org/name-GGUF, with its mmproj file beside it",
         )
     model = names.find(config.model, config.quant)
-    language = _language_file(download.pull(model, reporter))
+    # a link is not followed: in the hub's cache the files lie together as links only
+    local = names.local_path(config.model.strip())
+    language = _language_file(local or download.pull(model, reporter))
     if config.mmproj:
         vision = Path(config.mmproj).expanduser()
         if not vision.is_file():
@@ -44,6 +46,7 @@ def find(config: AnswerModelConfig, reporter: Reporter) -> Pair:
             )
         mmproj.check_pair(language, vision)
         return Pair(language, vision)
+    language = language.absolute()
     beside = _files_of(language.parent.glob("*.gguf"))
     if not beside and model.source == "hub":
         return Pair(language, _downloaded(model, language, reporter))
