@@ -25,7 +25,7 @@ from onecard.tasks.vlm import chat, engine_http, gguf_pairs
 from onecard.tasks.vlm.configs import AskConfig, ServeConfig
 from onecard.tasks.vlm.engine import Picture, Question, with_pictures
 from onecard.tasks.vlm.items import Turn
-from tests import made_llava
+from tests import made_llava, made_qwen2vl
 
 SCHEMA = {
     "type": "object",
@@ -333,6 +333,40 @@ def test_limits_without_effect_are_refused(pair):
             engine_http.opened(config, plan(), Reporter()),
         ):
             pass
+
+
+def tokens_with(path, sizes, answers=True, **limits):
+    """Of pictures of these sizes (width, height), without the marks around them."""
+    config = AskConfig(model=str(path), n_ctx=8192, max_tokens=4, **limits)
+    with engine_http.opened(config, plan(), Reporter()) as model:
+        counts = []
+        for width, height in sizes:
+            picture = Picture(np.zeros((height, width, 3), np.uint8))
+            counts.append(model.picture_tokens(picture))
+            if not answers:
+                continue
+            # what is told before is what the prompt then has
+            answer = model.answer(Question(with_pictures("?", [1]), (picture,)))
+            blind = model.answer(Question((Turn("user", "?"),)))
+            assert answer.prompt_tokens - blind.prompt_tokens == counts[-1]
+    return counts
+
+
+def test_limits_are_kept_by_a_model_of_any_size(tmp_path):
+    """llama.cpp #17345: there they were without effect."""
+    path = made_qwen2vl.write(tmp_path)
+    area = made_qwen2vl.SIDE**2
+    sizes = [(280, 280), (1120, 560)]
+    free = tokens_with(path, sizes)
+    marks = free[0] - 100
+    assert free == [100 + marks, 800 + marks]
+    assert tokens_with(path, sizes[:1], max_pixels=25 * area) == [25 + marks]
+    assert tokens_with(path, sizes[:1], min_pixels=400 * area) == [400 + marks]
+    large = (3000, 2000)  # 7,700 tokens: llama.cpp's own limit is 4,096
+    raised = tokens_with(path, [large], answers=False, max_pixels=6000 * area)
+    assert 5500 < raised[0] <= 6000 + marks
+    with pytest.raises(SettingsError, match="more than max_pixels"):
+        tokens_with(path, [], min_pixels=2000, max_pixels=1000)
 
 
 # Files
