@@ -15,7 +15,7 @@ LLAVA_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | upper }}: {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
     "{{ '</s>' if m['role'] == 'assistant' else ' ' }}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 QWEN_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"

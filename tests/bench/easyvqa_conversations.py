@@ -1,5 +1,5 @@
-"""easy-VQA in LLaVA's form: captions for the projector's training, and all questions of a picture as
-one conversation, so that a picture is read once for all of them."""
+"""easy-VQA in LLaVA's form: captions for the projector's training, and all questions of a picture
+as one conversation, so that a picture is read once for all of them."""
 
 import json
 import random

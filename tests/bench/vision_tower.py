@@ -1,10 +1,10 @@
-"""A small CLIP-shaped vision tower for tests of a vision-language model: 64 px, 16 patches.
+"""A small SigLIP-shaped vision tower for tests of a vision-language model: 64 px, 16 patches.
 
 No CLIP or SigLIP can be had on the project's machines, so this one learns shapes and colours of
 easy-VQA's training pictures (their labels follow from the training questions) and is saved as a
-`CLIPVisionModel` with its image processor, as `vlm pretrain-projector` takes one.
+`SiglipVisionModel` with its image processor, as `vlm pretrain-projector` takes one. (Not CLIP-shaped: llama.cpp puts CLIP's class token in the wrong place, #25814, and answers would not be the same.)
 
-    python tests/bench/vision_tower.py DATA OUT [--epochs 15]
+    python tests/bench/vision_tower.py DATA OUT [--epochs 40]
 """
 
 import argparse
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
 
 from onecard.tasks.vlm import picture_rows
 
@@ -35,29 +35,27 @@ def labels(folder: Path) -> dict[Path, tuple[str, str]]:
     return {p: (n["shape"], n["color"]) for p, n in names.items() if {"shape", "color"} <= {*n}}
 
 
-def tower() -> CLIPVisionModel:
-    config = CLIPVisionConfig(
+def tower() -> SiglipVisionModel:
+    config = SiglipVisionConfig(
         hidden_size=192,
         intermediate_size=768,
         num_hidden_layers=5,
         num_attention_heads=3,
         image_size=SIDE,
         patch_size=PATCH,
-        projection_dim=192,
+        vision_use_head=False,
     )
-    return CLIPVisionModel(config)
+    return SiglipVisionModel(config)
 
 
-def processor() -> CLIPImageProcessor:
-    size = {"shortest_edge": SIDE}
-    crop = {"height": SIDE, "width": SIDE}
-    return CLIPImageProcessor(size=size, crop_size=crop, do_center_crop=True)
+def processor() -> SiglipImageProcessor:
+    return SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
 
 
 class Classifier(nn.Module):
     """Shape and colour from the patches that LLaVA reads: those of the last layer but one."""
 
-    def __init__(self, net: CLIPVisionModel, n_shapes: int, n_colors: int) -> None:
+    def __init__(self, net: SiglipVisionModel, n_shapes: int, n_colors: int) -> None:
         super().__init__()
         self.net = net
         self.shape = nn.Linear(net.config.hidden_size, n_shapes)
@@ -65,11 +63,11 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         output = self.net(pixels, output_hidden_states=True)
-        patches = output.hidden_states[-2][:, 1:].mean(1)
+        patches = output.hidden_states[-2].mean(1)
         return self.shape(patches), self.color(patches)
 
 
-def pixels_of(paths: list[Path], process: CLIPImageProcessor) -> torch.Tensor:
+def pixels_of(paths: list[Path], process: SiglipImageProcessor) -> torch.Tensor:
     pictures = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     return process(pictures, return_tensors="pt")["pixel_values"]
 
@@ -124,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=40)
     options = parser.parse_args()
     print(train(options.data, options.out, options.epochs))
 

@@ -65,7 +65,8 @@ def encode(vlm: Vlm, items: Sequence[VlmItem]) -> Batch:
         for start, end in each.answers:
             low, high = _moved(start, places), _moved(end, places)
             for t, (a, b) in enumerate(spans):
-                if low <= a and b <= high and b > a:
+                # a token may begin with the space that a template has put before the answer
+                if a < high and b > max(low, a):
                     labels_BT[row, t] = ids_BT[row, t]
     # nothing stands before the first token, and padding is no answer
     labels_BT[:, 0] = IGNORED

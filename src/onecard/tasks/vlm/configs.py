@@ -84,7 +84,7 @@ class AddressConfig(Config):
 class AskConfig(PromptConfig, AddressConfig, AnswerModelConfig):
     """Question."""
 
-    images: tuple[PathText, ...] = ()
+    images: tuple[str, ...] = ()
     """Pictures and the question, in any order: what is no file is the question."""
     question: str = ""
     """The question; what is piped in on standard input is given as context."""
@@ -95,7 +95,7 @@ class AskConfig(PromptConfig, AddressConfig, AnswerModelConfig):
 class ChatConfig(PromptConfig, AddressConfig, AnswerModelConfig):
     """Chat."""
 
-    images: tuple[PathText, ...] = ()
+    images: tuple[str, ...] = ()
     """Pictures that the first question is about; /image FILE adds one later."""
 
 
@@ -171,8 +171,8 @@ class ScoreConfig(Config):
 
     metric: Metric = "auto"
     """What counts as right: exact_match and vqa_accuracy after VQA's normalization, anls for text
-    in documents, relaxed_accuracy for numbers in charts, rougeL for sentences, field_f1 for JSON; auto goes by the
-    references. All of them are told."""
+    in documents, relaxed_accuracy for numbers in charts, rougeL for sentences, field_f1 for JSON;
+    auto goes by the references. All of them are told."""
     max_new_tokens: int = Field(default=64, ge=1, le=8192)
     """Longest answer in an evaluation (tokens)."""
     controls: bool = True

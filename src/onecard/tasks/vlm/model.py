@@ -224,11 +224,12 @@ def _require_vision(folder: Path) -> None:
 
 def _net(folder: Path, precision: PrecisionConfig, dtype: torch.dtype, device: torch.device) -> Any:
     options: dict[str, Any] = {"device_map": {"": 0}} if device.type == "cuda" else {}
-    if precision.load_in_4bit or precision.load_in_8bit:
-        wide = ["lm_head", *parts.TOWER, *parts.PROJECTOR]
-        options["quantization_config"] = quantization.bits_config(precision, dtype, wide)
     try:
-        AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+        if precision.load_in_4bit or precision.load_in_8bit:
+            options["quantization_config"] = quantization.bits_config(
+                precision, dtype, _wide_modules(config)
+            )
         net: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, **options
         )
@@ -247,6 +248,16 @@ def _net(folder: Path, precision: PrecisionConfig, dtype: torch.dtype, device: t
         ) from None
     quantization.disable_4bit_repacking(net)
     return net.requires_grad_(False)
+
+
+def _wide_modules(config: Any) -> list[str]:
+    """Full names of the vision half, the projector and the head, which stay in 16 bits: they are
+    small, and what they lose every answer loses. transformers matches whole names only."""
+    with torch.device("meta"):
+        net = AutoModelForImageTextToText.from_config(config)
+    head = net.get_output_embeddings()
+    heads = [name for name, module in net.named_modules() if head is not None and module is head]
+    return [parts.tower(net), *parts.projector(net), *heads]
 
 
 def processor_of(folder: Path) -> Any:

@@ -1,5 +1,5 @@
-"""onecard vlm pretrain-projector: LLaVA's first stage. Joins a vision tower with a language model by
-a projector of two layers, and trains that alone (Liu et al. 2023, "Visual Instruction Tuning")."""
+"""onecard vlm pretrain-projector: LLaVA's first stage. Joins a vision tower with a language model
+by a projector of two layers, and trains that alone (Liu et al. 2023, Visual Instruction Tuning)."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }} {% else %}"
     "{{ m.role | upper }}: {{ m.content }}"
     "{{ eos_token if m.role == 'assistant' else ' ' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 """For language models without a chat template of their own: that of Vicuna."""
 FLATTEN = (

@@ -131,8 +131,8 @@ def trained_pictures(out: Path) -> dict[str, str]:
     path = out / TRAINED
     if not path.is_file():
         return {}
-    pairs = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines())
-    return {digest: name for digest, name in pairs}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)
 
 
 def fingerprint(rows: Sequence[VlmItem], facts: PictureFacts) -> str:
