@@ -1,6 +1,5 @@
 """Turns to the text that a model's chat template makes of them, and where the answers are in it."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,7 +110,8 @@ def render_with_answers(processor: Any, turns: Sequence[Turn]) -> Rendered:
 def _common(full: str, prefix: str) -> int:
     """Length of what both begin with: all of `prefix`, but for what a template trims or adds at
     the end of a conversation."""
-    return len(os.path.commonprefix([full, prefix]))
+    pairs = zip(full, prefix, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(full), len(prefix)))
 
 
 def _with_ends(processor: Any, full: str, spans: list[tuple[int, int]]) -> Rendered:
