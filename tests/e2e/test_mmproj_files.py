@@ -29,7 +29,7 @@ from onecard.memory.architectures import mmproj as clip_files
 from onecard.memory.devices import find as find_device
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
-from onecard.tasks.vlm import engine_http, square_pictures
+from onecard.tasks.vlm import class_tokens, engine_http, square_pictures
 from onecard.tasks.vlm.configs import AskConfig
 from onecard.tasks.vlm.engine import Picture, Question, with_pictures
 from tests import made_llava
@@ -142,6 +142,14 @@ def class_token_last(net, rgb):
         return net.model.multi_modal_projector(values[:, 1:])
 
 
+def class_token(net, rgb):
+    """[1, width]: what the projector makes of the class token's own output."""
+    pixels = CLIPImageProcessor(**PROCESSOR)(images=Image.fromarray(rgb), return_tensors="pt")
+    with torch.no_grad():
+        states = net.model.vision_tower(pixels["pixel_values"], output_hidden_states=True)
+        return net.model.multi_modal_projector(states.hidden_states[-2][:, :1])[:, 0]
+
+
 def log_probabilities(net, tokenizer, values):
     """Of the first token of the answer."""
     embed = net.get_input_embeddings()
@@ -170,9 +178,15 @@ def in_llamacpp(engine, rgb):
     return {row.model_extra["id"]: row.logprob for row in rows}
 
 
-def opened(folder):
+class Lines(Reporter):
+    def __init__(self, lines):
+        self.line = self.warn = lines.append
+
+
+def opened(folder, lines=None):
     config = AskConfig(model=str(folder / "model.gguf"), n_ctx=1024)
-    return engine_http.opened(config, Plan((), find_device("cpu")), Reporter())
+    reporter = Lines([] if lines is None else lines)
+    return engine_http.opened(config, Plan((), find_device("cpu")), reporter)
 
 
 def distance(theirs, ours):
@@ -198,20 +212,47 @@ def test_a_tower_without_a_class_token_is_the_same_in_llamacpp(
         assert min(others) > 2 * TOLERANCE, "the pictures are too much alike to tell a mistake"
 
 
-def test_llamacpp_puts_the_class_token_last(language, f16, tmp_path):
-    """The file is right, llama.cpp's graph is not. When this fails, llama.cpp was mended: then the
-    warning of engine_http goes."""
+def test_llamacpp_puts_the_class_token_last(language, f16, tmp_path, monkeypatch):
+    """The file is right, llama.cpp's graph is not. When this fails, llama.cpp was mended: then
+    class_tokens is of the builds before only."""
     net = llava(language, tmp_path / "llava", True, [-2])
     (tmp_path / "model.gguf").symlink_to(f16)
     mmproj.write_llava(tmp_path / "llava", tmp_path / "mmproj.gguf", "f32")
-    assert clip_files.has_class_token(tmp_path / "mmproj.gguf")
-    with opened(tmp_path) as engine:
+    monkeypatch.setattr(class_tokens, "MEASURED", ())
+    lines = []
+    with opened(tmp_path, lines) as engine:
         for rgb in PHOTOS:
             theirs = in_llamacpp(engine, rgb)
             wrong = log_probabilities(net, language[1], class_token_last(net, rgb))
             right = log_probabilities(net, language[1], features(net, rgb))
             assert distance(theirs, wrong) < TOLERANCE
-            assert distance(theirs, right) > distance(theirs, wrong)
+            assert distance(theirs, right) > 3 * distance(theirs, wrong)
+    assert class_tokens.NOT_MENDED in lines
+
+
+def test_the_class_token_is_made_good(language, f16, tmp_path, own_home):
+    """All tokens but the last are then those of transformers."""
+    net = llava(language, tmp_path / "llava", True, [-2])
+    (tmp_path / "model.gguf").symlink_to(f16)
+    mmproj.write_llava(tmp_path / "llava", tmp_path / "mmproj.gguf", "f32")
+    before = (tmp_path / "mmproj.gguf").read_bytes()
+    lines = []
+    with opened(tmp_path, lines) as engine:
+        for rgb in PHOTOS:
+            expected = features(net, rgb)
+            expected[:, -1] = class_token(net, rgb)
+            theirs = in_llamacpp(engine, rgb)
+            assert distance(theirs, log_probabilities(net, language[1], expected)) < TOLERANCE
+    assert class_tokens.MENDED in lines
+    assert (tmp_path / "mmproj.gguf").read_bytes() == before
+    assert len(list((own_home / "mmproj").glob("mmproj-*.gguf"))) == 1
+
+
+def test_the_last_patch_goes_to_the_front():
+    rgb = np.repeat(np.repeat(np.arange(9, dtype=np.uint8).reshape(3, 3), 2, 0), 2, 1)
+    moved = class_tokens.rolled(np.stack([rgb] * 3, -1), 2)
+    assert moved[::2, ::2, 0].tolist() == [[8, 0, 1], [2, 3, 4], [5, 6, 7]]
+    assert moved.shape == (6, 6, 3) and (moved[:2, :2] == 8).all()
 
 
 def test_pixels_are_those_of_transformers():

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -148,7 +149,8 @@ def test_a_data_uri_of_50_mb_is_not_decoded(monkeypatch):
     assert "37.5 MiB" in told and "16 MiB" in told
 
 
-def test_a_file_that_is_too_large_is_not_read(photo):
+def test_a_file_that_is_too_large_is_not_read(photo, monkeypatch):
+    monkeypatch.setattr(type(photo), "read_bytes", None)
     assert "MiB" in refusal(picture_of, str(photo), Bounds(max_bytes=50))
 
 
@@ -249,9 +251,11 @@ def test_a_host_that_sends_too_slowly_is_given_up(host, monkeypatch):
             threading.Event().wait(0.1)
 
     monkeypatch.setattr(_Host, "_send", trickle)
+    began = time.monotonic()
     assert "longer than" in refusal(
         picture_of, f"http://{host}/photo.png", Bounds(allow_url=(host,))
     )
+    assert time.monotonic() - began < 2  # the host goes on for four seconds
 
 
 def test_a_name_that_means_this_network_is_refused(host, monkeypatch):

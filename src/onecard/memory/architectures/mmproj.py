@@ -102,11 +102,6 @@ def of_header(header: gguf.Header, path: Path) -> Projector:
     return Projector(kind, tower, side, merge, size, hears)
 
 
-def has_class_token(path: Path) -> bool:
-    """Whether the tower has a class token beside its patches. Raises DataError."""
-    return any(tensor.name == "v.class_embd" for tensor in gguf.read_header(path).tensors)
-
-
 def check_pair(language: Path, vision: Path) -> Projector:
     """What the vision half says of itself, where it belongs to this language model.
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,10 +24,10 @@ from onecard.errors import DataError, EngineError, OneCardError, SettingsError
 from onecard.inference import llamacpp
 from onecard.inference.client import Client, Reply
 from onecard.inference.config import AUTO, LlmConfig
-from onecard.memory.architectures import mmproj
+from onecard.memory.architectures import gguf, mmproj
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
-from onecard.tasks.vlm import gguf_pairs, picture_sizes, square_pictures
+from onecard.tasks.vlm import class_tokens, gguf_pairs, picture_sizes, square_pictures
 from onecard.tasks.vlm.configs import AnswerModelConfig, ServeConfig
 from onecard.tasks.vlm.engine import Answer, Picture, Question
 from onecard.tasks.vlm.items import MARKER, Turn
@@ -61,6 +62,7 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         return
     pair = gguf_pairs.find(config, reporter)
     half = mmproj.read(pair.vision) if pair.vision else None
+    square, vision = _prepared_here(pair.vision, half, reporter)
     limits = picture_sizes.token_limits(half, config.min_pixels, config.max_pixels)
     layers = int(plan.choices.get("n_gpu_layers", 0)) if plan.device.real else 0
     with llamacpp.LlamaCpp(
@@ -73,7 +75,7 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         kv_type=config.kv_type,
         reporter=reporter,
         name=config.model,
-        mmproj=pair.vision,
+        mmproj=vision,
         image_min_tokens=limits[0],
         image_max_tokens=limits[1],
     ) as process:
@@ -83,10 +85,8 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         settings = _language_settings(config)
         client = Client(process.base_url, process.api_key, process.name, settings, process)
         engine = HttpEngine(client, config, n_parallel, sees=bool(half))
-        if half and pair.vision:
-            engine.square = square_pictures.of_file(pair.vision, half.side)
-            if half.kind == "mlp" and mmproj.has_class_token(pair.vision):
-                reporter.warn(CLASS_TOKEN)
+        if half:
+            engine.square = square
             engine.sizes = PictureSizes(
                 engine.count_tokens,
                 half,
@@ -101,10 +101,23 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         yield engine
 
 
-CLASS_TOKEN = (
-    "llama.cpp reads the vision tower of LLaVA with its class token in the wrong place (llama.cpp "
-    "#25814): answers differ from those of --engine transformers"
-)
+def _prepared_here(
+    vision: Path | None, half: mmproj.Projector | None, reporter: Reporter
+) -> tuple[Square | None, Path | None]:
+    """(how a picture is made ready for llama.cpp, or None where it does that itself; the file of
+    the vision half that it is given)."""
+    if not vision or not half:
+        return None, vision
+    header = gguf.read_header(vision)
+    square = square_pictures.of_keys(header.keys, half.side)
+    if not class_tokens.is_concerned(header):
+        return square, vision
+    if not class_tokens.can_be_mended(header):
+        reporter.warn(class_tokens.NOT_MENDED)
+        return square, vision
+    reporter.line(class_tokens.MENDED)
+    square = square or square_pictures.padded(header.keys, half.side)
+    return replace(square, roll=half.tower.patch), class_tokens.mended(vision)
 
 
 def _language_settings(config: AnswerModelConfig) -> LlmConfig:

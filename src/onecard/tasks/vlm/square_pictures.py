@@ -8,14 +8,13 @@ made (onecard.export.mmproj), and Pillow's filters are those of transformers wit
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from onecard.datasets.images.decode import Rgb
-from onecard.memory.architectures import gguf
+from onecard.tasks.vlm import class_tokens
 
 KEYS = ("onecard.image.fit", "onecard.image.shortest", "onecard.image.resample")
 """In an mmproj file, as onecard.export.mmproj writes them."""
@@ -31,6 +30,8 @@ class Square:
     resample: int = 3
     colour: tuple[int, int, int] = (0, 0, 0)
     """Of the padding."""
+    roll: int = 0
+    """Side of the patches whose last one is moved to the front (class_tokens); 0 for none."""
 
     def prepared(self, rgb: Rgb) -> Rgb:
         """[height, width, 3] -> [side, side, 3]."""
@@ -48,25 +49,26 @@ class Square:
             image = image.resize((size[0], size[1]), filter)
             left, top = (image.width - self.side) // 2, (image.height - self.side) // 2
             image = image.crop((left, top, left + self.side, top + self.side))
-        return np.asarray(image.resize((self.side, self.side), filter))
+        rgb = np.asarray(image.resize((self.side, self.side), filter))
+        return class_tokens.rolled(rgb, self.roll) if self.roll else rgb
 
 
-def of_file(path: Path, side: int) -> Square | None:
-    """What the file says; None for one that others wrote. Raises DataError for no GGUF."""
-    return of_keys(gguf.read_header(path).keys, side)
+def padded(keys: Mapping[str, Any], side: int) -> Square:
+    """As the authors of LLaVA-1.5 do it: to a square with the mean colour."""
+    return Square(side, "pad", side, colour=_mean_colour(keys))
 
 
 def of_keys(keys: Mapping[str, Any], side: int) -> Square | None:
     fit, shortest, resample = (keys.get(key) for key in KEYS)
-    mean = keys.get("clip.vision.image_mean") or [0.0, 0.0, 0.0]
     if fit not in ("crop", "pad", "stretch") or not isinstance(shortest, int) or shortest < side:
         return None
-    colour = [min(max(int(float(value) * 255), 0), 255) for value in mean[:3]]
     known = isinstance(resample, int) and resample in list(Image.Resampling)
-    return Square(
-        side,
-        str(fit),
-        shortest,
-        int(resample or 0) if known else 3,
-        (colour[0], colour[1], colour[2]),
-    )
+    number = int(resample or 0) if known else 3
+    return Square(side, str(fit), shortest, number, _mean_colour(keys))
+
+
+def _mean_colour(keys: Mapping[str, Any]) -> tuple[int, int, int]:
+    mean = keys.get("clip.vision.image_mean")
+    values = mean if isinstance(mean, list) and len(mean) == 3 else [0.5, 0.5, 0.5]
+    red, green, blue = (min(max(int(float(value) * 255), 0), 255) for value in values)
+    return red, green, blue
