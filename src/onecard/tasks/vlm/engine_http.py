@@ -233,6 +233,26 @@ class HttpEngine:
                 for future in futures:
                     future.cancel()
 
+    def first_token(self, question: Question, top: int) -> dict[int, float]:
+        """{token id: log-probability} of the likeliest first tokens of the answer; empty for a
+        server that does not tell their ids."""
+        with self._errors(question), self.client.translated_errors():
+            reply: Any = self.client.openai.chat.completions.create(
+                model=self.name,
+                messages=self._messages(question),  # type: ignore[arg-type]
+                max_tokens=1,
+                temperature=0,
+                logprobs=True,
+                top_logprobs=top,
+            )
+        content = getattr(reply.choices[0].logprobs, "content", None) or []
+        rows = content[0].top_logprobs if content else []
+        return {
+            int((row.model_extra or {})["id"]): row.logprob
+            for row in rows
+            if "id" in (row.model_extra or {})
+        }
+
     def count_tokens(self, rgb: Rgb) -> int:
         """Tokens of the pixels as they are sent, by the server's own count; 0 where it has none."""
         if self._cannot_count:
