@@ -165,17 +165,9 @@ def log_probabilities(net, tokenizer, values):
 
 def in_llamacpp(engine, rgb):
     """{token: log-probability} of the twenty likeliest first tokens."""
-    question = Question(with_pictures("What is this?", [1]), (Picture(rgb),))
-    reply = engine.client.openai.chat.completions.create(
-        model="any",
-        messages=engine._messages(question),
-        max_tokens=1,
-        temperature=0,
-        logprobs=True,
-        top_logprobs=20,
-    )
-    rows = reply.choices[0].logprobs.content[0].top_logprobs
-    return {row.model_extra["id"]: row.logprob for row in rows}
+    rows = engine.first_token(Question(with_pictures("What is this?", [1]), (Picture(rgb),)), 20)
+    assert len(rows) == 20
+    return rows
 
 
 class Lines(Reporter):
