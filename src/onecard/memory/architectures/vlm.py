@@ -6,8 +6,8 @@ qwen3_vl, internvl, idefics3, gemma3, gemma4, paligemma, mistral3, pixtral).
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,74 @@ class VLM:
     words then."""
     old_code: bool = False
     """Brings code of its own that makes logits of the whole prompt."""
+    family: str = ""
+    """model_type of its config in transformers; empty for one that has no class there."""
+    deep: int = 0
+    """Layers of the tower that hand on features beside the last one (Qwen3-VL)."""
+    config: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    """Values of the config.json that it was read from, for tracing the real class."""
+
+    @property
+    def rotated(self) -> bool:
+        """Its tower turns queries and keys by their places, in fp32, and the projector stands
+        inside it (Qwen-VL)."""
+        return self.family.startswith(("qwen2_", "qwen3_"))
+
+    @property
+    def joined(self) -> int:
+        """Patches that become one token."""
+        if not self.tile:
+            return self.merge**2
+        return max(round((self.tile // self.tower.patch) ** 2 / max(self.tokens, 1)), 1)
+
+    @property
+    def projector_width(self) -> int:
+        """Of a projector's hidden layer; 0 for one of a single matrix."""
+        if self.rotated:
+            return self.joined * self.tower.D
+        single = ("idefics3", "smolvlm", "gemma3", "paligemma", "gemma4")
+        return 0 if self.family in single else self.words.D
+
+    @property
+    def projector(self) -> int:
+        """Its weights, those of earlier layers' features among them."""
+        wide, D = self.joined * self.tower.D, self.words.D
+        if self.family in ("gemma3", "gemma4", "paligemma"):  # the mean of the joined patches
+            return self.tower.D * (D + 1)
+        hidden = self.projector_width
+        one = wide * hidden + hidden + hidden * D + D if hidden else wide * D
+        return (1 + self.deep) * (one + (2 * self.tower.D if self.rotated else 0))
+
+    @property
+    def own_head(self) -> int:
+        """Weights of an output head that stands on a language model which has none of its own."""
+        return self.words.V * self.words.D if self.upscaled and self.words.tied else 0
+
+    def tower_adapters(self, r: int) -> int:
+        """Weights of LoRA's pairs on all matrices of the tower; Qwen-VL has queries, keys and
+        values in one."""
+        tower = self.tower
+        attention = (4 if self.rotated else 6) * tower.D + 2 * tower.D
+        feed = (3 if tower.gated else 2) * (tower.D + tower.F)
+        return tower.L * r * (attention + feed)
+
+    @property
+    def upscaled(self) -> bool:
+        """Small pictures are scaled up to the largest canvas, too (Idefics3)."""
+        return self.family in ("idefics3", "smolvlm")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What pictures are to a model, all of them together."""
+
+    tiles: int
+    patches: int
+    """Of all tiles."""
+    tokens: int
+    """Among the words."""
+    grids: tuple[tuple[int, int], ...] = ()
+    """Columns and rows of tokens of each, without tiles."""
 
 
 def sized(m: VLM, width: int, height: int, pixels: tuple[int, int]) -> tuple[int, int]:
@@ -103,11 +171,45 @@ def tiles_of(
         breaks = rows if m.longest else 0  # a token that ends each row
         return 1, m.merge**2 * columns * rows, columns * rows + breaks
     patches = (m.tile // m.tower.patch) ** 2
-    tiles = m.most
-    if m.most > 1 and width:
-        height = height or width
-        tiles = min(math.ceil(width / m.tile) * math.ceil(height / m.tile) + 1, m.most)
+    tiles = _tiles(m, width, height or width, max_pixels)
     return tiles, patches, tiles * m.tokens
+
+
+def _tiles(m: VLM, width: int, height: int, max_pixels: int) -> int:
+    """With the small whole image where it is cut."""
+    if m.most == 1:
+        return 1
+    most = m.most - 1
+    if max_pixels:
+        most = min(most, max(max_pixels // m.tile**2, 1))
+    if m.upscaled:
+        side, ratio = math.isqrt(most), 1.0
+        if width and height:
+            ratio = min(width, height) / max(width, height)
+        cut = side * math.ceil(side * ratio)
+        return cut + 1 if cut > 1 else 1
+    if not width:
+        return most + 1
+    return min(math.ceil(width / m.tile) * math.ceil(height / m.tile), most) + 1
+
+
+def pictures(
+    m: VLM, sizes: Sequence[tuple[int, int]], min_pixels: int = 0, max_pixels: int = 0
+) -> Pictures:
+    """Of pictures of these sizes (width, height; 0 for the usual one)."""
+    rows = [tiles_of(m, *size, min_pixels, max_pixels) for size in sizes]
+    grids: tuple[tuple[int, int], ...] = ()
+    if not m.tile:
+        limits = (min_pixels or m.pixels[0], max_pixels or m.pixels[1])
+        limits = (min(limits), limits[1])
+        usual = UNSIZED
+        grids = tuple(sized(m, w or usual, h or w or usual, limits) for w, h in sizes)
+    return Pictures(
+        sum(tiles for tiles, _, _ in rows),
+        sum(tiles * patches for tiles, patches, _ in rows),
+        sum(tokens for _, _, tokens in rows),
+        grids,
+    )
 
 
 class _Values:
@@ -219,6 +321,26 @@ def _tower(values: Mapping[str, Any], family: str) -> Tower:
     )
 
 
+def tower_of(part: Mapping[str, Any], usual: Tower, path: Path) -> tuple[Tower, int]:
+    """(a CLIP or SigLIP tower by its own config, side of its pictures or 0). Raises DataError."""
+    values = _Values(part)
+    try:
+        tower = Tower(
+            values.get("hidden_size", default=usual.D),
+            values.get("num_hidden_layers", default=usual.L),
+            values.get("num_attention_heads", default=usual.H),
+            values.get("intermediate_size", default=usual.F),
+            values.get("patch_size", default=usual.patch),
+        )
+        return tower, values.get("image_size")
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as fault:
+        raise DataError(
+            f"{path} is no config of a vision tower",
+            why=f"{type(fault).__name__}: {str(fault)[:200]}",
+            fix="give the config.json as the model's repository holds it",
+        ) from None
+
+
 def _joined(values: Mapping[str, Any], family: str, name: str, tower: Tower, words: LM) -> VLM:
     part, own = _Values(values["vision_config"]), _Values(values)
     kind = "pixtral" if values["vision_config"].get("model_type") == "pixtral" else KINDS[family]
@@ -227,7 +349,8 @@ def _joined(values: Mapping[str, Any], family: str, name: str, tower: Tower, wor
 
     def made(projector: int, **how: Any) -> VLM:
         places = (how.get("tile", 0) // tower.patch) ** 2 * tower.D
-        return VLM(name, tower, words, tower.n_params + places + projector, **how)
+        beside = tower.n_params + places + projector
+        return VLM(name, tower, words, beside, family=family, config=dict(values), **how)
 
     if kind.startswith("qwen"):
         merge = part.get("spatial_merge_size", default=2)
@@ -236,6 +359,7 @@ def _joined(values: Mapping[str, Any], family: str, name: str, tower: Tower, wor
         return made(
             (1 + deep) * (wide * wide + wide * D),
             merge=merge,
+            deep=deep,
             pixels=QWEN3_PIXELS if kind == "qwen3_vl" else QWEN_PIXELS,
         )
     if kind == "pixtral":

@@ -46,7 +46,7 @@ def _tiled(tile: int, n: int, most: int = 1, **more: Any) -> dict[str, Any]:
 
 INTERN = _tiled(448, 256, 13)
 OLD_INTERN = _tiled(448, 256, 13, old_code=True)
-QWEN3 = {"pixels": QWEN3_PIXELS}
+QWEN3 = {"pixels": QWEN3_PIXELS, "deep": 3}
 GEMMA4 = {"merge": 3, "pixels": (GEMMA4_AREA, GEMMA4_AREA)}
 MISTRAL = {"merge": 2, "pixels": (1, 1 << 40), "longest": 1540}
 
@@ -188,9 +188,36 @@ NOT_KNOWN = {
 """Models that exist and cannot be planned, with what is missing."""
 
 
+FAMILIES = {
+    "qwen2-vl": "qwen2_vl",
+    "qwen2.5-vl": "qwen2_5_vl",
+    "qwen3-vl": "qwen3_vl",
+    "smolvlm-": "idefics3",
+    "smolvlm2": "smolvlm",
+    "idefics3": "idefics3",
+    "gemma-3-": "gemma3",
+    "paligemma": "paligemma",
+    "llava-1.5": "llava",
+    "llava-1.6": "llava_next",
+}
+"""How a name begins -> its model_type in transformers."""
+
+
+def _family(known: str) -> str:
+    if known.endswith(("-a3b", "-a22b")) and known.startswith("qwen3-vl"):
+        return "qwen3_vl_moe"
+    return next((kind for start, kind in FAMILIES.items() if known.startswith(start)), "")
+
+
 @cache
 def _index() -> dict[str, str]:
     return {tokens(name): known for name, known in {**{n: n for n in TABLE}, **ALSO}.items()}
+
+
+def why_not(name: str) -> str:
+    """What is missing for a model that is known not to be described; empty for all others."""
+    key = tokens(name)
+    return next((why for n, why in NOT_KNOWN.items() if tokens(n) == key), "")
 
 
 def named(name: str) -> VLM:
@@ -198,7 +225,7 @@ def named(name: str) -> VLM:
     key = tokens(name)
     known = _index().get(key)
     if known is None:
-        why = next((why for n, why in NOT_KNOWN.items() if tokens(n) == key), "")
+        why = why_not(name)
         near = nearest(key, _index())
         raise NotFound(
             f"there is no vision-language model named '{name}'",
@@ -231,6 +258,7 @@ def build(known: str) -> VLM:
         tower,
         words,
         beside,
+        family=_family(known),
         **{**{k: v for k, v in how.items() if k != "more"}, "pixels": pixels},
     )
 

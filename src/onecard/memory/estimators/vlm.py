@@ -11,8 +11,9 @@ from typing import Literal
 from onecard.memory import formats
 from onecard.memory.architectures import vlms
 from onecard.memory.architectures.backbones import encoder_layer, half
+from onecard.memory.architectures.layers import LM
 from onecard.memory.architectures.mmproj import Projector
-from onecard.memory.architectures.vlm import VLM, Tower, tiles_of
+from onecard.memory.architectures.vlm import VLM, Pictures, Tower, pictures, tiles_of
 from onecard.memory.estimators import llm_inference, training
 from onecard.memory.plan import Term
 from onecard.memory.simulator import Tape, Tensor
@@ -55,37 +56,55 @@ class Look:
     all_logits: bool = False
     """Code of before 2025 makes logits of the whole prompt, in fp32."""
     fused: bool = True
-    image: bool = True
-    """Off: words only."""
+    images: int = 1
+    """Pictures of a question; 0 for words only."""
     min_pixels: int = 0
     max_pixels: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height of each picture, instead of `images` of one size."""
+    wide: float = 0.0
+    """Bytes of a value and of a weight that is not quantized; 0 for those of the format."""
+
+    @property
+    def width_bytes(self) -> float:
+        return self.wide or (4.0 if self.format in ("fp32", "f32") else 2.0)
+
+
+def pictures_of(m: VLM, s: "Look | Training") -> Pictures:
+    """Of one question or sample."""
+    sizes = s.sizes or ((s.width, s.height),) * s.images
+    return pictures(m, sizes, s.min_pixels, s.max_pixels)
 
 
 def talk(m: VLM, s: Look) -> list[Term]:
-    """What looking at one image a sequence and answering needs."""
+    """What reading pictures and words and answering needs: the most of three moments, as
+    transformers' generate passes them: the tower, the prompt, the last token."""
     words, B = m.words, s.B
-    tiles, patches, seen = 1, 0, 0
-    if s.image:
-        tiles, patches, seen = tiles_of(m, s.width, s.height, s.min_pixels, s.max_pixels)
-    crossed = B * seen * m.cross_values * 2
-    image_tokens = 0 if m.cross_values else seen
-    weights = formats.hf(words, s.format)
-    wide = 4.0 if s.format in ("fp32", "f32") else 2.0
+    seen = pictures_of(m, s)
+    among = 0 if m.cross_values else seen.tokens
+    crossed = B * seen.tokens * m.cross_values * 2
+    wide = s.width_bytes
+    weights = formats.hf(words, s.format, wide)
     beside = math.ceil(m.beside * wide)
-    t = Tape(wide=wide, weights=wide)
-    _see(t, m, B * tiles, patches, s.fused)
-    prompt = B * (image_tokens + s.tokens)
+    prompt = among + s.tokens
+    pixels = B * pixel_bytes(m, seen, wide)
+    cache = round(_cache(words, B, prompt + s.answer, wide)) + crossed
     # logits are cast to fp32 beside the 16 bits that they are made in
-    logits = (prompt if s.all_logits else B) * words.V * (4 + wide)
-    reading = max(prompt * (3 * words.F + 4 * words.D) * wide, logits)
-    kept = image_tokens + s.tokens + s.answer
-    cache = math.ceil(B * kept * wide * words.kv_values) + crossed
-    top = max(t.peak, reading)
-    why = f"{image_tokens + s.tokens} tokens read at once"
-    if top == t.peak:
-        why = f"{tiles} tiles of {patches} patches in the tower"
-    elif top == logits:
-        why = f"logits of {prompt if s.all_logits else B} tokens, cast to fp32"
+    logits = (B * prompt if s.all_logits else B) * words.V * (4 + wide)
+    kept = B * features_bytes(m, seen, wide)
+    before = _cache(words, B, prompt, wide) + crossed + kept
+    opened = _opened(words, s.format, wide)
+    reading = max(prompt_hump(words, B * prompt, wide, opened), logits)
+    tower = tower_hump(m, B, seen, wide, s.fused)
+    embedded = B * prompt * words.D * wide
+    moments = {
+        f"{seen.tiles} tiles, {seen.patches} patches in the tower": tower + embedded,
+        f"{B} x {prompt} tokens read at once": before + reading,
+        "the answer's last token": cache + _one_token(words, B, prompt + s.answer, wide, logits),
+    }
+    if reading == logits and s.all_logits:
+        moments[f"logits of {B} x {prompt} tokens, cast to fp32"] = before + reading
+    why = max(moments, key=lambda name: moments[name])
     return [
         Term(
             "weights",
@@ -101,12 +120,91 @@ def talk(m: VLM, s: Look) -> list[Term]:
         Term(
             "KV cache",
             cache,
-            f"{B} x ({image_tokens} tokens of the image + {s.tokens} words + {s.answer} of the "
-            "answer)",
+            f"{B} x ({among} tokens of pictures + {s.tokens} words + {s.answer} of the answer)",
         ),
-        Term("activations", math.ceil(top), why),
+        Term(
+            "activations",
+            math.ceil(moments[why] - cache + pixels),
+            f"{why}, beyond the cache; pixels {pixels / 2**20:.0f} MiB",
+        ),
         Term("workspace", llm_inference.GATHER_BYTES, "cuBLAS"),
     ]
+
+
+def pixel_bytes(m: VLM, seen: Pictures, wide: float) -> float:
+    """Of the pictures as the processor hands them on; Qwen-VL repeats each for two frames."""
+    if not m.tile:
+        return seen.patches * 3 * m.tower.patch**2 * wide * (2 if m.rotated else 1)
+    return seen.tiles * 3 * m.tile**2 * wide
+
+
+def _cache(words: LM, B: int, tokens: int, wide: float) -> float:
+    """transformers keeps no more than the window of a layer that has one."""
+    values = sum(n * row.kv_values * min(tokens, row.window or tokens) for row, n in words.groups)
+    return B * values * wide
+
+
+def features_bytes(m: VLM, seen: Pictures, wide: float) -> float:
+    """What the prompt is read beside: the tower's own output, its tokens twice (as they come and
+    joined), and those of its earlier layers."""
+    tokens = seen.tokens * m.words.D * (2 + m.deep)
+    return (seen.patches * m.tower.D + tokens) * wide
+
+
+def _opened(words: LM, format: str, wide: float) -> float:
+    """The largest matrix in full width: bitsandbytes opens one at a time for a prompt."""
+    if not format.startswith("nf4"):
+        return 0
+    return max(row.rows * row.columns for layer, _ in words.groups for row in layer.matrices) * wide
+
+
+def prompt_hump(words: LM, tokens: int, wide: float, opened: float = 0) -> float:
+    """The feed-forward of a layer without gradients: the embedded prompt, what came into the
+    layer, what attention made of it, its norm; and gate, up and their product."""
+    rows = tokens * words.F * wide
+    return tokens * 4 * words.D * wide + max(3 * rows, 2 * rows + opened)
+
+
+def _one_token(words: LM, B: int, tokens: int, wide: float, logits: float) -> float:
+    """A layer's keys or values are joined anew, and its logits."""
+    widest = max(max(row.k_values, row.v_values) for row, _ in words.groups)
+    return max(B * tokens * widest * wide, logits)
+
+
+def quick_gelu(m: VLM) -> bool:
+    """CLIP's activation, also Qwen2-VL's: what came in, its sigmoid and their product."""
+    return m.family in ("llava", "llava_next", "vipllava", "qwen2_vl") and not m.tower.gated
+
+
+def tower_hump(
+    m: VLM, B: int, seen: Pictures, wide: float, fused: bool = True, autocast: bool = False
+) -> float:
+    """The widest part of a layer of the tower without gradients. A patch holds: what came into the
+    tower (where it is kept), into the layer, what attention made of it, its norm, and the
+    feed-forward; or rotary embedding, whose queries and keys are cast to fp32.
+
+    Held against the classes of transformers 5 on fake tensors (tests/e2e/test_vlm_trace.py).
+    """
+    tower, n = m.tower, B * seen.patches
+    three = tower.gated or quick_gelu(m)
+    feed = tower.F * wide * (3 if three else 2)
+    # under autocast LayerNorm answers in fp32
+    wider = (4 - wide) * tower.D if autocast and not tower.gated else 0
+    row = 4 * tower.D * wide + wider + feed
+    if m.rotated:
+        cast = 8 * tower.D if wide < 4 else 0
+        turned = 5 * tower.D * wide + cast + 16 * tower.D
+        angles = 2 * 4 * tower.D / tower.H
+        row = max(turned, 3 * tower.D * wide + feed) + wider + angles
+        row += tower.D * wide * (m.deep > 0)  # learned places are kept beside
+    scores = 0.0
+    if not fused:
+        each = seen.patches / max(seen.tiles, 1)
+        scores = n * each * tower.H * (4 + wide)
+    deep = B * m.deep * seen.tokens * m.words.D * wide
+    # Idefics 3 sorts empty tiles out, into a copy
+    copy = B * pixel_bytes(m, seen, wide) if m.upscaled else 0
+    return n * row + scores + deep + copy
 
 
 @dataclass(frozen=True)
@@ -122,6 +220,11 @@ class Training:
     min_pixels: int = 0
     max_pixels: int = 0
     tower: Literal["frozen", "lora", "full"] = "frozen"
+    projector: Literal["full", "frozen"] = "full"
+    images: int = 1
+    """Pictures of a sample."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Width and height of each picture, instead of `images` of one size."""
 
 
 def tune(m: VLM, s: Training) -> list[Term]:
