@@ -30,7 +30,17 @@ SMOL_TEMPLATE = (
 )
 
 
+SOURCE: list[Path] = []
+"""Folder of a real tokenizer to take in place of the tiny one, while `write` runs: llama.cpp's
+converter knows real ones only."""
+
+
 def tokenizer(special: list[str], end: str) -> Any:
+    if SOURCE:
+        tok = transformers.AutoTokenizer.from_pretrained(SOURCE[-1])
+        tok.add_special_tokens({"additional_special_tokens": special})
+        tok.eos_token, tok.pad_token = end, "<|endoftext|>"
+        return tok
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -99,7 +109,7 @@ def _qwen2() -> tuple[Any, Any]:
     numbers |= tok.get_vocab()
     config = transformers.Qwen2VLConfig(
         vision_config={
-            "depth": 2,
+            "depth": 3,
             "embed_dim": 32,
             "hidden_size": 64,
             "num_heads": 2,
@@ -192,10 +202,12 @@ def _smol() -> tuple[Any, Any]:
 MAKERS = {"llava": _llava, "qwen2-vl": _qwen2, "qwen3-vl": _qwen3, "smolvlm": _smol}
 
 
-def write(name: str, folder: Path, seed: int = 0) -> Path:
-    """The model in `folder`, as from_pretrained opens it."""
+def write(name: str, folder: Path, seed: int = 0, tokens: Path | None = None) -> Path:
+    """The model in `folder`, as from_pretrained opens it. `tokens`: folder of a real tokenizer."""
     torch.manual_seed(seed)
+    SOURCE[:] = [tokens] if tokens else []
     model, processor = MAKERS[name]()
+    SOURCE.clear()
     model.float().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

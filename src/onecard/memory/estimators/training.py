@@ -44,7 +44,7 @@ SCORE_COPIES = 7.7
 """Score matrices alive in the backward pass of eager attention (7.4 to 9 in measurements of
 fitcheck-llm 0.3.1)."""
 FROZEN_CHUNK = 256
-"""Tokens whose logits onecard's own loss makes at once (tasks/finetune/loss.py)."""
+"""Tokens whose logits onecard's own loss makes at once (training/frozen_head.py)."""
 CHUNKED_SHARE = 1 / 8
 """A chunked loss casts this share of the logits at a time (torchtune: 8 chunks)."""
 CHUNKED_COPIES = 0.5

@@ -80,9 +80,7 @@ class Engine(Protocol):
         the engine."""
         ...
 
-    def answers(
-        self, questions: Iterable[Question], *, max_tokens: int = 0
-    ) -> Iterator[Answer]:
+    def answers(self, questions: Iterable[Question], *, max_tokens: int = 0) -> Iterator[Answer]:
         """Of many questions, in their order, greedy."""
         ...
 
