@@ -182,6 +182,7 @@ LONG_FILES = (
     *("test_asr_dialogues.py", "test_asr_serve.py", "test_asr.py", "test_readers.py"),
     *("test_models.py", "test_measured.py", "test_rag_questions.py", "test_rag_tools.py"),
     *("test_diffusion_generate.py", "test_diffusion_training.py", "test_diffusion_evaluate.py"),
+    *("test_vlm_export.py", "test_vlm_serve.py", "test_mmproj_files.py", "test_vlm_training.py"),
 )
 """Files that take a minute or more, the longest first: begun last, one of them keeps one worker
 busy while the others have nothing left (Makefile: a file a worker, in this order)."""

@@ -2,7 +2,8 @@
 
 No CLIP or SigLIP can be had on the project's machines, so this one learns shapes and colours of
 easy-VQA's training pictures (their labels follow from the training questions) and is saved as a
-`SiglipVisionModel` with its image processor, as `vlm pretrain-projector` takes one. (Not CLIP-shaped: llama.cpp puts CLIP's class token in the wrong place, #25814, and answers would not be the same.)
+`SiglipVisionModel` with its image processor, as `vlm pretrain-projector` takes one. It has no class
+token: llama.cpp puts CLIP's in the wrong place (its issue 25814), and answers would differ.
 
     python tests/bench/vision_tower.py DATA OUT [--epochs 40]
 """

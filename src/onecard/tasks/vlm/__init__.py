@@ -92,11 +92,14 @@ TASK = Task(
         "vlm-qlora": PlanPreset(
             "QLoRA of a vision-language model",
             "configs:TrainPlanConfig",
-            {"load_in_4bit": True},
+            {"load_in_4bit": True, "loss": "onecard"},
             "qwen2.5-vl-3b",
         ),
         "vlm-lora": PlanPreset(
-            "LoRA of a vision-language model", "configs:TrainPlanConfig", example="qwen2.5-vl-3b"
+            "LoRA of a vision-language model",
+            "configs:TrainPlanConfig",
+            {"loss": "onecard"},
+            "qwen2.5-vl-3b",
         ),
     },
     packages=(
@@ -105,6 +108,12 @@ TASK = Task(
         "transformers",
         "peft",
         "bitsandbytes",
+        "accelerate",
+        "safetensors",
+        "sentencepiece",
+        "num2words",
+        "pypdfium2",
+        "pyarrow",
         "pillow",
         "xllamacpp",
         "openai",
