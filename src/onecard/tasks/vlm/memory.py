@@ -89,29 +89,29 @@ def plan(config: Config, device: Device) -> Plan:
 def _what_if(config: PlanConfig | TrainPlanConfig, device: Device) -> Plan:
     known = find(config.model)
     m = known.model
-    parts = _what_if_terms(m, config)
-    if isinstance(config, TrainPlanConfig) and config.loss == "onecard":
-        parts.append(
-            training.fragments(m.words, planned_training.with_tokens(m, _what_if_step(config)))
-        )
+    parts = _what_if_terms(m, config, device)
     sizes = planned_pictures.sizes_of(config)
     choices = {
         "model": known.name,
         "tokens of a picture": pictures(m, sizes, *planned_pictures.limits(config)).tokens,
     }
-    context = terms.cuda_context(device)
     rows = planned_pictures.rows(
-        m, config, lambda sized: sum(t.bytes for t in (*_what_if_terms(m, sized), *context))
+        m, config, lambda sized: sum(term.bytes for term in _what_if_terms(m, sized, device))
     )
     band = calibration.band(device, "vlm", BAND)
-    return Plan((*parts, *context), device, choices, rows, band)
+    return Plan(tuple(parts), device, choices, rows, band)
 
 
-def _what_if_terms(m: VLM, config: PlanConfig | TrainPlanConfig) -> list[Term]:
+def _what_if_terms(m: VLM, config: PlanConfig | TrainPlanConfig, device: Device) -> list[Term]:
+    context = terms.cuda_context(device)
     if isinstance(config, PlanConfig):
-        return vlm.talk(m, _what_if_look(m, config))
+        return [*vlm.talk(m, _what_if_look(m, config)), *context]
     step = _what_if_step(config)
-    return vlm_training.step(m, step) if config.loss == "onecard" else vlm.tune(m, step)
+    if config.loss != "onecard":
+        return [*vlm.tune(m, step), *context]
+    fragments = training.fragments(m.words, planned_training.with_tokens(m, step))
+    kept = [fragments] if device.type == "cuda" else []
+    return [*vlm_training.step(m, step), *kept, *context]
 
 
 def _what_if_look(m: VLM, config: PlanConfig) -> vlm.Look:

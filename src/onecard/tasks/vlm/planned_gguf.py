@@ -168,4 +168,4 @@ def _table(
         limited = _limited(half, config, side, side)
         eyes = sum(term.bytes for term in vlm.projector(half, *limited, True))
         rows.append((side, half.tokens(*limited), total - now + eyes))
-    return [planned_pictures.table(rows)]
+    return [planned_pictures.line("picture", rows)]

@@ -1,6 +1,7 @@
 """Sizes of the pictures that a plan counts: of the files that were given, by their headers, else as
 the settings say. Light."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from onecard.units import gib
 
 SIDES = (224, 448, 672, 896, 1280, 1792)
 """Of the square pictures in the table that a plan tells (px)."""
+FLOOR = 224**2
+"""Pixels that a picture keeps: below it text cannot be read, and CLIP's first models began."""
 MAX_HEADERS = 64
 """Pictures whose headers are read for a plan."""
 Size = tuple[int, int]
@@ -65,21 +68,28 @@ def limits(config: PictureSizeConfig) -> Size:
 
 def takes_sizes(m: VLM) -> bool:
     """Whether pictures of different sizes become different numbers of tokens."""
-    return not m.tile or m.most > 1
+    return m.most > 1 if m.tile else m.pixels[0] < m.pixels[1]
 
 
 def smaller_limits(m: VLM, sizes: Sequence[Size], now: int) -> list[int]:
-    """Values of max_pixels below what the pictures have now, largest first, never below the
-    smallest of SIDES."""
+    """Values of max_pixels below what the pictures have now, largest first, in steps of a quarter
+    or of a tile; none leaves less than FLOOR or a tile."""
     if not takes_sizes(m):
         return []
-    steps = [m.tile**2 * n * n for n in range(1, 9)] if m.tile else [side**2 for side in SIDES]
-    usual = UNSIZED**2 if not m.tile else m.tile**2 * (m.most - 1)
+    usual = m.tile**2 * (m.most - 1) if m.tile else UNSIZED**2
     area = max((w * h if w and h else usual for w, h in sizes), default=usual)
-    if m.upscaled:
-        area = usual
-    area = min(area, now or area)
-    return sorted((step for step in steps if step < area), reverse=True)
+    area = min(usual if m.upscaled else area, now or area)
+    if m.tile:
+        counts = range(m.most - 1, 0, -1)
+        if m.upscaled:
+            counts = range(math.isqrt(m.most - 1), 0, -1)
+        steps = [m.tile**2 * (n * n if m.upscaled else n) for n in counts]
+        return [step for step in steps if step < area]
+    token = (m.merge * m.tower.patch) ** 2
+    steps = []
+    while (area := round(area * 0.75)) > FLOOR:
+        steps.append(area // token * token)
+    return steps
 
 
 def cost(m: VLM, sizes: Sequence[Size], config: PictureSizeConfig, most: int) -> str:
@@ -89,20 +99,27 @@ def cost(m: VLM, sizes: Sequence[Size], config: PictureSizeConfig, most: int) ->
     return f"small things are lost: {before:,} tokens of pictures become {after:,}"
 
 
-def table(rows: Sequence[tuple[int, int, int]]) -> str:
-    """Of (side, tokens, bytes): one line."""
-    parts = [f"{side} px {tokens:,} tokens {gib(total)}" for side, tokens, total in rows]
-    return "picture size, tokens and memory: " + "; ".join(parts)
-
-
 def rows(m: VLM, config: Any, total_of: Callable[[Any], int]) -> tuple[str, ...]:
-    """The note that tells memory by picture size, for models that take several; `total_of` a
-    config with another picture size."""
+    """The note that tells tokens and memory by picture size, for models that take several; by
+    max_pixels where small pictures are scaled up. `total_of` a config with other sizes."""
     if not takes_sizes(m):
         return ()
-    sized_rows = []
-    for side in SIDES:
-        sized = config.model_copy(update={"imgsz": side, "height": side})
-        tokens = pictures(m, ((side, side),), *limits(config)).tokens
-        sized_rows.append((side, tokens, total_of(sized)))
-    return (table(sized_rows),)
+    sides: Sequence[int] = SIDES
+    name = "picture"
+    if m.upscaled:
+        sides = [m.tile * n for n in range(1, math.isqrt(m.most - 1) + 1)]
+        name = "max_pixels"
+    parts = []
+    for side in sides:
+        change = {"max_pixels": side**2} if m.upscaled else {"imgsz": side, "height": side}
+        sized = config.model_copy(update=change)
+        size = (sized.imgsz, sized.height or sized.imgsz)
+        tokens = pictures(m, (size,), *limits(sized)).tokens
+        parts.append((side, tokens, total_of(sized)))
+    return (line(name, parts),)
+
+
+def line(name: str, rows: Sequence[tuple[int, int, int]]) -> str:
+    """Of (side, tokens, bytes)."""
+    parts = [f"{side}x{side} px {tokens:,} tokens {gib(total)}" for side, tokens, total in rows]
+    return f"{name}, tokens, memory: {'; '.join(parts)}"

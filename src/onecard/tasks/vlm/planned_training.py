@@ -21,18 +21,7 @@ def plan(config: VisionTrainConfig, reason: str, device: Device) -> Plan:
         return Plan((), device)  # nothing is named yet; the command refuses it
     known = trained(config)
     m, step = known.model, step_of(config, device)
-    parts = _training_terms(known, step, device)
-    static = sum(term.bytes for term in parts if term.name != "activations")
-    asked = {n: _evaluation_bytes(m, step, n, config) for n in AT_ONCE}
-    step_bytes = sum(term.bytes for term in parts if term.name == "activations")
-    room = max(device.free_bytes - static, step_bytes)
-    at_once = next((n for n in AT_ONCE if asked[n] <= room), 1)
-    if asked[at_once] > step_bytes:
-        why = f"{at_once} questions answered at once, before and after the training"
-        parts = [
-            Term("activations", asked[at_once], why) if t.name == "activations" else t
-            for t in parts
-        ]
+    parts, at_once = _whole(known, step, config, device)
     seen = vlm.pictures_of(m, step)
     recipe = step.recipe
     notes = [f"model auto: {known.name}, {reason}"] if reason else []
@@ -41,7 +30,7 @@ def plan(config: VisionTrainConfig, reason: str, device: Device) -> Plan:
         m,
         config,
         lambda sized: sum(
-            term.bytes for term in _training_terms(known, step_of(sized, device), device)
+            term.bytes for term in _whole(known, step_of(sized, device), sized, device)[0]
         ),
     )
     choices: dict[str, Any] = {
@@ -54,6 +43,24 @@ def plan(config: VisionTrainConfig, reason: str, device: Device) -> Plan:
     }
     band = calibration.band(device, "vlm", BAND)
     return Plan(tuple(parts), device, choices, tuple(notes), band)
+
+
+def _whole(
+    known: Known, step: vlm.Training, config: VisionTrainConfig, device: Device
+) -> tuple[list[Term], int]:
+    """(the terms of a step, or of the answers before and after it where these need more; how many
+    questions are answered at once: as many as fit)."""
+    parts = _training_terms(known, step, device)
+    needed = sum(term.bytes for term in parts if term.name == "activations")
+    others = sum(term.bytes for term in parts) - needed
+    asked = {n: _evaluation_bytes(known.model, step, n, config) for n in AT_ONCE}
+    room = max(device.free_bytes - others, needed)
+    at_once = next((n for n in AT_ONCE if asked[n] <= room), 1)
+    if asked[at_once] > needed:
+        why = f"{at_once} questions answered at once, before and after the training"
+        term = Term("activations", asked[at_once], why)
+        parts = [term if part.name == "activations" else part for part in parts]
+    return parts, at_once
 
 
 def trained(config: Any) -> Known:
