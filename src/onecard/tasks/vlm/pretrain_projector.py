@@ -86,6 +86,7 @@ def join(config: ProjectorConfig, dtype: torch.dtype, reporter: Reporter) -> Vlm
         )
     has_class_token = vision.model_type == "clip_vision_model"
     strategy = "default" if has_class_token else "full"
+    seed_weights(config.seed)  # the new token's row is random, too
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if len(tokenizer) > language.get_input_embeddings().weight.shape[0]:
         language.resize_token_embeddings(len(tokenizer))
@@ -99,7 +100,6 @@ def join(config: ProjectorConfig, dtype: torch.dtype, reporter: Reporter) -> Vlm
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         tie_word_embeddings=tied,
     )
-    seed_weights(config.seed)
     net: Any = LlavaForConditionalGeneration(llava_config).to(dtype)
     net.model.vision_tower.load_state_dict(tower.state_dict())
     net.model.language_model.load_state_dict(language.model.state_dict())
