@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onecard.datasets.images.picture_uris import data_uri
 from onecard.errors import DataError
 from onecard.inference import repl
 from onecard.reporting import Result
@@ -19,7 +20,6 @@ from onecard.tasks.vlm.engine import Answer, Engine, Picture, Question
 from onecard.tasks.vlm.engines import open_engine
 from onecard.tasks.vlm.items import MARKER, Role, Turn, without_markers
 from onecard.tasks.vlm.picture_inputs import Bounds
-from onecard.tasks.vlm.picture_uris import data_uri
 
 HELP = """/image FILE    add a picture to the next question; several, a folder or a PDF too
 /system TEXT   set the system prompt; starts a new conversation

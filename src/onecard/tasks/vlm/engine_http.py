@@ -20,6 +20,7 @@ import numpy as np
 import openai
 
 from onecard.datasets.images.decode import Rgb
+from onecard.datasets.images.picture_uris import data_uri
 from onecard.errors import DataError, EngineError, OneCardError, SettingsError
 from onecard.inference import llamacpp
 from onecard.inference.client import Client, Reply
@@ -32,7 +33,6 @@ from onecard.tasks.vlm.configs import AnswerModelConfig, ServeConfig
 from onecard.tasks.vlm.engine import Answer, Picture, Question
 from onecard.tasks.vlm.items import MARKER, Turn
 from onecard.tasks.vlm.picture_sizes import PictureSizes
-from onecard.tasks.vlm.picture_uris import data_uri
 from onecard.tasks.vlm.square_pictures import Square
 
 AT_ONCE = 4

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from onecard.datasets.images import decode
+from onecard.datasets.images import decode, pdf_pages
 from onecard.datasets.images.gathering import files_below, is_there
 from onecard.errors import DataError, NotFound, OneCardError
-from onecard.tasks.vlm import pdf_pages, picture_urls
+from onecard.tasks.vlm import picture_urls
 from onecard.tasks.vlm.engine import Picture
 
 MAX_PIXELS = 128_000_000
