@@ -209,6 +209,32 @@ def test_a_tower_and_a_language_model_are_joined(kind, tied, rows, tmp_path):
     assert asked.data["metrics"]["model_exact_match"]["n"] == 24
 
 
+def test_a_language_model_in_4_bits_is_joined_and_written_wide(rows, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    tok = made_vlms.tokenizer(["</s>"], "</s>")
+    LlamaForCausalLM(LlamaConfig(**made_vlms._text(tok))).save_pretrained(tmp_path / "words")
+    tok.save_pretrained(tmp_path / "words")
+    out = tmp_path / "out"
+    run(
+        "pretrain-projector",
+        data=str(rows),
+        vision_model=str(towers(tmp_path)["clip"]),
+        model=str(tmp_path / "words"),
+        load_in_4bit=True,
+        max_steps=2,
+        eval_items=4,
+        max_new_tokens=2,
+        controls=False,
+        output_dir=str(out),
+    )
+    values = json.loads((out / "model" / "config.json").read_text())
+    assert (
+        "quantization_config" not in values and "quantization_config" not in values["text_config"]
+    )
+    data = run("evaluate", data=str(rows), model=str(out / "model"), max_new_tokens=2).data
+    assert data["metrics"]["model_exact_match"]["n"] == 24
+
+
 def test_only_the_projector_is_trained(rows, tmp_path):
     tok = made_vlms.tokenizer(["</s>"], "</s>")
     LlamaForCausalLM(LlamaConfig(**made_vlms._text(tok))).save_pretrained(tmp_path / "words")

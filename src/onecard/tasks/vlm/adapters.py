@@ -108,7 +108,15 @@ def save(vlm: Vlm, base_name: str, out: Path) -> Path:
     draft = target.with_name(target.name + ".part")
     if draft.exists():
         shutil.rmtree(draft)
-    vlm.net.save_pretrained(draft)
+    net = vlm.net
+    if vlm.widened:
+        net = vlm.widened()
+        own = trained(vlm.net)
+        with torch.no_grad():
+            for name, weight in net.named_parameters():
+                if name in own:
+                    weight.copy_(own[name])
+    net.save_pretrained(draft)
     vlm.processor.save_pretrained(draft)
     if has_adapter:
         values = {"model": base_name, "folder": str(vlm.place.folder)}

@@ -6,7 +6,7 @@ Letters at the end of a tensor's name: B rows, T tokens, D width.
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,6 +51,8 @@ class Vlm:
     processor: Any
     device: torch.device
     place: Place
+    widened: Callable[[], Any] | None = None
+    """The same model with wide weights, to be written in place of one in 4 or 8 bits."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     """A tokenizer of Rust refuses a second thread while one is in it."""
 

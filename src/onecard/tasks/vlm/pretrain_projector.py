@@ -16,6 +16,7 @@ from transformers import (
     LlavaProcessor,
     SiglipVisionModel,
 )
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from transformers.utils import logging as hf_logging
 
 from onecard.errors import DataError, SettingsError
@@ -26,6 +27,7 @@ from onecard.tasks.vlm import training_data
 from onecard.tasks.vlm.configs import ProjectorConfig
 from onecard.tasks.vlm.model import Place, Vlm
 from onecard.tasks.vlm.train import precise, run_training
+from onecard.training import quantization
 from onecard.training.seeds import seed_weights
 
 IMAGE_TOKEN = "<image>"
@@ -75,8 +77,26 @@ def join(config: ProjectorConfig, dtype: torch.dtype, reporter: Reporter) -> Vlm
     hf_logging.disable_progress_bar()
     tower_folder = checkpoints.folder(config.vision_model, reporter)
     language_folder = checkpoints.folder(config.model, reporter)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net, processor = _joined(config, tower_folder, language_folder, dtype, device)
+    vlm = Vlm("the joined model", net, processor, device, Place(language_folder))
+    if config.load_in_4bit or config.load_in_8bit:
+        wide = config.model_copy(update={"load_in_4bit": False, "load_in_8bit": False})
+
+        def widened() -> Any:
+            cpu = torch.device("cpu")
+            return _joined(wide, tower_folder, language_folder, dtype, cpu)[0]
+
+        vlm.widened = widened
+    return vlm
+
+
+def _joined(
+    config: ProjectorConfig, tower_folder: Path, words: Path, dtype: torch.dtype, device: Any
+) -> tuple[Any, Any]:
+    """(the model, its processor). The halves are taken in as they are, quantized ones too."""
     tower, images = _tower(tower_folder, dtype)
-    language, tokenizer = _language(language_folder, dtype)
+    language, tokenizer = _language(words, config, dtype, device)
     vision = tower.config
     if not -vision.num_hidden_layers <= config.vision_feature_layer <= vision.num_hidden_layers:
         raise SettingsError(
@@ -100,14 +120,15 @@ def join(config: ProjectorConfig, dtype: torch.dtype, reporter: Reporter) -> Vlm
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
         tie_word_embeddings=tied,
     )
-    net: Any = LlavaForConditionalGeneration(llava_config).to(dtype)
-    net.model.vision_tower.load_state_dict(tower.state_dict())
-    net.model.language_model.load_state_dict(language.model.state_dict())
+    with torch.device("meta"):
+        net: Any = LlavaForConditionalGeneration(llava_config)
+    net.model.vision_tower, net.model.language_model = tower, language.model
+    net.lm_head = language.lm_head
+    net.model.multi_modal_projector = LlavaMultiModalProjector(llava_config).to(dtype)
     if tied:
         net.tie_weights()
-    else:
-        net.lm_head.load_state_dict(language.lm_head.state_dict())
     net.generation_config = language.generation_config
+    quantization.disable_4bit_repacking(net)
     processor = LlavaProcessor(
         images,
         tokenizer,
@@ -117,9 +138,9 @@ def join(config: ProjectorConfig, dtype: torch.dtype, reporter: Reporter) -> Vlm
         chat_template=FLATTEN + (tokenizer.chat_template or PLAIN_TEMPLATE),
         image_token=IMAGE_TOKEN,
     )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = net.to(device).requires_grad_(False).eval()
-    return Vlm("the joined model", net, processor, device, Place(language_folder))
+    tower.to(device)
+    net.model.multi_modal_projector.to(device)
+    return net.requires_grad_(False).eval(), processor
 
 
 def _tower(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -149,12 +170,17 @@ def _tower(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return tower, images
 
 
-def _language(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """(a causal language model, its tokenizer). Raises DataError."""
+def _language(
+    folder: Path, config: ProjectorConfig, dtype: torch.dtype, device: Any
+) -> tuple[Any, Any]:
+    """(a causal language model, its tokenizer). Raises DataError, MissingExtra."""
+    options: dict[str, Any] = {"device_map": {"": 0}} if device.type == "cuda" else {}
+    if config.load_in_4bit or config.load_in_8bit:
+        options["quantization_config"] = quantization.bits_config(config, dtype)
     try:
         AutoConfig.from_pretrained(folder)
         language: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True
+            folder, dtype=dtype, use_safetensors=True, **options
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as fault:

@@ -151,6 +151,9 @@ def _require_same(
 ) -> None:
     """Reads what was written and compares the losses of some rows. Raises DataError."""
     if path.name == WHOLE:
+        if vlm.widened:  # its weights are other ones: the trained part alone is compared
+            _require_equal(path, trainer)
+            return
         if fsio.disk_bytes(path) > MAX_RELOADED_BYTES:
             return
         kept, weights = vlm.net, next(vlm.net.parameters())
@@ -175,6 +178,22 @@ def _require_same(
             why=f"read again, the loss of held-out rows differs by {difference:.4f} nats a token",
             fix="the last checkpoint is complete; report the model's family to onecard",
         )
+
+
+def _require_equal(path: Path, trainer: Trainer) -> None:
+    """Raises DataError where a trained weight is not in the files."""
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        tensors |= load_file(file)
+    for name, weight in trainer.weights.items():
+        stem = name.removeprefix("model.")
+        stored = tensors.get(name, tensors.get(stem))
+        if stored is None or not torch.equal(stored.float(), weight.to(stored.dtype).float().cpu()):
+            raise DataError(
+                f"{path} is not the model that was trained",
+                why=f"{name} is not in its files as it was trained",
+                fix="the last checkpoint is complete; report it to onecard",
+            )
 
 
 def _judged(
