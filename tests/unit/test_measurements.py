@@ -265,7 +265,7 @@ def test_transformers_settings_change_the_plan():
         (
             "vlm-lora",
             "qwen2.5-vl-3b",
-            {"method": "full", "fp32_master_weights": True},
+            {"method": "full", "loss": "upcast", "fp32_master_weights": True},
             {"fp32_master_weights": False},
         ),
     ],

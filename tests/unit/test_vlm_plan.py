@@ -182,9 +182,12 @@ def test_the_answers_before_a_training_fit_too():
     config = TrainConfig(
         model="llava-1.5-7b", load_in_4bit=True, gradient_checkpointing=True, max_new_tokens=2048
     )
-    small, large = planned(config, devices.find("10gb")), planned(config, devices.find("24gb"))
+    small, large = planned(config, devices.find("10gb")), planned(config, devices.find("32gb"))
     assert small.fits and small.choices["questions at once"] < 8
     assert large.choices["questions at once"] == 8
+    # eight caches of 576 + 512 + 2048 tokens
+    cache = 8 * 3136 * vlms.named("llava-1.5-7b").words.kv_values * 2
+    assert part(large, "activations") > cache
 
 
 # Names

@@ -6,7 +6,7 @@ at them; whatever is made with a weight is fake.
 """
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from onecard.memory.estimators import vlm, vlm_training
 from onecard.memory.estimators.training import FROZEN_CHUNK, Recipe
 from onecard.memory.fake_tensor import LINEARS, Counter, _Adapted, _FourBit
 from onecard.memory.fake_tensor_nets import give_storage
+from onecard.memory.fake_tensor_vlm_inputs import INPUTS, Inputs, config_of, inputs_of, no_class
 
 NOTE = "the real class with its picture: weights, and the most that lies beside them"
 TOWERS = ("model.visual", "model.vision_tower", "model.vision_model")
@@ -45,11 +46,11 @@ class MixedCounter(Counter):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if func in INDEXED:
             args = (args[0], _places(args[1]), *args[2:])
-        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        if any(isinstance(tensor, FakeTensor) for tensor in given):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             result = func(*args, **kwargs)
         else:
-            result = self._of_numbers(func, args, kwargs, bool(given))
+            result = self._of_numbers(func, args, kwargs, bool(tensors))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self.see(leaf)
@@ -82,138 +83,13 @@ def _places(indices: Sequence[Any]) -> list[Any]:
     return out
 
 
-# The class and its inputs
-
-
-def config_of(m: VLM) -> Any:
-    """The config of the model's own class: as its folder has it, or made of its counts.
-
-    Raises DataError for a class that is not traced.
-    """
-    values = dict(m.config) or _values_of(m)
-    values.pop("model_type", None)
-    try:
-        return transformers.CONFIG_MAPPING[m.family](**values)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise _no_class(m, str(fault)) from None
-
-
-def _no_class(m: VLM, why: str) -> DataError:
-    return DataError(
-        f"{m.name} cannot be traced",
-        why=f"{why.splitlines()[0][:200] if why else 'no class of transformers is known for it'}"
-        f"; traced are: {', '.join(sorted(INPUTS))}",
-        fix="plan it without --trace",
-    )
-
-
-MROPE = {"qwen2_vl": [16, 24, 24], "qwen2_5_vl": [16, 24, 24], "qwen3_vl": [24, 20, 20]}
-"""Rotary angles of time, height and width, of 64."""
-
-
-def _values_of(m: VLM) -> dict[str, Any]:
-    """Of a model of the table: its tower's counts, and its language model's config."""
-    tower = m.tower
-    text = {k: v for k, v in m.words.config.items() if v is not None} | {"vocab_size": m.words.V}
-    # Idefics 3 and SmolVLM have a head of their own on language models that have none
-    tied = {"tie_word_embeddings": m.words.tied and not m.upscaled}
-    sight: dict[str, Any] = {"patch_size": tower.patch, "hidden_size": tower.D}
-    if m.family in MROPE:
-        text.pop("model_type")
-        sections = [round(part * m.words.K / 128) for part in MROPE[m.family]]
-        text["rope_parameters"] = {
-            "rope_type": "default",
-            "rope_theta": 1e6,
-            "mrope_section": sections,
-        }
-        sight |= {"depth": tower.L, "num_heads": tower.H, "intermediate_size": tower.F}
-        sight |= {"out_hidden_size": m.words.D}
-        if m.family == "qwen2_vl":
-            sight |= {
-                "embed_dim": tower.D,
-                "hidden_size": m.words.D,
-                "mlp_ratio": round(tower.F / tower.D),
-            }
-        if m.deep:
-            sight["deepstack_visual_indexes"] = list(range(m.deep))
-        return {"text_config": text, "vision_config": sight, **tied}
-    if m.family == "gemma3":
-        text.pop("model_type")
-    sight |= {
-        "num_hidden_layers": tower.L,
-        "num_attention_heads": tower.H,
-        "intermediate_size": tower.F,
-        "image_size": m.tile,
-    }
-    more: dict[str, Any] = dict(tied)
-    if m.family in ("llava", "gemma3", "paligemma"):
-        sight["model_type"] = "clip_vision_model" if m.family == "llava" else "siglip_vision_model"
-        sight["vision_use_head"] = False
-    if m.family in ("idefics3", "smolvlm"):
-        more["scale_factor"] = round(m.tile / tower.patch / m.tokens**0.5)
-    if m.family == "gemma3":
-        more["mm_tokens_per_image"] = m.tokens
-    return {"text_config": text, "vision_config": sight, **more}
-
-
-Inputs = dict[str, Any]
-
-
-def _ones(*shape: int) -> torch.Tensor:
-    return torch.ones(shape, dtype=torch.long).float()
-
-
-def _grids(m: VLM, B: int, seen: Pictures) -> Inputs:
-    side = m.merge
-    grid = [[1, side * rows, side * columns] for columns, rows in seen.grids] * B
-    pixels = _ones(B * seen.patches, 3 * 2 * m.tower.patch**2)
-    return {"pixel_values": pixels, "image_grid_thw": torch.tensor(grid)}
-
-
-def _tiles(m: VLM, B: int, seen: Pictures) -> Inputs:
-    return {"pixel_values": _ones(B * seen.tiles, 3, m.tile, m.tile)}
-
-
-def _tiles_in_rows(m: VLM, B: int, seen: Pictures) -> Inputs:
-    return {"pixel_values": _ones(B, seen.tiles, 3, m.tile, m.tile)}
-
-
-INPUTS: Mapping[str, Callable[[VLM, int, Pictures], Inputs]] = {
-    "llava": _tiles,
-    "gemma3": _tiles,
-    "paligemma": _tiles,
-    "idefics3": _tiles_in_rows,
-    "smolvlm": _tiles_in_rows,
-    "qwen2_vl": _grids,
-    "qwen2_5_vl": _grids,
-    "qwen3_vl": _grids,
-}
-"""model_type -> how its processor hands on pictures."""
-
-
-def inputs_of(net: Any, m: VLM, B: int, seen: Pictures, text: int) -> Inputs:
-    """Pictures first, in the width of the weights, then words."""
-    config = net.config
-    mark = int(getattr(config, "image_token_id", 0) or getattr(config, "image_token_index", 0))
-    seen_B = torch.full((B, seen.tokens), mark, dtype=torch.long)
-    other = 1 if mark != 1 else 2
-    ids_BT = torch.cat([seen_B, torch.full((B, text), other, dtype=torch.long)], 1)
-    inputs = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
-    inputs["attention_mask"][1:, -1] = 0  # rows of a batch have different lengths
-    if m.rotated:
-        inputs["mm_token_type_ids"] = torch.eq(ids_BT, mark).int()
-    elif m.family in ("gemma3", "paligemma"):
-        inputs["token_type_ids"] = torch.eq(ids_BT, mark).long()
-    if seen.tokens:
-        inputs |= INPUTS[m.family](m, B, seen)
-        inputs["pixel_values"] = inputs["pixel_values"].to(net.dtype)
-    return inputs
+# The class
 
 
 def _built(m: VLM, dtype: torch.dtype, four_bit: str = "") -> Any:
     """The class on the meta device, frozen. Raises DataError."""
     if m.family not in INPUTS:
-        raise _no_class(m, "")
+        raise no_class(m, "")
     config = config_of(m)
     try:
         with torch.device("meta"):
@@ -224,7 +100,7 @@ def _built(m: VLM, dtype: torch.dtype, four_bit: str = "") -> Any:
                 for parent, leaf, linear in _linears(_words(net)):
                     setattr(parent, leaf, _packed(linear, four_bit == "nf4-dq"))
     except (ValueError, TypeError, ImportError, AttributeError) as fault:
-        raise _no_class(m, str(fault)) from None
+        raise no_class(m, str(fault)) from None
     return net
 
 
@@ -291,14 +167,14 @@ def answer(m: VLM, look: vlm.Look) -> tuple[int, int]:
         )
     dtype = torch.float32 if look.width_bytes == 4 else torch.bfloat16
     four_bit = look.format if look.format.startswith("nf4") else ""
-    seen = vlm.pictures_of(m, look)
+    sight = vlm.pictures_of(m, look)
     net = _built(m, dtype, four_bit)
     counter = MixedCounter()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _at_home(net.eval(), counter)
         static = counter.now
         with counter, torch.no_grad():
-            inputs = inputs_of(net, m, look.B, seen, look.tokens)
+            inputs = inputs_of(net, m, look.B, sight, look.tokens)
             out = net(**inputs, use_cache=True, logits_to_keep=1)
             logits = out.logits[:, -1].float()
             cache = out.past_key_values
@@ -388,7 +264,7 @@ def step(m: VLM, s: vlm.Training) -> tuple[int, int]:
             why=f"a trace knows 16 and 32 bits and nf4, not {recipe.weights}",
             fix="--load_in_4bit, or plan it without --trace",
         )
-    seen = vlm.pictures_of(m, s)
+    sight = vlm.pictures_of(m, s)
     four_bit = recipe.weights if recipe.weights.startswith("nf4") else ""
     net = _built(m, torch.float32 if fp32 else torch.bfloat16, four_bit)
     with torch.device("meta"):
@@ -406,18 +282,18 @@ def step(m: VLM, s: vlm.Training) -> tuple[int, int]:
             if recipe.accumulation > 1 or recipe.method != "full":
                 for weight in trained:
                     weight.grad = torch.empty_like(weight)
-            inputs = inputs_of(net, m, recipe.B, seen, s.words)
+            inputs = inputs_of(net, m, recipe.B, sight, s.words)
             static = counter.peak = counter.now
             with torch.autocast("cpu", torch.bfloat16, enabled=not fp32):
-                loss = _loss(net, inputs, s, seen)
+                loss = _loss(net, inputs, s, sight)
             loss.backward()  # type: ignore[no-untyped-call]
             del state
         return static, counter.peak
 
 
-def _loss(net: Any, inputs: Inputs, s: vlm.Training, seen: Pictures) -> torch.Tensor:
+def _loss(net: Any, inputs: Inputs, s: vlm.Training, sight: Pictures) -> torch.Tensor:
     hidden_BTD = net.model(**inputs, use_cache=False).last_hidden_state
-    labelled = hidden_BTD[:, seen.tokens :].reshape(-1, hidden_BTD.shape[-1])
+    labelled = hidden_BTD[:, sight.tokens :].reshape(-1, hidden_BTD.shape[-1])
     head = net.get_output_embeddings()
     if head.weight.requires_grad:
         numbers = torch.zeros(len(labelled), dtype=torch.long)

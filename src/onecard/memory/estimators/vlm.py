@@ -80,25 +80,25 @@ def talk(m: VLM, s: Look) -> list[Term]:
     """What reading pictures and words and answering needs: the most of three moments, as
     transformers' generate passes them: the tower, the prompt, the last token."""
     words, B = m.words, s.B
-    seen = pictures_of(m, s)
-    among = 0 if m.cross_values else seen.tokens
-    crossed = B * seen.tokens * m.cross_values * 2
+    sight = pictures_of(m, s)
+    among = 0 if m.cross_values else sight.tokens
+    crossed = B * sight.tokens * m.cross_values * 2
     wide = s.width_bytes
     weights = formats.hf(words, s.format, wide)
     beside = math.ceil(m.beside * wide)
     prompt = among + s.tokens
-    pixels = B * pixel_bytes(m, seen, wide)
+    pixels = B * pixel_bytes(m, sight, wide)
     cache = round(_cache(words, B, prompt + s.answer, wide)) + crossed
     # logits are cast to fp32 beside the 16 bits that they are made in
     logits = (B * prompt if s.all_logits else B) * words.V * (4 + wide)
-    kept = B * features_bytes(m, seen, wide)
+    kept = B * features_bytes(m, sight, wide)
     before = _cache(words, B, prompt, wide) + crossed + kept
     opened = _opened(words, s.format, wide)
     reading = max(prompt_hump(words, B * prompt, wide, opened), logits)
-    tower = tower_hump(m, B, seen, wide, s.fused)
+    tower = tower_hump(m, B, sight, wide, s.fused)
     embedded = B * prompt * words.D * wide
     moments = {
-        f"{seen.tiles} tiles, {seen.patches} patches in the tower": tower + embedded,
+        f"{sight.tiles} tiles, {sight.patches} patches in the tower": tower + embedded,
         f"{B} x {prompt} tokens read at once": before + reading,
         "the answer's last token": cache + _one_token(words, B, prompt + s.answer, wide, logits),
     }
@@ -131,11 +131,11 @@ def talk(m: VLM, s: Look) -> list[Term]:
     ]
 
 
-def pixel_bytes(m: VLM, seen: Pictures, wide: float) -> float:
+def pixel_bytes(m: VLM, sight: Pictures, wide: float) -> float:
     """Of the pictures as the processor hands them on; Qwen-VL repeats each for two frames."""
     if not m.tile:
-        return seen.patches * 3 * m.tower.patch**2 * wide * (2 if m.rotated else 1)
-    return seen.tiles * 3 * m.tile**2 * wide
+        return sight.patches * 3 * m.tower.patch**2 * wide * (2 if m.rotated else 1)
+    return sight.tiles * 3 * m.tile**2 * wide
 
 
 def _cache(words: LM, B: int, tokens: int, wide: float) -> float:
@@ -144,11 +144,11 @@ def _cache(words: LM, B: int, tokens: int, wide: float) -> float:
     return B * values * wide
 
 
-def features_bytes(m: VLM, seen: Pictures, wide: float) -> float:
-    """What the prompt is read beside: the tower's own output, its tokens twice (as they come and
-    joined), and those of its earlier layers."""
-    tokens = seen.tokens * m.words.D * (2 + m.deep)
-    return (seen.patches * m.tower.D + tokens) * wide
+def features_bytes(m: VLM, sight: Pictures, wide: float) -> float:
+    """What the prompt is read beside: the tower's own output, and its tokens and those of its
+    earlier layers twice (as they come and joined)."""
+    tokens = sight.tokens * m.words.D * 2 * (1 + m.deep)
+    return (sight.patches * m.tower.D + tokens) * wide
 
 
 def _opened(words: LM, format: str, wide: float) -> float:
@@ -177,7 +177,7 @@ def quick_gelu(m: VLM) -> bool:
 
 
 def tower_hump(
-    m: VLM, B: int, seen: Pictures, wide: float, fused: bool = True, autocast: bool = False
+    m: VLM, B: int, sight: Pictures, wide: float, fused: bool = True, autocast: bool = False
 ) -> float:
     """The widest part of a layer of the tower without gradients. A patch holds: what came into the
     tower (where it is kept), into the layer, what attention made of it, its norm, and the
@@ -185,7 +185,7 @@ def tower_hump(
 
     Held against the classes of transformers 5 on fake tensors (tests/e2e/test_vlm_trace.py).
     """
-    tower, n = m.tower, B * seen.patches
+    tower, n = m.tower, B * sight.patches
     three = tower.gated or quick_gelu(m)
     feed = tower.F * wide * (3 if three else 2)
     # under autocast LayerNorm answers in fp32
@@ -199,11 +199,11 @@ def tower_hump(
         row += tower.D * wide * (m.deep > 0)  # learned places are kept beside
     scores = 0.0
     if not fused:
-        each = seen.patches / max(seen.tiles, 1)
+        each = sight.patches / max(sight.tiles, 1)
         scores = n * each * tower.H * (4 + wide)
-    deep = B * m.deep * seen.tokens * m.words.D * wide
+    deep = B * m.deep * sight.tokens * m.words.D * wide
     # Idefics 3 sorts empty tiles out, into a copy
-    copy = B * pixel_bytes(m, seen, wide) if m.upscaled else 0
+    copy = B * pixel_bytes(m, sight, wide) if m.upscaled else 0
     return n * row + scores + deep + copy
 
 

@@ -28,13 +28,13 @@ from onecard.memory.simulator import Tape, Tensor
 def step(m: VLM, s: Training) -> list[Term]:
     """The terms of the step's peak: what lies there, and the most of what comes and goes."""
     recipe = s.recipe
-    seen = pictures_of(m, s)
-    among = 0 if m.cross_values else seen.tokens
+    sight = pictures_of(m, s)
+    among = 0 if m.cross_values else sight.tokens
     tokens = recipe.B * (among + s.words)
     wide = 4.0 if recipe.compute_fp32 or recipe.weights in ("fp32", "f32") else 2.0
     parts = _lying(m, s, wide)
-    pixels = recipe.B * pixel_bytes(m, seen, wide)
-    moments = _moments(m, s, seen, tokens, wide)
+    pixels = recipe.B * pixel_bytes(m, sight, wide)
+    moments = _moments(m, s, sight, tokens, wide)
     why = max(moments, key=lambda name: moments[name])
     parts.append(
         Term("activations", math.ceil(moments[why] + pixels), f"{why}, {tokens} tokens in all")
@@ -84,19 +84,19 @@ def _lying(m: VLM, s: Training, wide: float) -> list[Term]:
     ]
 
 
-def _moments(m: VLM, s: Training, seen: Pictures, tokens: int, wide: float) -> dict[str, float]:
+def _moments(m: VLM, s: Training, sight: Pictures, tokens: int, wide: float) -> dict[str, float]:
     """Bytes of what comes and goes by the moment, gradients not among them."""
     recipe = s.recipe
     autocast = wide < 4
     if s.tower == "frozen":
-        tower = tower_hump(m, recipe.B, seen, wide, autocast=autocast)
-        features = recipe.B * features_bytes(m, seen, wide)
-        waits = _projector_keeps(m, recipe.B, seen, wide) if s.projector == "full" else 0.0
-        out = {f"{seen.tiles} tiles, {seen.patches} patches in the frozen tower": tower}
+        tower = tower_hump(m, recipe.B, sight, wide, autocast=autocast)
+        features = recipe.B * features_bytes(m, sight, wide)
+        waits = _projector_keeps(m, recipe.B, sight, wide) if s.projector == "full" else 0.0
+        out = {f"{sight.tiles} tiles, {sight.patches} patches in the frozen tower": tower}
     else:
-        out, features = {}, recipe.B * features_bytes(m, seen, wide)
-        tower, waits = _trained_tower(m, s, seen, wide)
-        waits += _projector_keeps(m, recipe.B, seen, wide)
+        out, features = {}, recipe.B * features_bytes(m, sight, wide)
+        tower, waits = _trained_tower(m, s, sight, wide)
+        waits += _projector_keeps(m, recipe.B, sight, wide)
         out["the tower forward and back"] = tower
     forward, backward = language(m.words, recipe, tokens, recipe.B * s.words, wide)
     out["logits of the answers"] = forward + features + waits + _cast(m, s, wide)
@@ -117,22 +117,23 @@ def _cast(m: VLM, s: Training, wide: float) -> float:
     return cast * wide
 
 
-def _projector_keeps(m: VLM, B: int, seen: Pictures, wide: float) -> float:
+def _projector_keeps(m: VLM, B: int, sight: Pictures, wide: float) -> float:
     """What a trained projector's backward pass reads: the tower's output (normed in fp32 by
     Qwen-VL), and around its activation; its weights cast to 16 bits."""
-    rows = B * seen.patches * m.tower.D
-    normed = 4 + (4 if wide < 4 else 0) if m.rotated else 0
-    hidden = seen.tokens * B * m.projector_width * 2
+    rows = B * sight.patches * m.tower.D
+    cast_too = 4 if wide < 4 else 0
+    normed = 4 + cast_too if m.rotated else 0
+    hidden = sight.tokens * B * m.projector_width * 2
     cast = m.projector * wide if wide < 4 else 0
     return rows * (wide + normed) + hidden * wide * (1 + m.deep) + cast
 
 
-def _trained_tower(m: VLM, s: Training, seen: Pictures, wide: float) -> tuple[float, float]:
+def _trained_tower(m: VLM, s: Training, sight: Pictures, wide: float) -> tuple[float, float]:
     """(peak of its own, bytes that wait for the backward pass)."""
     recipe = s.recipe
     kept = 4.0 if s.tower == "full" else wide
     t = Tape(grad=True, wide=wide, weights=kept, frozen=s.tower != "full", device=False)
-    y = t.tensor(1, recipe.B * seen.patches, m.tower.D, wide=kept, needs=True)
+    y = t.tensor(1, recipe.B * sight.patches, m.tower.D, wide=kept, needs=True)
     block = _encoder(t, m, recipe.r if s.tower == "lora" else 0)
     for _ in range(m.tower.L):
         y = t.kept(block, y) if recipe.checkpointing else block(y)
@@ -248,7 +249,7 @@ def _encoder(t: Tape, m: VLM, r: int) -> Callable[[Tensor], Tensor]:
 
     def normed(x: Tensor) -> Tensor:
         y = t.to(x, 4.0)
-        n_params = 0 if r else (1 if tower.gated else 2) * tower.D
+        n_params = (2 - tower.gated) * tower.D * (not r)  # RMSNorm has no bias
         was, t.weights = t.weights, t.wide  # a norm's weights are not cast
         y = t.op(y.shape, [y], [y], wide=4.0, n_params=n_params)
         t.weights = was

@@ -37,7 +37,7 @@ def plan(config: AnswerModelConfig, reason: str, device: Device) -> Plan:
     quant, tried = _quant_of(config, known, device)
     at_once = _at_once(config, known, quant, device)
     look = look_of(config, known, quant, device, at_once)
-    seen = vlm.pictures_of(known.model, look)
+    sight = vlm.pictures_of(known.model, look)
     notes = [f"model auto: {config.model}, {reason}"] if reason else []
     notes += tried
     notes += planned_pictures.rows(
@@ -52,7 +52,7 @@ def plan(config: AnswerModelConfig, reason: str, device: Device) -> Plan:
         "model": known.name,
         "quant": quant,
         "pictures": len(look.sizes),
-        "tokens of the pictures": seen.tokens,
+        "tokens of the pictures": sight.tokens,
         "questions at once": at_once,
     }
     band = calibration.band(device, "vlm", BAND)

@@ -70,10 +70,10 @@ def answering(config: AnswerModelConfig, device: Device, band: float) -> Plan:
     half = mmproj.read(vision) if vision else None
     sizes = planned_pictures.sizes_of(config)
     width, height = max(sizes, key=lambda size: size[0] * size[1])
-    seen = [_limited(half, config, *size) for size in sizes] if half else []
+    sight = [_limited(half, config, *size) for size in sizes] if half else []
     parts, layers = _placed(config, counts, half, device, (width, height))
     notes = [*_table(half, config, sum(term.bytes for term in parts), (width, height))]
-    tokens = sum(half.tokens(*size) for size in seen) if half else 0
+    tokens = sum(half.tokens(*size) for size in sight) if half else 0
     prompt = tokens + ASSUMED_TEXT
     if prompt + config.max_tokens > config.n_ctx:
         notes.append(

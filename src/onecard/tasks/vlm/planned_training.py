@@ -22,7 +22,7 @@ def plan(config: VisionTrainConfig, reason: str, device: Device) -> Plan:
     known = trained(config)
     m, step = known.model, step_of(config, device)
     parts, at_once = _whole(known, step, config, device)
-    seen = vlm.pictures_of(m, step)
+    sight = vlm.pictures_of(m, step)
     recipe = step.recipe
     notes = [f"model auto: {known.name}, {reason}"] if reason else []
     notes.append(number_types.describe(not recipe.compute_fp32, device))
@@ -37,7 +37,7 @@ def plan(config: VisionTrainConfig, reason: str, device: Device) -> Plan:
         "model": known.name,
         "format": recipe.weights,
         "pictures of a row": len(step.sizes) or step.images,
-        "tokens of the pictures": seen.tokens,
+        "tokens of the pictures": sight.tokens,
         "optim": config.optim,
         "questions at once": at_once,
     }
