@@ -69,6 +69,7 @@ def agrees(config):
         ("qwen2.5-vl-7b", {"quant": "bf16", "imgsz": 896, "max_new_tokens": 4}),
         ("qwen2.5-vl-7b", {"quant": "nf4", "imgsz": 1280}),
         ("qwen2-vl-2b", {"quant": "fp32", "imgsz": 448, "batch_size": 2}),
+        ("qwen2-vl-2b", {"imgsz": 1280, "max_new_tokens": 4}),
         ("qwen3-vl-4b", {"quant": "nf4", "imgsz": 1280}),
         ("smolvlm2-256m", {"quant": "bf16"}),
         ("smolvlm2-2.2b", {"quant": "nf4", "max_new_tokens": 3000, "max_pixels": 590_000}),
