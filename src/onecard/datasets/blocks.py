@@ -31,5 +31,9 @@ class Document:
     """The YAML front matter, of JSON's types only."""
     notes: list[str] = field(default_factory=list)
     """What of the file could not be read, as "3 of 10 pages have no text"."""
+    empty_pages: list[int] = field(default_factory=list)
+    """Pages of a PDF that hold no text, from 1: scans."""
+    n_pages: int = 0
+    """Of a PDF; 0 elsewhere."""
     sha256: str = ""
     """Of the file's bytes."""

@@ -37,6 +37,10 @@ OCR_TIMES = 20
 """Time that scans get beyond text: about 3 s of CPU for a page of 0.1 to 0.5 MB."""
 OCR_MEMORY = 4 << 30
 """Address space of the OCR engine; it takes 0.5 GB of it."""
+PICTURE_TIMES = 4
+"""Time that pictures get beyond text: a small file may hold 100 million pixels."""
+PICTURE_MEMORY = 2 << 30
+"""Address space of a picture's decoder: 100 million pixels with transparency take 1.4 GB."""
 HEADER = struct.Struct("<Q")
 """Length of a reply in bytes, before it."""
 MIN_REPLY = 64 << 20
@@ -54,16 +58,22 @@ class DocumentReader:
     """
 
     def __init__(
-        self, max_bytes: int = 50 << 20, max_seconds: float = MAX_FILE_S, *, ocr: bool = False
+        self,
+        max_bytes: int = 50 << 20,
+        max_seconds: float = MAX_FILE_S,
+        *,
+        ocr: bool = False,
+        scans: bool = False,
     ) -> None:
-        """`ocr` reads the scanned pages of PDFs. Raises MissingExtra where its package is not."""
+        """`ocr` reads the scanned pages of PDFs; with `scans` a PDF without text is a document that
+        names its empty pages. Raises MissingExtra where OCR's package is not installed."""
         if ocr and importlib.util.find_spec("rapidocr_onnxruntime") is None:
             raise MissingExtra(
                 "--ocr needs a package that is not installed",
                 why="rapidocr-onnxruntime reads the scans; its models lie in the package",
                 fix="pip install 'onecard[ocr]'",
             )
-        self.max_bytes, self.max_seconds, self.ocr = max_bytes, max_seconds, ocr
+        self.max_bytes, self.max_seconds, self.ocr, self.scans = max_bytes, max_seconds, ocr, scans
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "DocumentReader":
@@ -103,14 +113,36 @@ class DocumentReader:
             return replace(document, notes=[*document.notes, note])
 
     def _read(self, path: Path, n_bytes: int, *, plain: bool) -> Document:
+        ocr = self.ocr and path.suffix.lower() == ".pdf"
+        times, memory = (OCR_TIMES, OCR_MEMORY) if ocr else (1, 0)
+        own = {"picture": False, "plain": plain, "ocr": ocr, "scans": self.scans}
+        fields = self._reply(path, n_bytes, own, times, memory)["document"]
+        blocks = [
+            Block(text, line, last_line, tuple(heading), page)
+            for text, line, last_line, heading, page in fields.pop("blocks")
+        ]
+        return Document(blocks=blocks, **fields)
+
+    def picture(self, path: Path, page: int = 0) -> tuple[str, str]:
+        """(data URI, sha256 of the file) of a picture, or of a PDF's page from 1. Raises
+        DataError."""
+        own = {"picture": True, "page": page}
+        uri, sha256 = self._reply(
+            path, self._checked_size(path), own, PICTURE_TIMES, PICTURE_MEMORY
+        )["picture"]
+        return uri, sha256
+
+    def _reply(
+        self, path: Path, n_bytes: int, own: dict[str, Any], times: float, memory: int
+    ) -> dict[str, Any]:
+        """What the child answers to a request about one file, with `times` the time and `memory`
+        bytes more than text takes. Raises DataError."""
         n_mb = max(1.0, n_bytes / (1 << 20))
-        scans = self.ocr and path.suffix.lower() == ".pdf"
         request = {
+            **own,
             "path": os.fspath(path),
-            "plain": plain,
-            "ocr": scans,
-            "seconds": self.max_seconds * n_mb * (OCR_TIMES if scans else 1),
-            "memory": MAX_MEMORY + MEMORY_PER_BYTE * n_bytes + (OCR_MEMORY if scans else 0),
+            "seconds": self.max_seconds * n_mb * times,
+            "memory": MAX_MEMORY + MEMORY_PER_BYTE * n_bytes + memory,
             "reply": max(MIN_REPLY, 4 * n_bytes),
         }
         if self._child is None:
@@ -125,12 +157,7 @@ class DocumentReader:
         if fault := reply.get("fault"):
             what, why, fix = fault
             raise DataError(what, why=why, fix=fix)
-        fields = reply["document"]
-        blocks = [
-            Block(text, line, last_line, tuple(heading), page)
-            for text, line, last_line, heading, page in fields.pop("blocks")
-        ]
-        return Document(blocks=blocks, **fields)
+        return reply
 
     def _checked_size(self, path: Path) -> int:
         try:
@@ -188,7 +215,11 @@ def _start() -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
+            "OPENBLAS_NUM_THREADS": "1",  # NumPy's threads would take 40 MB of address space each
+        },
     )
 
 

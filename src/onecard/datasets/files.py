@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +112,8 @@ class Walk:
 
     follow_links: bool = False
     """Whether links to files and folders outside of the roots are followed."""
+    also: Callable[[Path], bool] | None = None
+    """Which files are taken beside documents and source code, as pictures."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> number of files and folders; a folder that is left out is not looked into."""
     unreadable: list[Path] = field(default_factory=list)
@@ -182,7 +184,7 @@ class Walk:
         if entry.name in SKIPPED_FOLDERS or (is_folder and (path / "pyvenv.cfg").exists()):
             return "folders of packages and builds"
         if not is_folder:
-            if not is_readable(path):
+            if not is_readable(path) and not (self.also and self.also(path)):
                 return f"{path.suffix.lower()} files" if path.suffix else "files without an ending"
             if LOCK_FILE.fullmatch(entry.name):
                 return "lock files"

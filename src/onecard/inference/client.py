@@ -23,6 +23,7 @@ from onecard.errors import DataError, EngineError, OneCardError
 from onecard.inference.config import LlmConfig
 
 Message = Mapping[str, Any]
+SERVER_CODES = (401, 403, 404, 408, 429, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,14 @@ class Client:
             why=message,
             fix=fix.get(fault.status_code, "see the server's log"),
         )
+
+
+def has_gone(fault: OneCardError) -> bool:
+    """Whether a failed request says that the server itself does not answer now, whatever it is
+    asked: it is not there, refuses the key, has not the model, or has too much to do."""
+    cause = fault.__cause__
+    status = cause.status_code if isinstance(cause, openai.APIStatusError) else 0
+    return isinstance(cause, openai.APIConnectionError) or status in SERVER_CODES
 
 
 def _wait_cancellable(work: Coroutine[Any, Any, Any]) -> Any:

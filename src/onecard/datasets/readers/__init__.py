@@ -46,15 +46,18 @@ MINIFIED_LINE = 1000
 MINIFIED = {"javascript", "typescript", "tsx", "css"}
 
 
-def read_document(path: Path, data: bytes, *, plain: bool = False, ocr: bool = False) -> Document:
-    """`plain` reads any file as text, `ocr` also the scanned pages of a PDF.
+def read_document(
+    path: Path, data: bytes, *, plain: bool = False, ocr: bool = False, scans: bool = False
+) -> Document:
+    """`plain` reads any file as text, `ocr` also the scanned pages of a PDF, `scans` takes a PDF
+    without text, too.
 
     Raises DataError for a file without text, and whatever its parser raises.
     """
     if not data.strip():
         raise DataError(f"{path} is empty", why=f"{len(data)} bytes", fix="nothing: it is skipped")
-    document = _read_plain(path, data) if plain else _read(path, data, ocr)
-    if not document.blocks:
+    document = _read_plain(path, data) if plain else _read(path, data, ocr, scans)
+    if not document.blocks and not (scans and document.empty_pages):
         raise DataError(
             f"{path} has no text",
             why="; ".join(document.notes) or "nothing in it can be read as text",
@@ -63,10 +66,10 @@ def read_document(path: Path, data: bytes, *, plain: bool = False, ocr: bool = F
     return document
 
 
-def _read(path: Path, data: bytes, ocr: bool) -> Document:
+def _read(path: Path, data: bytes, ocr: bool, scans: bool) -> Document:
     suffix = path.suffix.lower()
     if suffix == ".pdf":
-        return pdf.read(path, data, ocr=ocr)
+        return pdf.read(path, data, ocr=ocr, scans=scans)
     if suffix == ".eml":  # its attachments are read by the other readers
         return mail.read(path, data, READERS)
     if reader := READERS.get(suffix):

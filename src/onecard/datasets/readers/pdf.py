@@ -17,7 +17,9 @@ MIN_SCAN_PIXELS = 64
 """A smaller picture is a rule or a logo."""
 
 
-def read(path: Path, data: bytes, *, ocr: bool = False) -> Document:
+def read(path: Path, data: bytes, *, ocr: bool = False, scans: bool = False) -> Document:
+    """`ocr` reads scanned pages; with `scans` a PDF of pictures alone is a document without blocks,
+    whose pages somebody will describe. Raises DataError."""
     import pypdf  # 0.26 s
 
     # it warns of every small fault of a file; a broken one becomes an error of ours
@@ -59,14 +61,14 @@ def read(path: Path, data: bytes, *, ocr: bool = False) -> Document:
             why=f"{type(fault).__name__}: {str(fault)[:150]}",
             fix="print it to a new PDF",
         ) from None
-    if not blocks:
+    if not blocks and not (scans and n_pages):
         raise DataError(
             f"{path} has no text",
             why=f"its {n_pages} pages are pictures",
-            fix="read them by OCR: --ocr",
+            fix="read them by OCR: --ocr, or have them described: --describe_url",
         )
     notes = []
-    if no_text:
+    if no_text and not scans:
         notes.append(f"{pages(no_text)} of {n_pages} hold no text (--ocr reads scans)")
     if scanned:
         notes.append(f"{pages(scanned)} of {n_pages} were read by OCR: check what you cite")
@@ -74,7 +76,8 @@ def read(path: Path, data: bytes, *, ocr: bool = False) -> Document:
         notes.append(f"{pages(broken)} of {n_pages} are broken")
     if title.strip("()").lower() in NO_TITLES:
         title = path.stem
-    return Document(title, "pdf", blocks, notes=notes)
+    empty = sorted(no_text + broken)
+    return Document(title, "pdf", blocks, notes=notes, empty_pages=empty, n_pages=n_pages)
 
 
 def page_text(page: Any) -> str:

@@ -1,11 +1,13 @@
 """`onecard rag evaluate --ablate`: search settings compared on the same questions, in one table."""
 
+from pathlib import Path
 from typing import Any
 
 from onecard.errors import DataError
 from onecard.evaluation import stats
 from onecard.reporting import Result, table
 from onecard.runs.record import Run
+from onecard.tasks.rag import descriptions
 from onecard.tasks.rag.configs import EvaluateConfig, IndexConfig
 from onecard.tasks.rag.evidence_metrics import DEPTH, ranking_scores
 from onecard.tasks.rag.indexer import Indexer
@@ -71,7 +73,10 @@ def _chunk_variants(config: EvaluateConfig, base: Retriever, run: Run) -> dict[s
         variant = config.model_copy(
             update={"mode": "hybrid", "rerank_model": "", "index": str(folder)}
         )
+        kept = base.store.folder / descriptions.KEPT
+        files = [Path(name) for name in base.store.meta("descriptions").split("\n") if name]
         build = IndexConfig(
+            descriptions=tuple(str(path) for path in (*files, kept) if path.is_file()),
             index=str(folder),
             embedding_model=base.config.embedding_model,
             chunk_tokens=size,

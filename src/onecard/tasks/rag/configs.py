@@ -68,7 +68,30 @@ class AnswerConfig(Config):
     """Rounds of tool calls before the answer."""
 
 
-class IndexConfig(IndexPathConfig, EmbedderConfig):
+class PictureConfig(Config):
+    """Pictures and scans."""
+
+    descriptions: tuple[PathText, ...] = ()
+    """Files of descriptions that onecard vlm describe wrote (descriptions.jsonl): the pictures and
+    PDF pages that have one become passages, cited like text."""
+    describe_url: str = ""
+    """Address of an OpenAI-compatible server with a vision-language model (onecard vlm serve, vLLM,
+    LM Studio ...), as http://127.0.0.1:8090/v1: pictures and scanned PDF pages are sent there and
+    described while indexing, each once. Empty: none."""
+    describe_model: str = ""
+    """The server's name of the model; empty for the first one that it lists. Another name has all
+    pictures described anew."""
+    describe_question: str = "Describe this picture in two or three sentences. Read out its text."
+    """What is asked of each picture and page. Another question has all of them described anew."""
+    describe_pages: Literal["scans", "all"] = "scans"
+    """Pages of PDF files that are described: those without text, or all."""
+    describe_max_tokens: int = Field(default=1024, ge=16, le=131_072)
+    """Longest description (tokens)."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key for describe_url."""
+
+
+class IndexConfig(PictureConfig, IndexPathConfig, EmbedderConfig):
     """Documents."""
 
     folders: tuple[PathText, ...] = ()

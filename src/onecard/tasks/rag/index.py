@@ -27,6 +27,7 @@ def index(config: IndexConfig, run: Run) -> Result:
             why="no folder was named",
             fix="onecard rag index FOLDER...",
         )
+    _require_effect(config)
     folder = Path(config.index) if config.index else store.default_folder(config.folders[0])
     target = store.Store(folder, create=True)
     roots = [Path(path) for path in config.folders] or target.roots()
@@ -66,6 +67,7 @@ def index(config: IndexConfig, run: Run) -> Result:
         "unchanged": stats.unchanged,
         "removed": stats.removed,
         "embedded": stats.embedded,
+        "described": stats.described,
         "embed_s": stats.embed_s,
         "total_s": stats.total_s,
         "empty": stats.empty,
@@ -77,6 +79,17 @@ def index(config: IndexConfig, run: Run) -> Result:
     }
     target.close()
     return Result(data, summary)
+
+
+def _require_effect(config: IndexConfig) -> None:
+    """Raises SettingsError for settings of a server that is not named."""
+    names = {name for name in config.model_fields_set if name.startswith("describe_")}
+    if names and not config.describe_url:
+        raise SettingsError(
+            f"--{min(names)} has no effect",
+            why="no server is named that describes pictures",
+            fix="--describe_url http://127.0.0.1:8090/v1, or leave it out",
+        )
 
 
 def _why_nothing(stats: IndexStats, roots: Sequence[Path]) -> str:

@@ -5,8 +5,8 @@ A kill at any time loses at most one batch and leaves complete files only.
 
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from onecard.inference.embeddings import Embedder, open_embedder
 from onecard.reporting import Progress, Reporter
 from onecard.tasks.rag import chunking, note_fields, store
 from onecard.tasks.rag.configs import IndexConfig
+from onecard.tasks.rag.describer import Describer, Reading
 from onecard.units import duration
 
 BATCH_CHUNKS = 128
@@ -32,8 +33,8 @@ READERS = "4"
 all again."""
 MAX_REASONS_SHOWN = 12
 
-OldFile = tuple[int, int, str, str]
-"""(bytes, mtime_ns, sha256, fault) of a file that is in the index."""
+OldFile = tuple[int, int, str, str, str]
+"""(bytes, mtime_ns, sha256, fault, signature) of a file that is in the index."""
 
 
 @dataclass
@@ -48,6 +49,8 @@ class IndexStats:
     embed_s: float = 0.0
     total_s: float = 0.0
     empty: int = 0
+    described: int = 0
+    """Pictures and pages that a server described this time."""
     faults: list[DataError] = field(default_factory=list)
     """Files that could not be read."""
     notes: list[str] = field(default_factory=list)
@@ -81,6 +84,8 @@ class IndexStats:
                 f"{self.read / total_s:.1f} files/s; "
                 f"{1 - self.embed_s / total_s:.0%} of the time outside the embedder"
             )
+        if self.described:
+            lines.append(f"{self.described:,} pictures and pages described")
         if self.empty:
             lines.append(f"{self.empty} empty files skipped")
         if self.left_out:
@@ -114,6 +119,7 @@ class Indexer:
     ) -> None:
         self.store, self.config, self.reporter = target, config, reporter
         self._embedder = embedder
+        self.describer = Describer(config, target.folder, reporter)
 
     def update(self, roots: Sequence[Path]) -> IndexStats:
         """One pass. A second process on the same folder waits, and then has nothing to do.
@@ -121,7 +127,7 @@ class Indexer:
         A file that cannot be read is reported and stored, so that it is tried again only when it
         changes.
         """
-        with download.locked(self.store.folder, self.reporter):
+        with download.locked(self.store.folder, self.reporter), self.describer.session():
             return self._update(roots)
 
     def _update(self, roots: Sequence[Path]) -> IndexStats:
@@ -138,21 +144,27 @@ class Indexer:
         old_files = self.store.files()
         self._check_roots(roots, old_files, stats)
         self.store.set_meta("roots", "\n".join(str(root) for root in roots))
+        self.store.set_meta("descriptions", "\n".join(self.config.descriptions))
         files, kept_folders = self._readable_files(roots, old_files, stats)
         changed = self._changed_files(files, old_files, stats)
         removed = set(old_files) - {str(file.path) for file in files}
         removed -= set(_below(kept_folders, removed))
         stats.removed = len(removed)
+        self._tell_forgotten(old_files, stats)
         if removed:
             self.store.write([], {}, removed)
         if changed:
             reader = documents.DocumentReader(
-                self.config.max_file_mb << 20, self.config.max_file_s, ocr=self.config.ocr
+                self.config.max_file_mb << 20,
+                self.config.max_file_s,
+                ocr=self.config.ocr,
+                scans=self.describer.enabled,
             )
             with reader, self.reporter.progress("indexing", len(changed)) as bar:
                 self._index_files(changed, reader, stats, bar)
         if removed or changed:
             self.store.delete_unused_vectors()
+        self._add_descriptions(roots, stats)
         stats.total_s = time.monotonic() - start
         return stats
 
@@ -188,12 +200,13 @@ class Indexer:
         )
 
     def _readable_files(
-        self, roots: Sequence[Path], old_files: Iterable[str], stats: IndexStats
+        self, roots: Sequence[Path], old_files: dict[str, OldFile], stats: IndexStats
     ) -> tuple[list[SourceFile], list[Path]]:
         """Files to index, and folders whose files stay as they are: a drive may not be mounted."""
         files = []
+        self._walked = []
         there = [root for root in roots if root.exists()]
-        search = Walk(self.config.follow_links)
+        search = Walk(self.config.follow_links, self.describer.takes)
         for file in search.files(there):
             if file.fault:
                 stats.faults.append(
@@ -203,6 +216,12 @@ class Indexer:
                         fix="rename it, repair the link, or leave it as it is",
                     )
                 )
+                continue
+            self._walked.append(file.path)
+            old = old_files.get(str(file.path))
+            unchanged_sha256 = old[2] if old and old[:2] == (file.bytes, file.mtime_ns) else ""
+            if reason := self.describer.left_out(file, unchanged_sha256):
+                stats.left_out[reason] += 1
             else:
                 files.append(file)
         stats.left_out += search.left_out
@@ -223,7 +242,8 @@ class Indexer:
         changed = []
         for file in files:
             old = old_files.get(str(file.path))
-            if old and (old[0], old[1]) == (file.bytes, file.mtime_ns):
+            same = old and old[:2] == (file.bytes, file.mtime_ns)
+            if old and same and old[4] == self.describer.expected(file.path, old[2]):
                 stats.unchanged += 1
                 if old[3]:
                     stats.add_fault(old[3])
@@ -240,12 +260,13 @@ class Indexer:
     ) -> None:
         batch: list[store.FileRows] = []
         new_texts: dict[bytes, str] = {}
-        for file, old in changed:
-            rows = self._read(file, reader, stats)
+        for reading, old in self._read_ahead(changed, reader):
+            file, rows = reading.file, self._rows(reading, stats)
             if rows is None:
                 bar.step()
                 continue
-            if old and old[2] == rows.sha256 and not rows.fault and not old[3]:
+            same = old and (old[2], old[4]) == (rows.sha256, rows.signature)
+            if old and same and not rows.fault and not old[3]:
                 self.store.touch(rows.path, file.mtime_ns)
                 stats.unchanged += 1
                 bar.step()
@@ -295,20 +316,32 @@ class Indexer:
         stats.embed_s += time.monotonic() - start
         return vectors
 
-    def _read(
-        self, file: SourceFile, reader: documents.DocumentReader, stats: IndexStats
-    ) -> store.FileRows | None:
+    def _read_ahead(
+        self,
+        changed: Sequence[tuple[SourceFile, OldFile | None]],
+        reader: documents.DocumentReader,
+    ) -> Iterator[tuple[Reading, OldFile | None]]:
+        """Files in their order; while the answers to one are awaited, the next ones are read."""
+        queue: deque[tuple[Reading, OldFile | None]] = deque()
+        for file, old in changed:
+            queue.append((self.describer.begin(file, reader), old))
+            if len(queue) > self.describer.n_ahead:
+                yield queue.popleft()
+        yield from queue
+
+    def _rows(self, reading: Reading, stats: IndexStats) -> store.FileRows | None:
         """A file's rows, with a fault alone if it cannot be read; None for a file that vanished."""
-        name = str(file.path)
-        try:
-            document = reader.read(file.path)
-        except DataError as fault:
-            if not file.path.exists():
+        self.describer.finish(reading)
+        file, document, fault = reading.file, reading.document, reading.fault
+        name, signature = str(file.path), reading.signature
+        if fault or not document:
+            if not fault or not file.path.exists():
                 return None
             text = f"{fault.what}\n{fault.why}\n{fault.fix}"
             stats.add_fault(text)
+            size, at = file.bytes, file.mtime_ns
             return store.FileRows(
-                name, file.bytes, file.mtime_ns, "", file.path.name, "fault", "", [], {}, [], text
+                name, size, at, "", file.path.name, "fault", "", [], {}, [], text, signature
             )
         stats.notes += [f"{name}: {note}" for note in document.notes]
         passages = chunking.chunk_blocks(
@@ -327,7 +360,31 @@ class Indexer:
             document.links,
             document.meta,
             passages,
+            signature=signature,
         )
+
+    def _tell_forgotten(self, old_files: dict[str, OldFile], stats: IndexStats) -> None:
+        """A command without the settings of the one before forgets its descriptions."""
+        if self.describer.enabled:
+            return
+        if n := sum(bool(old[4]) for old in old_files.values()):
+            stats.notes.append(
+                f"descriptions of {n:,} pictures and PDF files leave the index: this command has "
+                "neither --descriptions nor --describe_url"
+            )
+
+    def _add_descriptions(self, roots: Sequence[Path], stats: IndexStats) -> None:
+        """What became of pictures and their descriptions in this pass."""
+        describer = self.describer
+        stats.described = len(describer.answered)
+        stats.notes += describer.files.notes + describer.files.unused(self._walked, roots)
+        for reason, n in describer.failures.most_common(3):
+            stats.notes.append(f"{n:,} pictures and pages are not described: {reason}")
+        if describer.cut_off:
+            stats.notes.append(
+                f"{len(describer.cut_off):,} descriptions were cut off, as of "
+                f"{describer.cut_off[0].name}: --describe_max_tokens with more"
+            )
 
 
 def _below(folders: Iterable[Path], names: Iterable[str]) -> list[str]:

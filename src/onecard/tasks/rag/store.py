@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS chunks (
 );
 CREATE INDEX IF NOT EXISTS chunks_by_path ON chunks (path);
 CREATE INDEX IF NOT EXISTS chunks_by_sha ON chunks (sha256);
+CREATE TABLE IF NOT EXISTS described (path TEXT PRIMARY KEY, signature TEXT);
 CREATE TABLE IF NOT EXISTS vectors (sha256 BLOB PRIMARY KEY, vector BLOB) WITHOUT ROWID;
 """
 CHUNK_COLUMNS = "id, path, head, text, line, last_line, page"
@@ -61,7 +62,9 @@ class Chunk:
 
 
 def location_suffix(page: int, line: int, last_line: int) -> str:
-    """As ` p. 3`, `:12-20` or `:12`."""
+    """As ` p. 3`, `:12-20` or `:12`; empty for a picture, which has no lines."""
+    if not page and not line:
+        return ""
     if page:
         return f" p. {page}"
     return f":{line}-{last_line}" if last_line > line else f":{line}"
@@ -153,12 +156,13 @@ class Store:
         """Number of writes so far: derived files of another generation are stale."""
         return int(self.meta("generation", "0"))
 
-    def files(self) -> dict[str, tuple[int, int, str, str]]:
-        """path -> (bytes, mtime_ns, sha256, fault)."""
-        return {
-            row[0]: (row[1], row[2], row[3], row[4])
-            for row in self.db.execute("SELECT path, bytes, mtime_ns, sha256, fault FROM files")
-        }
+    def files(self) -> dict[str, tuple[int, int, str, str, str]]:
+        """path -> (bytes, mtime_ns, sha256, fault, signature of its descriptions)."""
+        query = (
+            "SELECT path, bytes, mtime_ns, sha256, fault, ifnull(signature, '') "
+            "FROM files LEFT JOIN described USING (path)"
+        )
+        return {row[0]: tuple(row[1:]) for row in self.db.execute(query)}
 
     def has_file(self, path: str) -> bool:
         """Whether a file is in the index and could be read."""
@@ -191,6 +195,7 @@ class Store:
             for path in [*removed, *(file.path for file in files)]:
                 self.db.execute("DELETE FROM chunks WHERE path = ?", (path,))
                 self.db.execute("DELETE FROM files WHERE path = ?", (path,))
+                self.db.execute("DELETE FROM described WHERE path = ?", (path,))
             self.db.executemany(
                 "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
                 [
@@ -199,6 +204,10 @@ class Store:
                 ],
             )
             for file in files:
+                if file.signature:
+                    self.db.execute(
+                        "INSERT INTO described VALUES (?, ?)", (file.path, file.signature)
+                    )
                 self.db.execute(
                     "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", file.row()
                 )
@@ -249,6 +258,14 @@ class Store:
         query = f"SELECT {CHUNK_COLUMNS} FROM chunks WHERE id = ?"
         rows = [self.db.execute(query, (int(i),)).fetchone() for i in ids]
         return [Chunk(*row) for row in rows if row]
+
+    def described_text(self, path: str) -> str | None:
+        """What the index holds of a file with descriptions; None for another file."""
+        query = "SELECT 1 FROM described WHERE path = ?"
+        if self.db.execute(query, (path,)).fetchone() is None:
+            return None
+        query = "SELECT text FROM chunks WHERE path = ? ORDER BY ordinal"
+        return "\n\n".join(row[0] for row in self.db.execute(query, (path,)))
 
     def all_chunks(self) -> list[Chunk]:
         """Every chunk, in the order of paths and of the text."""
@@ -310,6 +327,8 @@ class FileRows:
     passages: list[Passage]
     fault: str = ""
     """Why it cannot be read: what, why and fix in three lines; empty for a readable file."""
+    signature: str = ""
+    """Of its descriptions (describer.py); empty for none."""
 
     def chunk_title(self, passage: Passage) -> str:
         """Title of the document and headings, since questions name both."""

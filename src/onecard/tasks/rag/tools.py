@@ -78,6 +78,9 @@ def builtin_tools(retriever: Retriever) -> dict[str, Tool]:
     def read_file(path: str) -> list[Hit]:
         """Read one file of the user's indexed folders, by its path."""
         file = _indexed_file(path, retriever)
+        if (described := retriever.store.described_text(str(file))) is not None:
+            chunk = Chunk(0, str(file), file.stem, described[:MAX_FILE_CHARS], 0, 0, 0)
+            return [Hit(chunk, 1.0, 1.0, 0.0, 1.0)]
         document = documents.read(file)
         text = "\n\n".join(block.text for block in document.blocks)[:MAX_FILE_CHARS]
         last = document.blocks[-1].last_line if document.blocks else 1

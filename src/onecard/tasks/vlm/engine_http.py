@@ -22,7 +22,7 @@ import openai
 from onecard.datasets.images.decode import Rgb
 from onecard.datasets.images.picture_uris import data_uri
 from onecard.errors import DataError, EngineError, OneCardError, SettingsError
-from onecard.inference import llamacpp
+from onecard.inference import llamacpp, sight
 from onecard.inference.client import Client, Reply
 from onecard.inference.config import AUTO, LlmConfig
 from onecard.memory.architectures import gguf, mmproj
@@ -40,14 +40,6 @@ AT_ONCE = 4
 COUNT = "/chat/completions/input_tokens"
 """llama.cpp's route that counts a prompt with its pictures without computing it."""
 COUNT_S = 60
-BLIND = (
-    "image input is not supported",
-    "not support image",
-    "not support vision",
-    "not a multimodal",
-    "image_url is not supported",
-)
-"""Words of servers whose model reads text only."""
 
 
 @contextmanager
@@ -318,19 +310,10 @@ class HttpEngine:
 
     def _probe(self) -> bool:
         """True also where the server does not count."""
-        probe = np.zeros((64, 64, 3), np.uint8)
-        counts = []
-        for pictures in ((), (probe,)):
-            parts = [_part(rgb) for rgb in pictures]
-            content = [*parts, {"type": "text", "text": "?"}]
-            try:
-                reply = self.client.chat([{"role": "user", "content": content}], max_tokens=1)
-            except OneCardError as fault:
-                if pictures and _is_blind(fault):
-                    return False
-                raise _as_data(fault) from None
-            counts.append(reply.prompt_tokens)
-        return not all(counts) or counts[1] > counts[0]
+        try:
+            return sight.sees_pictures(self.client, data_uri(np.zeros((64, 64, 3), np.uint8)))
+        except OneCardError as fault:
+            raise _as_data(fault) from None
 
     def _blind(self) -> DataError:
         embedded = self.client.engine is not None
@@ -348,7 +331,7 @@ class HttpEngine:
         try:
             yield
         except OneCardError as fault:
-            if question.pictures and _is_blind(fault):
+            if question.pictures and sight.is_blind(fault):
                 self.sees = False
                 raise self._blind() from fault
             raise _as_data(fault) from fault.__cause__
@@ -366,14 +349,6 @@ class HttpEngine:
             round(time.monotonic() - started, 3),
             "length" if reply.finish_reason == "length" else "stop",
         )
-
-
-def _part(rgb: Rgb) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": data_uri(rgb)}}
-
-
-def _is_blind(fault: OneCardError) -> bool:
-    return any(words in fault.why.lower() for words in BLIND)
 
 
 def _as_data(fault: OneCardError) -> OneCardError:
