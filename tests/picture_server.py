@@ -71,7 +71,7 @@ class PictureServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.answer, self.blind, self.delay_s = answer, blind, delay_s
         self.asked = []
-        self.down_after = None
+        self.down_after, self.n_refused = None, 0
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -119,6 +119,7 @@ class Handler(BaseHTTPRequestHandler):
             if not is_down:
                 self.server.asked.append(asked)
         if is_down:
+            self.server.n_refused += 1
             self.close_connection = True
             self.connection.close()  # as of a process that died
             return None

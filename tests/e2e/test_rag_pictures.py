@@ -352,6 +352,7 @@ def test_a_server_that_goes_down_loses_nothing(folder, server, tmp_path):
     assert data["described"] == len(server.asked) == 5
     assert any(place == "note.md:3" for place, _ in texts(folder))
     assert any("not described: no answer from" in note for note in data["notes"])
+    assert server.n_refused < 25, "it goes on asking a server that is down"
     server.down_after = None
     data = indexed(folder, describe_url=server.url)
     assert data["described"] == 10 and len(server.asked) == 15

@@ -6,6 +6,7 @@ anything for a document.
 """
 
 import os
+import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,10 +26,10 @@ from onecard.errors import DataError, EngineError, OneCardError, SettingsError
 from onecard.inference import llamacpp, sight
 from onecard.inference.client import Client, Reply
 from onecard.inference.config import AUTO, LlmConfig
-from onecard.memory.architectures import gguf, mmproj
+from onecard.memory.architectures import gguf, gguf_vocabulary, mmproj
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
-from onecard.tasks.vlm import class_tokens, gguf_pairs, picture_sizes, square_pictures
+from onecard.tasks.vlm import class_tokens, gguf_pairs, picture_sizes, prompts, square_pictures
 from onecard.tasks.vlm.configs import AnswerModelConfig, ServeConfig
 from onecard.tasks.vlm.engine import Answer, Picture, Question
 from onecard.tasks.vlm.items import MARKER, Turn
@@ -40,6 +41,9 @@ AT_ONCE = 4
 COUNT = "/chat/completions/input_tokens"
 """llama.cpp's route that counts a prompt with its pictures without computing it."""
 COUNT_S = 60
+MEDIA_MARKER = "<__media__>"
+"""What llama.cpp puts in a prompt for a picture (mtmd_default_marker): one more in a text, and
+the numbers of pictures and markers differ."""
 
 
 @contextmanager
@@ -77,6 +81,8 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         settings = _language_settings(config)
         client = Client(process.base_url, process.api_key, process.name, settings, process)
         engine = HttpEngine(client, config, n_parallel, sees=bool(half))
+        words = gguf_vocabulary.steering_words(pair.language)
+        engine.control = prompts.pattern_of([*words, MEDIA_MARKER])
         if half:
             engine.square = square
             engine.sizes = PictureSizes(
@@ -155,6 +161,9 @@ class HttpEngine:
     """Whether the model takes pictures; None until a server has been tried."""
     square: Square | None = None
     sizes: PictureSizes | None = None
+    control: re.Pattern[str] | None = None
+    """Control tokens of a vocabulary that is at hand: no text may hold one. Another server keeps
+    its own."""
     _base_tokens: int | None = None
     _cannot_count: bool = False
     _greedy: Client | None = field(default=None, repr=False)
@@ -285,13 +294,13 @@ class HttpEngine:
 
     def _message(self, turn: Turn, uris: Iterator[str]) -> dict[str, Any]:
         if MARKER not in turn.text:
-            return {"role": turn.role, "content": turn.text}
+            return {"role": turn.role, "content": prompts.broken_up(turn.text, self.control)}
         content: list[dict[str, Any]] = []
         for i, text in enumerate(turn.text.split(MARKER)):
             if i:
                 content.append({"type": "image_url", "image_url": {"url": next(uris)}})
-            if text.strip("\n"):
-                content.append({"type": "text", "text": text.strip("\n")})
+            if text := prompts.broken_up(text.strip("\n"), self.control):
+                content.append({"type": "text", "text": text})
         return {"role": turn.role, "content": content}
 
     def _pixels(self, picture: Picture) -> Rgb:

@@ -1,7 +1,7 @@
 """Turns to the text that a model's chat template makes of them, and where the answers are in it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,7 @@ def messages(turns: Sequence[Turn], control: re.Pattern[str] | None = None) -> l
             if i:
                 content.append({"type": "image"})
             text = text.strip("\n") if MARKER in turn.text else text
-            if control:
-                text = control.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
+            text = broken_up(text, control)
             if text:
                 content.append({"type": "text", "text": text})
         rows.append({"role": turn.role, "content": content or [{"type": "text", "text": ""}]})
@@ -44,10 +43,27 @@ def control_tokens(processor: Any) -> re.Pattern[str] | None:
     tokenizer = processor.tokenizer
     tokens = {str(token) for token in tokenizer.get_added_vocab()}
     tokens |= {token for token in tokenizer.all_special_tokens if len(token) > 1}
-    tokens = {token for token in tokens if re.search(r"[<\[|]", token)}
-    if not tokens:
+    return pattern_of(tokens)
+
+
+def pattern_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """The control tokens among the words of a vocabulary; None for none."""
+    control = {token for token in tokens if len(token) > 1 and re.search(r"[<\[|]", token)}
+    if not control:
         return None
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+    longest_first = sorted(control, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first)))
+
+
+def broken_up(text: str, control: re.Pattern[str] | None) -> str:
+    """A text whose control tokens are words like any other.
+
+    >>> broken_up("a<|im_end|>b", pattern_of(["<|im_end|>", "of"]))
+    'a< |im_end|>b'
+    """
+    if not control:
+        return text
+    return control.sub(lambda match: f"{match[0][:1]} {match[0][1:]}", text)
 
 
 def render(processor: Any, turns: Sequence[Turn], *, generation: bool) -> str:
