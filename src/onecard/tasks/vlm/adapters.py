@@ -41,8 +41,13 @@ def attach(vlm: Vlm, config: TrainConfig) -> None:
             task_type="CAUSAL_LM",
         )
         vlm.net = get_peft_model(net, lora)
+        for module in vlm.net.modules():
+            # autocast casts anyway: with PEFT's cast a second copy of each input is kept
+            if hasattr(module, "cast_input_dtype_enabled") and _narrow(net):
+                module.cast_input_dtype_enabled = False
     else:
         if config.language_model == "full":
+            _match_features(net)
             whole = [language, *whole, *_head(net)]
         for _, weight in parts.parameters(net, whole):
             weight.requires_grad_(True)
@@ -51,11 +56,30 @@ def attach(vlm: Vlm, config: TrainConfig) -> None:
             weight.data = weight.data.float()
 
 
+def _narrow(net: torch.nn.Module) -> bool:
+    """Whether a training computes under autocast: its frozen weights are in 16 bits."""
+    types = {p.dtype for p in net.parameters() if p.is_floating_point() and not p.requires_grad}
+    return bool(types & {torch.bfloat16, torch.float16})
+
+
 def train_projector(vlm: Vlm) -> None:
     """Mark the projector alone."""
     for _, weight in parts.parameters(vlm.net, parts.projector(vlm.net)):
         weight.requires_grad_(True)
         weight.data = weight.data.float()
+
+
+def _match_features(net: Any) -> None:
+    """Give embeddings, which are trained in fp32, the type of the frozen tower: SmolVLM and Idefics 3
+    lay features of that type among them."""
+    if not any(name.rpartition(".")[2] == "connector" for name in parts.projector(net)):
+        return
+    dtype = next(weight.dtype for _, weight in parts.parameters(net, [parts.tower(net)]))
+
+    def cast(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output.to(dtype)
+
+    net.get_input_embeddings().register_forward_hook(cast)
 
 
 def _require(config: TrainConfig) -> None:

@@ -151,14 +151,13 @@ def _require_same(
 ) -> None:
     """Reads what was written and compares the losses of some rows. Raises DataError."""
     if path.name == WHOLE:
-        if vlm.widened:  # its weights are other ones: the trained part alone is compared
-            _require_equal(path, trainer)
-            return
         if fsio.disk_bytes(path) > MAX_RELOADED_BYTES:
             return
-        kept, weights = vlm.net, next(vlm.net.parameters())
-        vlm.net = AutoModelForImageTextToText.from_pretrained(path, dtype=weights.dtype)
-        vlm.net.to(vlm.device)
+        opened = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+        _require_equal(path, dict(opened.named_parameters()), trainer)
+        if vlm.widened or _is_mixed(vlm):
+            return  # its other weights have another width now, and the losses differ
+        kept, vlm.net = vlm.net, opened.to(next(vlm.net.parameters()).dtype).to(vlm.device)
         try:
             losses = _losses(trainer, items)
         finally:
@@ -180,15 +179,14 @@ def _require_same(
         )
 
 
-def _require_equal(path: Path, trainer: Trainer) -> None:
+def _is_mixed(vlm: Vlm) -> bool:
+    return len({p.dtype for p in vlm.net.parameters() if p.is_floating_point()}) > 1
+
+
+def _require_equal(path: Path, stored: Mapping[str, torch.Tensor], trainer: Trainer) -> None:
     """Raises DataError where a trained weight is not in the files."""
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        tensors |= load_file(file)
     for name, weight in trainer.weights.items():
-        stem = name.removeprefix("model.")
-        stored = tensors.get(name, tensors.get(stem))
-        if stored is None or not torch.equal(stored.float(), weight.to(stored.dtype).float().cpu()):
+        if name not in stored or not torch.equal(stored[name], weight.detach().float().cpu()):
             raise DataError(
                 f"{path} is not the model that was trained",
                 why=f"{name} is not in its files as it was trained",
