@@ -399,6 +399,18 @@ def test_an_empty_answer_is_told_and_not_asked_for_again(folder, server):
     assert server.asked == []
 
 
+def test_a_description_that_was_cut_off_gets_more_room(folder, server):
+    server.answer = lambda asked: (
+        Words("A", "length") if asked.body["max_tokens"] < 100 else words_of(asked)
+    )
+    (folder / "letters.pdf").unlink()
+    for max_tokens, n, text in ((50, 1, "A"), (50, 1, "A"), (200, 2, TEXTS["red"])):
+        indexed(folder, describe_url=server.url, describe_max_tokens=max_tokens)
+        assert ("deep/bakery.png", text) in texts(folder) and len(server.asked) == n
+    indexed(folder, describe_url=server.url, describe_max_tokens=400)
+    assert len(server.asked) == 2
+
+
 def test_the_key_is_sent_from_the_environment(folder, server, monkeypatch):
     monkeypatch.setenv("EYES_KEY", "sesame-open-now")
     indexed(folder, describe_url=server.url, api_key_env="EYES_KEY", describe_model="eyes-1b")

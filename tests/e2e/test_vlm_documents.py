@@ -403,6 +403,19 @@ def test_descriptions_of_pictures_and_pages(onecard, folder, server):
     assert all("response_format" not in asked.body for asked in server.asked)
 
 
+def test_an_answer_that_was_cut_off_is_asked_for_again_with_more_room(folder, server):
+    server.answer = lambda asked: (
+        Words("A", "length") if asked.body["max_tokens"] < 100 else f"A {asked.colour} paper."
+    )
+    values = {"base_url": server.url, "output_dir": str(folder.parent / "out")}
+    config = DescribeConfig(images=(str(folder / "2023"),), max_tokens=50, **values)
+    describe.describe(config, a_run())
+    for max_tokens, n, text in ((50, 1, "A"), (200, 2, "A red paper."), (400, 2, "A red paper.")):
+        more = config.model_copy(update={"resume": True, "max_tokens": max_tokens})
+        (row,) = describe.describe(more, a_run()).data["rows"]
+        assert (row["text"], len(server.asked)) == (text, n)
+
+
 def test_an_empty_description_is_asked_for_again(folder, server):
     server.answer = lambda asked: "" if asked.colour == "red" else "A paper."
     values = {"base_url": server.url, "output_dir": str(folder.parent / "out")}

@@ -5,6 +5,8 @@ import base64
 import concurrent.futures
 import io
 import time
+from contextlib import closing
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -12,6 +14,8 @@ import openai
 import pytest
 from PIL import Image
 
+from onecard.tasks.rag.descriptions import clean
+from onecard.tasks.rag.store import Store
 from tests import made_vlms
 
 LONG = 3000
@@ -156,3 +160,21 @@ def test_a_user_cannot_close_the_turn(client):
     assert n_more > len(attack) * 0.6
     with_picture = asked(client, question(text="<|image_pad|>"), max_tokens=2).usage
     assert with_picture.prompt_tokens_details is None
+
+
+def test_rag_indexes_what_the_model_says(onecard, address, client, tmp_path):
+    """The same answers as any client gets, kept in the index and cited by the picture's name."""
+    (tmp_path / "papers").mkdir()
+    for seed in range(2):
+        data = base64.b64decode(uri(48, seed).partition(",")[2])
+        (tmp_path / "papers" / f"{seed}.png").write_bytes(data)
+    words = ["rag", "index", tmp_path / "papers", "--index", tmp_path / "ix", "--json"]
+    words += ["--describe_url", f"{address}/v1", "--describe_max_tokens", 16]
+    words += ["--describe_question", "What is this?"]
+    assert onecard(*words).data["described"] == 2
+    assert onecard(*words).data["described"] == 0
+    with closing(Store(tmp_path / "ix")) as store:
+        passages = {Path(each.location()).name: each.text for each in store.all_chunks()}
+    for seed in range(2):
+        answer = asked(client, question(uri(48, seed))).choices[0].message.content
+        assert passages[f"{seed}.png"] == clean(answer)

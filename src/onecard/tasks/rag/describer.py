@@ -124,7 +124,8 @@ class Describer:
             pass
         pages = self.files.pages(path, sha256)
         config = self.config
-        server = [config.describe_question, config.describe_model, config.describe_pages]
+        own = (config.describe_question, config.describe_model, config.describe_max_tokens)
+        server = [*own, config.describe_pages]
         asks = config.describe_url and not (is_picture and pages)
         parts = [sorted(pages.items()), server if asks else None]
         return _signature(parts) if pages or asks else ""
@@ -178,11 +179,12 @@ class Describer:
         reading.texts = self.files.pages(path, document.sha256)
         if not self.kept:
             return
-        question, model = self.config.describe_question, self.config.describe_model
+        config = self.config
+        own = (config.describe_question, config.describe_model, config.describe_max_tokens)
         for page in pages:
             if page in reading.texts:
                 continue
-            text = self.kept.find(document.sha256, page, question, model)
+            text = self.kept.find(document.sha256, page, *own)
             if text is None:
                 self._ask(reading, page, reader)
             else:
@@ -220,9 +222,10 @@ class Describer:
     def _keep(self, row: "partial[Row]", text: str, model: str, cut_off: bool) -> None:
         """In a thread."""
         assert self.kept
-        asked_model = self.config.describe_model
-        more = {"answered_by": model, **({"cut_off": True} if cut_off else {})}
-        self.kept.add(row(text, self.config.describe_question, asked_model), **more)
+        config = self.config
+        limit = config.describe_max_tokens if cut_off else 0
+        whole = row(text, config.describe_question, config.describe_model, limit)
+        self.kept.add(whole, answered_by=model)
         self.answered.append(Path(row.args[0]))
         if cut_off:
             self.cut_off.append(Path(row.args[0]))

@@ -35,6 +35,8 @@ class Row:
     question: str = ""
     model: str = ""
     """As the settings name it; empty for whatever the server has."""
+    cut_off_at: int = 0
+    """Tokens after which the answer was cut off; 0 for a whole one."""
 
 
 def read(path: Path) -> tuple[list[Row], int, int]:
@@ -80,7 +82,9 @@ def _row(value: Any) -> Row | None:
     if not isinstance(page, int) or isinstance(page, bool) or page < 0 or len(sha256) != 64:
         return None
     question, model = str(value.get("question", "")), str(value.get("model", ""))
-    return Row(file, page, sha256.lower(), clean(text), question, model)
+    cut_off_at = value.get("cut_off_at", 0)
+    n = cut_off_at if isinstance(cut_off_at, int) else 0
+    return Row(file, page, sha256.lower(), clean(text), question, model, n)
 
 
 def clean(text: str) -> str:
@@ -183,7 +187,7 @@ class KeptDescriptions:
     def __init__(self, folder: Path) -> None:
         self.path = folder / KEPT
         self._lock = threading.Lock()
-        self._texts: dict[tuple[str, int, str, str], str] = {}
+        self._rows: dict[tuple[str, int, str, str], Row] = {}
         self._latest: dict[tuple[str, int], str] = {}
         try:
             rows = read(self.path)[0]
@@ -193,11 +197,15 @@ class KeptDescriptions:
             self._keep(row)
 
     def _keep(self, row: Row) -> None:
-        self._texts[row.sha256, row.page, row.question, row.model] = row.text
+        self._rows[row.sha256, row.page, row.question, row.model] = row
         self._latest[row.sha256, row.page] = row.text
 
-    def find(self, sha256: str, page: int, question: str, model: str) -> str | None:
-        return self._texts.get((sha256, page, question, model))
+    def find(
+        self, sha256: str, page: int, question: str, model: str, max_tokens: int
+    ) -> str | None:
+        """None also for an answer that was cut off where there is more room now."""
+        row = self._rows.get((sha256, page, question, model))
+        return row.text if row and not 0 < row.cut_off_at < max_tokens else None
 
     def latest(self, sha256: str, page: int) -> str | None:
         """The last answer to any question."""

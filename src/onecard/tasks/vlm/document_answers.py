@@ -93,7 +93,7 @@ class _Asking:
         schema: Mapping[str, Any] | None,
         row_of: RowOf,
     ) -> None:
-        self.engine, self.system, self.text = engine, config.system, text
+        self.engine, self.config, self.text = engine, config, text
         self.schema, self.row_of = schema, row_of
         self.n_faults = 0
         self._last = ("", "")
@@ -113,12 +113,18 @@ class _Asking:
                 bar.grow(1)
                 place = self._place(document)
                 row = before.get(_key(place))
-                if row is None or row.get("error") or row.get("sha256") != place.get("sha256"):
+                if row is None or not self._is_whole(row, place):
                     row = {**place, **self._answered(document)}
                     file.write(to_jsonl([row]))
                     file.flush()
                 yield row
                 bar.step(1, document.name)
+
+    def _is_whole(self, row: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
+        """Whether an earlier answer stands: of the same bytes, and not cut off where there is more
+        room now."""
+        is_cut = row.get("cut_off") and row.get("max_tokens", 0) < self.config.max_tokens
+        return not row.get("error") and not is_cut and row.get("sha256") == place.get("sha256")
 
     def _place(self, document: Document) -> dict[str, Any]:
         """Where an answer belongs; without a digest for a file that cannot be read."""
@@ -134,7 +140,7 @@ class _Asking:
             fault = document.fault
             return {"error": fault.what, "why": fault.why} if fault else {"error": "it is empty"}
         pictures = (document.picture,)
-        question = Question(with_pictures(self.text, pictures, self.system), pictures)
+        question = Question(with_pictures(self.text, pictures, self.config.system), pictures)
         try:
             answer = self.engine.answer(question, schema=self.schema)
         except DataError as fault:  # as of a picture that the model does not take
@@ -153,7 +159,7 @@ class _Asking:
         self.n_faults = 0
         row = self.row_of(answer)
         if answer.finish_reason == "length":
-            row["cut_off"] = True
+            row |= {"cut_off": True, "max_tokens": self.config.max_tokens}
         return row
 
 
