@@ -10,6 +10,8 @@ from pathlib import Path
 from onecard.tasks.vlm import picture_rows
 from tests.bench.vision_tower import labels
 
+SYSTEM = "Answer."
+"""Shorter than the language model's own, which is as long as a question with its picture."""
 REQUEST = "Describe the shape in the image."
 
 
@@ -58,25 +60,49 @@ class Asked:
 def conversations(data: Path, out: Path, seed: int = 0) -> Path:
     """Pairs of a training picture's questions, one about its colour and one about its shape: in a
     longer conversation an answer follows from those before it, and the picture need not be read.
-    As many questions name what is there as what is not."""
-    by_picture = defaultdict(list)
+    As many questions name what is there as what is not.
+
+    Half of the rows have the picture's caption in its place: what the words of a question ask for
+    is learned from text first, and then looked for in the picture.
+    """
+    by_picture, names = defaultdict(list), labels(data / "train")
     for item in picture_rows.read(data / "train").items:
         by_picture[item.images[0]].append(Asked(item.question, item.answer))
     draw, rows = random.Random(seed), []
     for path, pool in by_picture.items():
-        for n in range(2):
+        for n, sees in enumerate((True, True, False, False)):
+            if not sees and path not in names:
+                continue
             pair = [_chosen(pool, about_color, draw) for about_color in (True, False)]
             chosen = [each for each in pair if each]
             draw.shuffle(chosen)
             chosen.sort(key=lambda each: each.tells_the_other)
-            turns = []
+            turns = [{"from": "system", "value": SYSTEM}]
+            subject = "<image>" if sees else "a {1} {0}".format(*names[path])
             for i, each in enumerate(chosen):
-                marker = "" if i else "<image>\n"
-                turns.append({"from": "human", "value": marker + each.question})
+                before = "" if i else f"{subject}\n"
+                turns.append({"from": "human", "value": before + each.question})
                 turns.append({"from": "gpt", "value": each.answer})
-            name = f"{path.stem}-{n}"
-            rows.append({"id": name, "image": str(path.absolute()), "conversations": turns})
+            if not chosen:
+                continue
+            row = {"id": f"{path.stem}-{n}", "conversations": turns}
+            rows.append({**row, "image": str(path.absolute())} if sees else row)
     return _written(rows, out / "conversations.jsonl")
+
+
+def questions(data: Path, out: Path) -> Path:
+    """The test questions with the system prompt of the training."""
+    rows = [
+        {
+            "id": item.id,
+            "image": str(item.images[0].absolute()),
+            "system": SYSTEM,
+            "question": item.question,
+            "answer": item.answer,
+        }
+        for item in picture_rows.read(data / "test").items
+    ]
+    return _written(rows, out / "questions.jsonl")
 
 
 def _chosen(pool: list[Asked], about_color: bool, draw: random.Random) -> Asked | None:

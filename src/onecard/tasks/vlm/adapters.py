@@ -70,7 +70,7 @@ def train_projector(vlm: Vlm) -> None:
 
 
 def _match_features(net: Any) -> None:
-    """Give embeddings, which are trained in fp32, the type of the frozen tower: SmolVLM and Idefics 3
+    """Give embeddings, trained in fp32, the type of the frozen tower: SmolVLM and Idefics 3
     lay features of that type among them."""
     if not any(name.rpartition(".")[2] == "connector" for name in parts.projector(net)):
         return

@@ -49,7 +49,8 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         max_pixels=config.max_pixels,
         reporter=reporter,
     )
-    yield Transformers(vlm, config)
+    at_once = int(plan.choices.get("questions at once", BATCH) or BATCH)
+    yield Transformers(vlm, config, at_once)
 
 
 @dataclass
@@ -96,6 +97,8 @@ class Transformers:
 
     vlm: Vlm
     config: AnswerModelConfig
+    at_once: int = BATCH
+    """Questions of `answers` in one batch: as many as the plan says fit."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -168,7 +171,7 @@ class Transformers:
         window: list[Question] = []
         for question in questions:
             window.append(question)
-            if len(window) == BATCH * LOOK_AHEAD:
+            if len(window) == self.at_once * LOOK_AHEAD:
                 yield from self._window(window, max_tokens)
                 window = []
         yield from self._window(window, max_tokens)
@@ -176,8 +179,8 @@ class Transformers:
     def _window(self, window: Sequence[Question], max_tokens: int) -> list[Answer]:
         order = sorted(range(len(window)), key=lambda i: _length(window[i]))
         answers: dict[int, Answer] = {}
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
+        for start in range(0, len(order), self.at_once):
+            rows = order[start : start + self.at_once]
             batch = self._generate([window[i] for i in rows], max_tokens, sampling=False)
             answers.update(zip(rows, batch, strict=True))
         return [answers[i] for i in range(len(window))]

@@ -20,7 +20,7 @@ from onecard.runs.record import Run
 from onecard.tasks.vlm import adapters, scoring, training_data
 from onecard.tasks.vlm.batches import Batches
 from onecard.tasks.vlm.configs import AnswerModelConfig, VisionTrainConfig
-from onecard.tasks.vlm.engine_transformers import Transformers
+from onecard.tasks.vlm.engine_transformers import BATCH, Transformers
 from onecard.tasks.vlm.items import VlmItem
 from onecard.tasks.vlm.model import WHOLE, Vlm
 from onecard.tasks.vlm.scoring import Answers
@@ -108,10 +108,14 @@ def prepare_weights(vlm: Vlm, config: VisionTrainConfig) -> None:
 
 
 def _engine(vlm: Vlm, config: VisionTrainConfig) -> Transformers:
+    """Answers as many questions at once as a step reads rows, which the plan says fit."""
     answer_config = AnswerModelConfig(
         model=vlm.name, max_tokens=config.max_new_tokens, seed=config.seed
     )
-    return Transformers(vlm, answer_config)
+    at_once = BATCH
+    if vlm.device.type == "cuda":
+        at_once = min(BATCH, config.per_device_train_batch_size)
+    return Transformers(vlm, answer_config, at_once)
 
 
 def _answers(
