@@ -44,7 +44,6 @@ def _words(reader: Reader) -> tuple[str, ...]:
     inner, count = reader.take("<I"), reader.take("<Q")
     if inner != INT32:
         return ()
-    reader.need(4 * count)
     types = struct.unpack_from(f"<{count}{SCALARS[INT32][1:]}", reader.data, reader.at)
     reader.at = places[WORDS]
     inner, n_words = reader.take("<I"), reader.take("<Q")

@@ -41,9 +41,6 @@ AT_ONCE = 4
 COUNT = "/chat/completions/input_tokens"
 """llama.cpp's route that counts a prompt with its pictures without computing it."""
 COUNT_S = 60
-MEDIA_MARKER = "<__media__>"
-"""What llama.cpp puts in a prompt for a picture (mtmd_default_marker): one more in a text, and
-the numbers of pictures and markers differ."""
 
 
 @contextmanager
@@ -81,8 +78,7 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         settings = _language_settings(config)
         client = Client(process.base_url, process.api_key, process.name, settings, process)
         engine = HttpEngine(client, config, n_parallel, sees=bool(half))
-        words = gguf_vocabulary.steering_words(pair.language)
-        engine.control = prompts.pattern_of([*words, MEDIA_MARKER])
+        engine.control = prompts.pattern_of(gguf_vocabulary.steering_words(pair.language))
         if half:
             engine.square = square
             engine.sizes = PictureSizes(
