@@ -183,6 +183,7 @@ LONG_FILES = (
     *("test_models.py", "test_measured.py", "test_rag_questions.py", "test_rag_tools.py"),
     *("test_diffusion_generate.py", "test_diffusion_training.py", "test_diffusion_evaluate.py"),
     *("test_vlm_export.py", "test_vlm_serve.py", "test_mmproj_files.py", "test_vlm_training.py"),
+    *("test_rag_pictures.py", "test_vlm_documents.py", "test_vlm_evaluate.py", "test_vlm_trace.py"),
 )
 """Files that take a minute or more, the longest first: begun last, one of them keeps one worker
 busy while the others have nothing left (Makefile: a file a worker, in this order)."""

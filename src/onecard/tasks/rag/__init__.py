@@ -64,5 +64,6 @@ TASK = Task(
         "qdrant-client",
         "sentence-transformers",
         "torch",
+        "pypdfium2",
     ),
 )
