@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 DATA = ROOT.parent / "shared" / "data" / "easyvqa" / "data"
 RESULTS = ROOT / "bench-results"
-EVAL_ITEMS = 2000
+EVAL_ITEMS = 1000
+PARTS = (1000, 1300, 2300)
+"""Rows of the three parts of the curriculum."""
 
 
 def onecard(*words: str) -> dict[str, Any]:
@@ -35,7 +37,8 @@ def measure(work: Path) -> None:
     from tests.bench import vision_tower
 
     work.mkdir(parents=True, exist_ok=True)
-    captions, conversations = rows.captions(DATA, work), rows.conversations(DATA, work)
+    captions, questions = rows.captions(DATA, work), rows.questions(DATA, work)
+    curriculum = rows.curriculum(DATA, work, PARTS)
     seconds: dict[str, float] = {}
     start = time.monotonic()
     tower = vision_tower.train(DATA, work / "tower", epochs=40)
@@ -50,15 +53,17 @@ def measure(work: Path) -> None:
     seconds["projector"] = time.monotonic() - start
     start = time.monotonic()
     tuned = onecard(
-        *("train", str(conversations), "--model", str(work / "joined" / "model")),
-        *("--eval_data", str(DATA / "test"), "--eval_items", "300", "--max_steps", "110"),
-        *("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4"),
-        *("--learning_rate", "5e-4", "--output_dir", str(work / "tuned"), *usual),
+        *("train", str(curriculum), "--model", str(work / "joined" / "model"), "--no-shuffle"),
+        *("--eval_data", str(questions), "--eval_items", "64", "--max_steps", "280"),
+        *("--per_device_train_batch_size", "16", "--gradient_accumulation_steps", "1"),
+        *("--learning_rate", "6e-4", "--projector_lr", "3e-4", "--no-controls"),
+        *("--output_dir", str(work / "tuned"), *usual),
     )
     seconds["tuning"] = time.monotonic() - start
     start = time.monotonic()
     score = onecard(
-        *("evaluate", str(DATA / "test"), "--model", str(work / "tuned" / "adapter")),
+        *("evaluate", str(questions), "--images", str(DATA)),
+        *("--model", str(work / "tuned" / "adapter")),
         *("--eval_items", str(EVAL_ITEMS), "--max_new_tokens", "8"),
     )
     seconds["evaluation"] = time.monotonic() - start
@@ -79,7 +84,7 @@ def measure(work: Path) -> None:
 
 
 def side(name: str, model: Path, conversations: Path, steps: int) -> None:
-    """Trains `steps` micro-batches of two conversations; prints tokens/s and the peak."""
+    """Trains `steps` micro-batches of four conversations; prints tokens/s and the peak."""
     import torch
 
     from onecard.reporting import Reporter
@@ -88,11 +93,11 @@ def side(name: str, model: Path, conversations: Path, steps: int) -> None:
     from onecard.tasks.vlm import model as models
     from onecard.tasks.vlm.configs import TrainConfig
 
-    items = picture_rows.read(conversations, [DATA]).items[:400]
-    config = TrainConfig(per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    items = [item for item in picture_rows.read(conversations, [DATA]).items if item.images][:400]
+    config = TrainConfig(per_device_train_batch_size=4, gradient_accumulation_steps=1)
     vlm = models.load(str(model), config, dtype=torch.float32, reporter=Reporter())
     torch.manual_seed(0)
-    order = batches.Batches(vlm, items, 2, 0)
+    order = batches.Batches(vlm, items, 4, 0)
     step = _ours if name == "ours" else _plain
     tokens, losses, began = 0, [], 0.0
     if name == "ours":
@@ -197,7 +202,7 @@ def main() -> None:
         speed(options.work, options.rounds, options.steps)
     else:
         joined = options.work / "joined" / "model"
-        side(options.name, joined, options.work / "conversations.jsonl", options.steps)
+        side(options.name, joined, options.work / "curriculum.jsonl", options.steps)
 
 
 if __name__ == "__main__":

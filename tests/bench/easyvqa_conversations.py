@@ -51,43 +51,56 @@ class Asked:
         return self.is_open and bool(words & {*COLORS, *SHAPES})
 
     @property
+    def is_negated(self) -> bool:
+        return bool({"not", "no"} & set(self.question.split()))
+
+    @property
     def is_true_of(self) -> bool:
         """Whether the colour or shape that is named is the picture's."""
-        negated = bool({"not", "no"} & set(self.question.split()))
-        return (self.answer == "yes") != negated
+        return (self.answer == "yes") != self.is_negated
 
 
-def conversations(data: Path, out: Path, seed: int = 0) -> Path:
-    """Pairs of a training picture's questions, one about its colour and one about its shape: in a
-    longer conversation an answer follows from those before it, and the picture need not be read.
-    As many questions name what is there as what is not.
+def curriculum(data: Path, out: Path, sizes: tuple[int, int, int], seed: int = 0) -> Path:
+    """Rows of a question about the colour and one about the shape of a training picture, in three
+    parts of so many rows: questions without a negation about captions in the picture's place; the
+    same, half of them about pictures; all questions, most about pictures.
 
-    Half of the rows have the picture's caption in its place: what the words of a question ask for
-    is learned from text first, and then looked for in the picture.
+    Half of the questions of yes or no name what is there. With negations at once "yes" follows from
+    neither word nor picture alone, and nothing is learned for long. In a longer conversation an
+    answer follows from those before it, and the picture need not be read.
     """
     by_picture, names = defaultdict(list), labels(data / "train")
     for item in picture_rows.read(data / "train").items:
-        by_picture[item.images[0]].append(Asked(item.question, item.answer))
+        if item.images[0] in names:
+            by_picture[item.images[0]].append(Asked(item.question, item.answer))
     draw, rows = random.Random(seed), []
-    for path, pool in by_picture.items():
-        for n, sees in enumerate((True, True, False, False)):
-            if not sees and path not in names:
-                continue
+    paths = list(by_picture)
+    for part, n_rows in enumerate(sizes):
+        sees_share, negated = (0.0, 0.5, 0.8)[part], part == 2
+        for n in range(n_rows):
+            path = draw.choice(paths)
+            pool = [each for each in by_picture[path] if negated or not each.is_negated]
             pair = [_chosen(pool, about_color, draw) for about_color in (True, False)]
             chosen = [each for each in pair if each]
-            draw.shuffle(chosen)
-            chosen.sort(key=lambda each: each.tells_the_other)
-            turns = [{"from": "system", "value": SYSTEM}]
-            subject = "<image>" if sees else "a {1} {0}".format(*names[path])
-            for i, each in enumerate(chosen):
-                before = "" if i else f"{subject}\n"
-                turns.append({"from": "human", "value": before + each.question})
-                turns.append({"from": "gpt", "value": each.answer})
             if not chosen:
                 continue
-            row = {"id": f"{path.stem}-{n}", "conversations": turns}
-            rows.append({**row, "image": str(path.absolute())} if sees else row)
-    return _written(rows, out / "conversations.jsonl")
+            draw.shuffle(chosen)
+            chosen.sort(key=lambda each: each.tells_the_other)
+            sees = draw.random() < sees_share
+            rows.append(
+                _row(f"{part}-{n}", path, chosen, "" if sees else "a {1} {0}".format(*names[path]))
+            )
+    return _written(rows, out / "curriculum.jsonl")
+
+
+def _row(name: str, path: Path, chosen: list[Asked], caption: str) -> dict[str, object]:
+    turns = [{"from": "system", "value": SYSTEM}]
+    for i, each in enumerate(chosen):
+        before = "" if i else f"{caption or '<image>'}\n"
+        turns.append({"from": "human", "value": before + each.question})
+        turns.append({"from": "gpt", "value": each.answer})
+    row: dict[str, object] = {"id": name, "conversations": turns}
+    return row if caption else {**row, "image": str(path.absolute())}
 
 
 def questions(data: Path, out: Path) -> Path:

@@ -110,3 +110,19 @@ def test_a_family_that_llamacpp_does_not_know_keeps_its_merged_folder(tokens, tm
         export_files.gguf_pair(folder, tmp_path, ["f16"], Reporter())
     assert not list((tmp_path / "gguf").glob("*.gguf"))
     shutil.rmtree(folder)
+
+
+def test_a_file_that_answers_like_the_base_is_refused(tmp_path):
+    from onecard.tasks.vlm import export  # noqa: PLC0415
+    from onecard.tasks.vlm.scoring import SEEING, Answers  # noqa: PLC0415
+
+    path = tmp_path / "base_answers.json"
+    path.write_text(json.dumps({SEEING: {"a": "yes", "b": "no"}}))
+    exported = export.Exported()
+    exported.answers["merged"] = Answers({SEEING: {"a": "no", "b": "no"}})
+    exported.answers["f16"] = Answers({SEEING: {"a": "yes", "b": "no"}})
+    with pytest.raises(DataError, match="answers like the base"):
+        export._require_change(path, exported)
+    exported.answers["f16"] = exported.answers["merged"]
+    export._require_change(path, exported)
+    assert "f16: 1 of 2 answers are other ones than the base's" in exported.verdicts

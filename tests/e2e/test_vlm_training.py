@@ -313,3 +313,21 @@ def test_a_model_without_vision_is_refused(models, tmp_path):
     (folder / "config.json").write_text(json.dumps(values["text_config"]))
     with pytest.raises(DataError, match="without vision"):
         load(folder)
+
+
+def test_without_shuffling_rows_come_in_the_files_order(models, rows):
+    vlm = load(models["llava"])
+    items = [replace(item(rows.parent / "0.png"), id=str(i)) for i in range(7)]
+    numbers = [0, 1, 2, 3]
+    ordered = batches.Batches(vlm, items, 2, 0, shuffle=False)
+    assert [[row.id for row in ordered.rows(n)] for n in numbers] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4", "5"],
+        ["6"],
+    ]
+    assert [row.id for row in ordered.rows(4)] == ["0", "1"]
+    shuffled = batches.Batches(vlm, items, 2, 0)
+    epochs = [[row.id for n in numbers for row in shuffled.rows(n + 4 * e)] for e in (0, 1)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [str(i) for i in range(7)]
+    assert epochs[0] != epochs[1]

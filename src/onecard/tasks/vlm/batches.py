@@ -125,8 +125,11 @@ class Batches:
     """Micro-batches in an order that follows from seed and number alone; the next one is made
     ready while one is computed."""
 
-    def __init__(self, vlm: Vlm, items: Sequence[VlmItem], size: int, seed: int) -> None:
+    def __init__(
+        self, vlm: Vlm, items: Sequence[VlmItem], size: int, seed: int, *, shuffle: bool = True
+    ) -> None:
         self.vlm, self.items, self.size, self.seed = vlm, items, size, seed
+        self.shuffle = shuffle
         self.lengths = text_lengths(vlm, items)
         self.per_epoch = -(-len(items) // size)
         self._epoch, self._order = -1, [[0]]
@@ -149,6 +152,9 @@ class Batches:
         return batch
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
+        if not self.shuffle:
+            numbers = range(len(self.items))
+            return [list(numbers[i : i + self.size]) for i in range(0, len(numbers), self.size)]
         draw = random.Random(self.seed * STEP_STRIDE + epoch)
         order = draw.sample(range(len(self.items)), len(self.items))
         if self.size == 1:

@@ -200,6 +200,9 @@ class VisionTrainConfig(
     """Rows of a micro-batch."""
     gradient_accumulation_steps: int = Field(default=8, ge=1, le=4096)
     """Micro-batches of a step."""
+    shuffle: bool = True
+    """Rows in a random order, another one each epoch; off keeps the file's, as a curriculum needs.
+    """
     weight_decay: float = Field(default=0.0, ge=0, lt=1)
     """AdamW's weight decay."""
     max_grad_norm: float = Field(default=1.0, gt=0)

@@ -3,6 +3,7 @@ mmproj, each asked the same questions with the same controls, and compared in th
 numbers."""
 
 import gc
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from onecard.tasks.vlm import (
     picture_parity,
     scoring,
     training_data,
+    tuning,
 )
 from onecard.tasks.vlm.configs import AnswerModelConfig, ExportConfig
 from onecard.tasks.vlm.engine_transformers import Transformers
@@ -89,6 +91,7 @@ def export(config: ExportConfig, run: Run) -> Result:
         _compare_file(quant, path, items, expected, config, exported, run)
     # 3. verdicts
     _judge(items, config, exported)
+    _require_change(trained / tuning.BASE_ANSWERS, exported)
     metric = scoring.metric_of(items) if config.metric == "auto" else config.metric
     run.items(scoring.item_rows(items, metric, exported.answers))
     run.scores(exported.metrics, verdicts=exported.verdicts)
@@ -159,6 +162,28 @@ def _compare_features(
             why=f"its embedding of a picture differs by {100 * error:.1f} %",
             fix="the merged folder is complete; report the model's family to onecard",
         )
+
+
+def _require_change(path: Path, exported: Exported) -> None:
+    """Each file's answers against those that the base gave before the training. Raises DataError
+    for a file that answers like the base where the merged model does not."""
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))[SEEING]
+    except (OSError, ValueError, KeyError):
+        return  # a training of an older version keeps none
+    changes = {
+        name: sum(text != base.get(item) for item, text in answers.texts[SEEING].items())
+        for name, answers in exported.answers.items()
+    }
+    for name, n in changes.items():
+        total = len(exported.answers[name].texts[SEEING])
+        exported.verdicts.append(f"{name}: {n} of {total} answers are other ones than the base's")
+        if not n and changes["merged"]:
+            raise DataError(
+                f"{name} answers like the base",
+                why="what was trained is not in the file",
+                fix="the merged folder is complete; report the model's family to onecard",
+            )
 
 
 def _number(value: float, n: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from onecard.tasks.vlm.trainer import Trainer, fit, steps_of
 from onecard.tasks.vlm.training_data import TrainingData
 from onecard.training.seeds import seed_weights
 
+BASE_ANSWERS = "base_answers.json"
 CHECKED = 8
 """Held-out rows whose loss must be the same after the files are read again."""
 MAX_RELOADED_BYTES = 4 * 10**9
@@ -65,11 +66,12 @@ def tune(
     """`vlm`: frozen but for what is to be trained, which `adapters.attach` marks when it is called
     with a TrainConfig. Raises OneCardErrors."""
     # 1. before
-    base = _cached_answers(out / "base_answers.json", vlm, data, config, run)
+    base = _cached_answers(out / BASE_ANSWERS, vlm, data, config, run)
     checked = data.evaluation[:CHECKED]
     # 2. training
     prepare_weights(vlm, config)
-    batches = Batches(vlm, data.train, config.per_device_train_batch_size, config.seed)
+    size = config.per_device_train_batch_size
+    batches = Batches(vlm, data.train, size, config.seed, shuffle=config.shuffle)
     n_steps = steps_of(config, batches.per_epoch)
     trainer = Trainer(vlm, config, n_steps, autocast_type(config, vlm.device.type))
     n_trained = sum(weight.numel() for weight in trainer.weights.values())
@@ -78,7 +80,6 @@ def tune(
     untrained = _losses(trainer, checked)
 
     def on_save(step: int) -> dict[str, float]:
-        size = config.per_device_train_batch_size
         return {"validation_loss": trainer.validation_loss(validated, size)}
 
     state = fit(trainer, batches, out, run, on_save)
