@@ -284,7 +284,7 @@ class ExportConfig(OutputConfig, ScoreConfig):
     """Export."""
 
     run_id: str = ""
-    """The training run to export."""
+    """The training run to export, or its output folder."""
     quants: tuple[str, ...] = ("f16",)
     """Types of the language model's GGUF files: f16, q8_0, q4_k_m ...; none for no file."""
     eval_items: int = Field(default=50, ge=2, le=1_000_000)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from onecard.hub import checkpoints
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
 from onecard.tasks.vlm.configs import AnswerModelConfig
@@ -27,6 +28,8 @@ def open_engine(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> It
     Raises NotFound, DataError, EngineError, SettingsError, MissingExtra.
     """
     if kind_of(config) == "transformers":
+        checkpoints.quiet()
+        reporter.line("loading torch")
         # torch takes seconds to load, and the other engines do without
         from onecard.tasks.vlm import engine_transformers
 

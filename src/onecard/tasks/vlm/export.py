@@ -61,7 +61,9 @@ def export(config: ExportConfig, run: Run) -> Result:
             fix="onecard vlm export RUN --quants f16 q4_k_m",
         )
     quants = _quants(config)
-    place = model.find(f"run:{config.run_id}", run.reporter)
+    folder = Path(config.run_id).expanduser()
+    place = model.of_training(folder, run.reporter) if folder.is_dir() else None
+    place = place or model.find(f"run:{config.run_id}", run.reporter)
     trained = (place.adapter or place.folder).parent
     out = output_dir.resolve(config.output_dir, run) if config.output_dir else trained
     out.mkdir(parents=True, exist_ok=True)

@@ -158,15 +158,22 @@ def find(name: str, reporter: Reporter) -> Place:
 def _of_run(run_id: str, reporter: Reporter) -> Place:
     record = store.find(run_id)
     for out in store.output_folders(record):
-        if (out / WHOLE / "config.json").is_file():
-            return Place(out / WHOLE)
-        if (out / ADAPTER / "adapter_config.json").is_file():
-            return _of_adapter(out / ADAPTER, reporter)
+        if place := of_training(out, reporter):
+            return place
     raise NotFound(
         f"run {run_id} holds no vision-language model",
         why="neither model/ nor adapter/ is in its folder: the training did not end",
         fix="onecard runs list  shows the finished ones",
     )
+
+
+def of_training(out: Path, reporter: Reporter) -> Place | None:
+    """What a training wrote to its folder; None for a folder without one."""
+    if (out / WHOLE / "config.json").is_file():
+        return Place(out / WHOLE)
+    if (out / ADAPTER / "adapter_config.json").is_file():
+        return _of_adapter(out / ADAPTER, reporter)
+    return None
 
 
 def _of_adapter(adapter: Path, reporter: Reporter) -> Place:
