@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from onecard import fsio
 from onecard.errors import DataError, not_found
+from onecard.memory.architectures.mmproj import AFTER
 
 Tensors = Mapping[str, NDArray[np.float32]]
 OUTTYPES = {"f32": np.float32, "f16": np.float16}
@@ -65,8 +66,9 @@ class Preprocessing:
     """Pillow's number of the filter: 3 is bicubic."""
 
 
-def write_llava(folder: Path, target: Path, outtype: str = "f16") -> None:
-    """The mmproj file of a folder of transformers' LlavaForConditionalGeneration.
+def write_llava(folder: Path, target: Path, outtype: str = "f16", *, after: str = "") -> None:
+    """The mmproj file of a folder of transformers' LlavaForConditionalGeneration. `after`: what its
+    prompts have between a picture and the text behind it.
 
     Raises DataError for another model, NotFound for an unknown `outtype`.
     """
@@ -92,6 +94,7 @@ def write_llava(folder: Path, target: Path, outtype: str = "f16") -> None:
         target,
         layers=layers if isinstance(layers, list) else [layers],
         outtype=outtype,
+        after=after,
         name=folder.name,
     )
 
@@ -106,6 +109,7 @@ def write_clip_llava(
     layers: Sequence[int] = (-2,),
     outtype: str = "f16",
     name: str = "llava",
+    after: str = "",
 ) -> None:
     """Write the file whole or not at all.
 
@@ -128,6 +132,7 @@ def write_clip_llava(
         writer = gguf.GGUFWriter(draft, "clip")
         _add_keys(writer, config, pixels, sorted(chosen), int(tensors["mm.2.weight"].shape[0]))
         writer.add_name(name)
+        writer.add_string(AFTER, after)
         writer.add_file_type(
             gguf.LlamaFileType.ALL_F32 if outtype == "f32" else gguf.LlamaFileType.MOSTLY_F16
         )

@@ -15,6 +15,9 @@ MERGED = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "pixt
 MOST_TOKENS = 4096
 """Of an image of any size in llama.cpp (clip.cpp, set_limit_image_tokens)."""
 MAX_SIDE = 1 << 14
+AFTER = "onecard.image.after"
+"""A key of ours: what stands between a picture and the text behind it in the prompts that the model
+was trained on, as a line end in LLaVA's. llama.cpp puts nothing there."""
 WIDTHS = {
     **dict.fromkeys(("mlp", "pixtral", "kimivl", "lightonocr"), ("mm.2.weight", 1)),
     **dict.fromkeys(MERGED, ("mm.2.bias", 0)),

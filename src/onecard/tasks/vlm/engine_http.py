@@ -81,6 +81,8 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
         engine.control = prompts.pattern_of(gguf_vocabulary.steering_words(pair.language))
         if half:
             engine.square = square
+            keys = gguf.read_header(pair.vision).keys if pair.vision else {}
+            engine.after = str(keys.get(mmproj.AFTER) or "")[:8]
             engine.sizes = PictureSizes(
                 engine.count_tokens,
                 half,
@@ -156,6 +158,8 @@ class HttpEngine:
     sees: bool | None = None
     """Whether the model takes pictures; None until a server has been tried."""
     square: Square | None = None
+    after: str = ""
+    """What the model was trained to read between a picture and the text behind it."""
     sizes: PictureSizes | None = None
     control: re.Pattern[str] | None = None
     """Control tokens of a vocabulary that is at hand: no text may hold one. Another server keeps
@@ -295,7 +299,8 @@ class HttpEngine:
         for i, text in enumerate(turn.text.split(MARKER)):
             if i:
                 content.append({"type": "image_url", "image_url": {"url": next(uris)}})
-            if text := prompts.broken_up(text.strip("\n"), self.control):
+            text = prompts.broken_up(text.strip("\n"), self.control)
+            if text := (self.after if i else "") + text:
                 content.append({"type": "text", "text": text})
         return {"role": turn.role, "content": content}
 

@@ -13,9 +13,10 @@ from onecard.errors import DataError
 from onecard.export import gguf, mmproj, quantize
 from onecard.hub import checkpoints
 from onecard.reporting import Reporter
-from onecard.tasks.vlm import model, parts
+from onecard.tasks.vlm import model, parts, prompts
+from onecard.tasks.vlm.items import MARKER, Turn
 from onecard.tasks.vlm.model import Place
-from onecard.tasks.vlm.pretrain_projector import FLATTEN
+from onecard.tasks.vlm.pretrain_projector import FLAT
 from onecard.training.config import PrecisionConfig
 from onecard.units import size
 
@@ -67,7 +68,7 @@ def gguf_pair(folder: Path, out: Path, quants: list[str], reporter: Reporter) ->
     target.mkdir(parents=True, exist_ok=True)
     f16, vision = target / "model-f16.gguf", target / "mmproj-f16.gguf"
     if checkpoints.about(folder).get("model_type") in OWN_WRITER:
-        mmproj.write_llava(folder, vision)
+        mmproj.write_llava(folder, vision, after=_after_picture(folder))
         _language_file(folder, out, f16, reporter)
     else:
         gguf.vision_half_to_gguf(folder, vision, "f16", reporter)
@@ -82,6 +83,15 @@ def gguf_pair(folder: Path, out: Path, quants: list[str], reporter: Reporter) ->
     if "f16" not in files:
         f16.unlink()
     return files
+
+
+def _after_picture(folder: Path) -> str:
+    """What the model's template puts between a picture and the text behind it: llama.cpp puts
+    nothing there, and answers differ by a line end."""
+    processor = model.processor_of(folder)
+    text = prompts.render(processor, (Turn("user", f"{MARKER}\nx"),), generation=False)
+    after = text.rpartition(str(processor.image_token))[2].partition("x")[0]
+    return after if not after.strip() else ""
 
 
 def _language_file(folder: Path, out: Path, target: Path, reporter: Reporter) -> None:
@@ -109,6 +119,6 @@ def _language_half(folder: Path, target: Path) -> Path:
     language.save_pretrained(target)
     tokenizer = vlm.processor.tokenizer
     template = str(vlm.processor.chat_template or tokenizer.chat_template or "")
-    tokenizer.chat_template = template.removeprefix(FLATTEN)
+    tokenizer.chat_template = template.partition(FLAT)[2] or template
     tokenizer.save_pretrained(target)
     return target

@@ -40,16 +40,17 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 """For language models without a chat template of their own: that of Vicuna."""
+FLAT = "{%- set messages = ns.rows -%}"
 FLATTEN = (
     "{%- set ns = namespace(rows=[], text='') -%}{%- for m in messages -%}"
     "{%- if m.content is string -%}{%- set ns.text = m.content -%}{%- else -%}"
     "{%- set ns.text = '' -%}{%- for c in m.content -%}"
-    "{%- set ns.text = ns.text + ('" + IMAGE_TOKEN + "\\n' if c.type == 'image' else c.text) -%}"
+    "{%- set ns.text = ns.text + ('" + IMAGE_TOKEN + "' if c.type == 'image' else c.text) -%}"
     "{%- endfor -%}{%- endif -%}"
-    "{%- set ns.rows = ns.rows + [{'role': m.role, 'content': ns.text}] -%}{%- endfor -%}"
-    "{%- set messages = ns.rows -%}"
+    "{%- set ns.rows = ns.rows + [{'role': m.role, 'content': ns.text}] -%}{%- endfor -%}" + FLAT
 )
-"""Before a language model's own template: contents of pictures and texts become one text."""
+"""Before a language model's own template: contents of pictures and texts become one text. Nothing
+stands between them, as in llama.cpp, which puts its marker right before the text."""
 
 
 def pretrain_projector(config: ProjectorConfig, run: Run) -> Result:
