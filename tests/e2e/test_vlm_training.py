@@ -18,7 +18,15 @@ from onecard.memory import devices  # noqa: E402
 from onecard.memory.plan import Plan  # noqa: E402
 from onecard.reporting import Reporter  # noqa: E402
 from onecard.runs.record import Run  # noqa: E402
-from onecard.tasks.vlm import adapters, batches, model, prompts, train, trainer  # noqa: E402
+from onecard.tasks.vlm import (  # noqa: E402
+    adapters,
+    batches,
+    engine,
+    model,
+    prompts,
+    train,
+    trainer,
+)
 from onecard.tasks.vlm.configs import TrainConfig  # noqa: E402
 from onecard.tasks.vlm.engine import Picture  # noqa: E402
 from onecard.tasks.vlm.items import MARKER, Turn, VlmItem  # noqa: E402
@@ -92,7 +100,7 @@ def test_a_family_trains_and_its_files_load_again(name, models, rows, tmp_path):
     picture = rows.parent / "0.png"
     inputs = base.inputs(
         [prompts.render(base.processor, item(picture).prompt, generation=True)],
-        [[batches.picture(picture)]],
+        [[engine.picture(picture)]],
     )
     with torch.no_grad():
         own = loaded.net(**loaded.on_device(inputs)).logits

@@ -7,16 +7,13 @@ import random
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from onecard.datasets.images import decode
 from onecard.errors import DataError
 from onecard.tasks.vlm import prompts
-from onecard.tasks.vlm.engine import Picture
+from onecard.tasks.vlm.engine import picture
 from onecard.tasks.vlm.items import RejectedRow, VlmItem
 from onecard.tasks.vlm.model import Vlm
 from onecard.training.seeds import STEP_STRIDE
@@ -38,12 +35,6 @@ class Batch:
     n_answer: int
     """Tokens with a label."""
     sources: tuple[str, ...]
-
-
-@lru_cache(maxsize=8)
-def picture(path: Path) -> Picture:
-    """Raises DataError, NotFound."""
-    return Picture(decode.read_rgb(path), path.name)
 
 
 def encode(vlm: Vlm, items: Sequence[VlmItem]) -> Batch:

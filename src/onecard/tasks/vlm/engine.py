@@ -6,8 +6,11 @@ file was. Knows no library.
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
+from onecard.datasets.images import decode
 from onecard.datasets.images.decode import Rgb
 from onecard.tasks.vlm.items import MARKER, Turn
 
@@ -27,6 +30,12 @@ class Picture:
     @property
     def height(self) -> int:
         return int(self.rgb.shape[0])
+
+
+@lru_cache(maxsize=8)
+def picture(path: Path) -> Picture:
+    """Raises DataError, NotFound."""
+    return Picture(decode.read_rgb(path), path.name)
 
 
 @dataclass(frozen=True)

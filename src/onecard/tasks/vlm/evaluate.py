@@ -19,11 +19,11 @@ from onecard.runs import store
 from onecard.runs.record import Run
 from onecard.tasks.vlm import (
     engines,
+    held_out_rows,
     memory,
     picture_facts,
     picture_rows,
     scoring,
-    training_data,
 )
 from onecard.tasks.vlm.configs import EvaluateConfig, TrainConfig
 from onecard.tasks.vlm.items import VlmItem
@@ -60,7 +60,7 @@ def _rows(config: EvaluateConfig, run: Run) -> tuple[list[VlmItem], PictureFacts
             run.reporter.line(note)
         items = [item for item in rows.items if item.has_answer]
     elif out:
-        items = training_data.read_held_out(out / training_data.HELD_OUT)
+        items = held_out_rows.read_held_out(out / held_out_rows.HELD_OUT)
     else:
         raise SettingsError(
             "there is nothing to score",
@@ -74,14 +74,14 @@ def _rows(config: EvaluateConfig, run: Run) -> tuple[list[VlmItem], PictureFacts
         if fault := facts.fault_of(item):
             run.reporter.warn(f"{item.place} is left out: {fault}")
     if out and config.data:
-        trained = training_data.trained_pictures(out)
+        trained = held_out_rows.trained_pictures(out)
         shared = [
             (name, path.name)
             for path, digest in facts.digests.items()
             if (name := trained.get(digest.hex()))
         ]
         leakage.refuse_leakage(shared, "pictures", fix="score pictures that it was not trained on")
-    run.data("questions", rows=len(usable), sha256=training_data.fingerprint(usable, facts))
+    run.data("questions", rows=len(usable), sha256=held_out_rows.fingerprint(usable, facts))
     return usable, facts
 
 
@@ -89,11 +89,11 @@ def _training_folder(run_id: str) -> Path:
     """Raises NotFound for a run without held-out rows."""
     record = store.find(run_id)
     for out in store.output_folders(record):
-        if (out / training_data.HELD_OUT).is_file():
+        if (out / held_out_rows.HELD_OUT).is_file():
             return out
     raise NotFound(
         f"run {run_id} held no rows with pictures out",
-        why=f"{training_data.HELD_OUT} is not in its folder",
+        why=f"{held_out_rows.HELD_OUT} is not in its folder",
         fix="name a run of vlm train: onecard runs list",
     )
 
@@ -271,7 +271,7 @@ def _presence(config: EvaluateConfig, run: Run) -> Result:
     run.data(
         "questions",
         rows=len(unique),
-        sha256=training_data.fingerprint([*unique.values()], PictureFacts()),
+        sha256=held_out_rows.fingerprint([*unique.values()], PictureFacts()),
     )
     config = config.model_copy(update={"controls": False})
     texts = _answers(config, [*unique.values()], None, run, "model").texts[scoring.SEEING]

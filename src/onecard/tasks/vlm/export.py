@@ -20,10 +20,10 @@ from onecard.runs.record import Run
 from onecard.tasks.vlm import (
     engine_http,
     export_files,
+    held_out_rows,
     model,
     picture_parity,
     scoring,
-    training_data,
     tuning,
 )
 from onecard.tasks.vlm.configs import AnswerModelConfig, ExportConfig
@@ -118,14 +118,14 @@ def _quants(config: ExportConfig) -> list[str]:
 
 
 def _held_out(trained: Path, config: ExportConfig) -> list[VlmItem]:
-    path = trained / training_data.HELD_OUT
+    path = trained / held_out_rows.HELD_OUT
     if not path.is_file():
         raise DataError(
             f"{trained} holds no held-out rows",
-            why=f"{training_data.HELD_OUT} is missing: an export is compared on them",
+            why=f"{held_out_rows.HELD_OUT} is missing: an export is compared on them",
             fix="name a finished training: onecard runs list",
         )
-    return scoring.sample(training_data.read_held_out(path), config.eval_items, 0)
+    return scoring.sample(held_out_rows.read_held_out(path), config.eval_items, 0)
 
 
 def _settings(config: ExportConfig) -> AnswerModelConfig:

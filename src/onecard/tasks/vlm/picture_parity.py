@@ -9,7 +9,7 @@ import torch
 
 from onecard.export import mmproj
 from onecard.tasks.vlm import model, parts, prompts
-from onecard.tasks.vlm.batches import picture
+from onecard.tasks.vlm.engine import picture
 from onecard.tasks.vlm.engine_http import HttpEngine
 from onecard.tasks.vlm.items import VlmItem
 from onecard.tasks.vlm.model import Vlm

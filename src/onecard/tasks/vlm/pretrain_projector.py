@@ -23,7 +23,7 @@ from onecard.errors import DataError, SettingsError
 from onecard.hub import checkpoints
 from onecard.reporting import Reporter, Result
 from onecard.runs.record import Run
-from onecard.tasks.vlm import training_data
+from onecard.tasks.vlm import held_out_rows
 from onecard.tasks.vlm.configs import ProjectorConfig
 from onecard.tasks.vlm.model import Place, Vlm
 from onecard.tasks.vlm.train import precise, run_training
@@ -61,7 +61,7 @@ def pretrain_projector(config: ProjectorConfig, run: Run) -> Result:
             why="a projector stands between a vision tower and a language model",
             fix="--vision_model openai/clip-vit-large-patch14-336, or a folder with one",
         )
-    report = training_data.validated(config, run)
+    report = held_out_rows.validated(config, run)
     run.reporter.line(report.render())
     config, autocast = precise(config, run)
     vlm = join(config, autocast or torch.float32, run.reporter)

@@ -12,9 +12,8 @@ from onecard.evaluation.metrics.vqa import ANSWER_METRICS, YesNoScores
 from onecard.evaluation.metrics.vqa import item_scores as answer_scores
 from onecard.reporting import Reporter
 from onecard.tasks.vlm import controls, picture_facts
-from onecard.tasks.vlm.batches import picture
 from onecard.tasks.vlm.controls import Scores, Verdict
-from onecard.tasks.vlm.engine import Engine, Question
+from onecard.tasks.vlm.engine import Engine, Question, picture
 from onecard.tasks.vlm.items import VlmItem
 from onecard.tasks.vlm.picture_facts import PictureFacts
 

@@ -10,7 +10,7 @@ from onecard.errors import DoesNotFit
 from onecard.memory import number_types
 from onecard.reporting import Result
 from onecard.runs.record import Run
-from onecard.tasks.vlm import memory, model, training_data, tuning
+from onecard.tasks.vlm import held_out_rows, memory, model, training_data, tuning
 from onecard.tasks.vlm.configs import TrainConfig, VisionTrainConfig
 from onecard.tasks.vlm.model import Vlm
 from onecard.tasks.vlm.training_data import TrainingData
@@ -48,7 +48,7 @@ def train(config: TrainConfig, run: Run) -> Result:
     Raises OneCardErrors. An out-of-memory error is left to api.run, which calls again with settings
     that need less.
     """
-    report = training_data.validated(config, run)
+    report = held_out_rows.validated(config, run)
     run.reporter.line(report.render())
     config, autocast = precise(config, run)
     vlm = model.load(

@@ -1,29 +1,24 @@
 """Rows to train on and rows that judge: read, validated, split by pictures, bounded."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from onecard import fsio
 from onecard.datasets import jsonl
-from onecard.errors import DataError, SettingsError
+from onecard.errors import DataError
 from onecard.runs.record import Run
-from onecard.tasks.vlm import batches, items, picture_rows, scoring, text_baseline, validation
-from onecard.tasks.vlm.configs import VisionTrainConfig, VlmDataConfig
+from onecard.tasks.vlm import batches, held_out_rows, items, scoring, text_baseline, validation
+from onecard.tasks.vlm.configs import VisionTrainConfig
 from onecard.tasks.vlm.engine import Picture
 from onecard.tasks.vlm.items import RejectedRow, VlmItem
 from onecard.tasks.vlm.model import Vlm
 from onecard.tasks.vlm.picture_facts import PictureFacts
 from onecard.tasks.vlm.validation import ValidationReport
 
-HELD_OUT = "held_out.jsonl"
 REJECTED = "put_aside.jsonl"
-TRAINED = "trained_pictures.tsv"
-"""sha256 and name of every picture that was trained on, one a line."""
 PROBED_SIZES = 24
 """Largest and flattest picture sizes of a set whose tokens are counted."""
 
@@ -46,32 +41,6 @@ class TrainingData:
     def text_alone(self) -> dict[str, float]:
         """Item id -> 1 where the question alone, as the training rows answer it, is enough."""
         return text_baseline.TextBaseline(self.train).scores(self.evaluation)
-
-
-def validated(config: VlmDataConfig, run: Run) -> ValidationReport:
-    """Raises SettingsError without data, NotFound, DataError."""
-    if not config.data:
-        raise SettingsError(
-            "there is no data",
-            why="no file or folder of rows was named",
-            fix="onecard vlm train rows.jsonl --images FOLDER",
-        )
-    options: dict[str, Any] = {
-        "columns": config.columns,
-        "question": config.question,
-        "reporter": run.reporter,
-    }
-    rows = picture_rows.read(config.data, config.images, **options)
-    evaluation = None
-    if config.eval_data:
-        evaluation = picture_rows.read(config.eval_data, config.images, **options)
-    return validation.validate(
-        rows,
-        evaluation,
-        allow_leakage=config.allow_leakage,
-        seed=config.seed,
-        reporter=run.reporter,
-    )
 
 
 def prepare(config: VisionTrainConfig, report: ValidationReport, vlm: Vlm) -> TrainingData:
@@ -105,38 +74,14 @@ def record(data: TrainingData, out: Path, run: Run) -> None:
         rows=len(data.evaluation),
         sha256=items.fingerprint(data.evaluation, digests),
     )
-    fsio.write_text(out / HELD_OUT, jsonl.to_jsonl(item.as_dict() for item in data.evaluation))
+    fsio.write_text(
+        out / held_out_rows.HELD_OUT, jsonl.to_jsonl(item.as_dict() for item in data.evaluation)
+    )
     pictures = sorted({path for item in data.train for path in item.images if path in digests})
     lines = "".join(f"{digests[path].hex()}\t{path.name}\n" for path in pictures)
-    fsio.write_text(out / TRAINED, lines)
+    fsio.write_text(out / held_out_rows.TRAINED, lines)
     if data.rejected:
         fsio.write_text(out / REJECTED, jsonl.to_jsonl(row.as_dict() for row in data.rejected))
-
-
-def read_held_out(path: Path) -> list[VlmItem]:
-    """Rows that a training held out. Raises DataError for a damaged file."""
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [items.from_dict(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise DataError(
-            f"{path} cannot be read",
-            why=f"{type(fault).__name__}: {str(fault)[:150]}",
-            fix="name the rows to score: onecard vlm evaluate ROWS --run_id RUN",
-        ) from None
-
-
-def trained_pictures(out: Path) -> dict[str, str]:
-    """sha256 -> name of the pictures that a run was trained on."""
-    path = out / TRAINED
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return dict(line.split("\t", 1) for line in lines if "\t" in line)
-
-
-def fingerprint(rows: Sequence[VlmItem], facts: PictureFacts) -> str:
-    return items.fingerprint(rows, facts.digests)
 
 
 def largest_pictures(vlm: Vlm, data: TrainingData) -> tuple[int, int, int, str]:
