@@ -88,7 +88,9 @@ def test_a_run_is_scored_against_its_base_on_what_it_held_out(rows, model, tmp_p
 
 
 def test_sizes_tell_tokens_memory_and_score(rows, model):
-    data = run("evaluate", data=str(rows), model=str(model), sizes=(32, 64), max_new_tokens=2).data
+    data = run(
+        "evaluate", data=str(rows), model=str(model), sizes=("32", "64"), max_new_tokens=2
+    ).data
     small, large = data["sizes"]
     assert small["tokens"] < large["tokens"]
     assert small["planned_bytes"] <= large["planned_bytes"]
@@ -98,7 +100,13 @@ def test_sizes_tell_tokens_memory_and_score(rows, model):
 def test_sizes_without_effect_are_refused(rows, tmp_path):
     folder = made_vlms.write("llava", tmp_path / "llava")
     with pytest.raises(SettingsError, match="has no effect"):
-        run("evaluate", data=str(rows), model=str(folder), sizes=(32, 64))
+        run("evaluate", data=str(rows), model=str(folder), sizes=("32", "64"))
+
+
+@pytest.mark.parametrize("size", ["x", "0", "-4", "99999", "1.5"])
+def test_a_size_that_is_none_is_refused(size, rows, model):
+    with pytest.raises(SettingsError, match="is no side of a picture"):
+        run("evaluate", data=str(rows), model=str(model), sizes=("32", size))
 
 
 def test_presence_is_asked_in_three_ways(model, tmp_path):

@@ -89,7 +89,7 @@ def test_another_models_mmproj_is_seen(rows, tokens, tmp_path):
 
 
 def export_files_items(rows):
-    from onecard.tasks.vlm import picture_rows  # noqa: PLC0415
+    from onecard.tasks.vlm import picture_rows
 
     return picture_rows.read(rows).items[:3]
 
@@ -113,8 +113,8 @@ def test_a_family_that_llamacpp_does_not_know_keeps_its_merged_folder(tokens, tm
 
 
 def test_a_file_that_answers_like_the_base_is_refused(tmp_path):
-    from onecard.tasks.vlm import export  # noqa: PLC0415
-    from onecard.tasks.vlm.scoring import SEEING, Answers  # noqa: PLC0415
+    from onecard.tasks.vlm import export
+    from onecard.tasks.vlm.scoring import SEEING, Answers
 
     path = tmp_path / "base_answers.json"
     path.write_text(json.dumps({SEEING: {"a": "yes", "b": "no"}}))

@@ -158,7 +158,7 @@ def test_each_part_is_trained_or_left(name, parts, models, rows, tmp_path):
     loaded = load(whole if whole.is_dir() else tmp_path / "out" / "adapter")
     base = dict(load(models[name]).net.named_parameters())
     net = loaded.net.merge_and_unload() if loaded.net is not loaded.base else loaded.net
-    moved = {part: False for part in ("language", "projector", "tower")}
+    moved = dict.fromkeys(("language", "projector", "tower"), False)
     for path, weight in net.named_parameters():
         if not torch.equal(weight, base[path]):
             moved[adapters.part_of(path, net)] = True
@@ -262,9 +262,9 @@ def test_control_tokens_of_a_text_end_no_turn(models):
 
 
 def test_answers_of_a_batch_equal_those_one_by_one(models):
-    from onecard.tasks.vlm.configs import AskConfig  # noqa: PLC0415
-    from onecard.tasks.vlm.engine import Question, with_pictures  # noqa: PLC0415
-    from onecard.tasks.vlm.engine_transformers import Transformers  # noqa: PLC0415
+    from onecard.tasks.vlm.configs import AskConfig
+    from onecard.tasks.vlm.engine import Question, with_pictures
+    from onecard.tasks.vlm.engine_transformers import Transformers
 
     draw = np.random.default_rng(1)
     pictures = [
@@ -281,9 +281,9 @@ def test_answers_of_a_batch_equal_those_one_by_one(models):
 
 
 def test_a_stream_is_the_answer_and_can_be_closed(models):
-    from onecard.tasks.vlm.configs import AskConfig  # noqa: PLC0415
-    from onecard.tasks.vlm.engine import Question  # noqa: PLC0415
-    from onecard.tasks.vlm.engine_transformers import Transformers  # noqa: PLC0415
+    from onecard.tasks.vlm.configs import AskConfig
+    from onecard.tasks.vlm.engine import Question
+    from onecard.tasks.vlm.engine_transformers import Transformers
 
     engine = Transformers(load(models["qwen2-vl"]), AskConfig(max_tokens=30))
     question = Question((Turn("user", "what color?"),))

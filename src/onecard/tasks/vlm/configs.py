@@ -1,10 +1,10 @@
 """Settings of vlm, one Config per command. Names are those of transformers and PEFT."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from onecard.config import Config, PathText
+from onecard.config import Config, PathText, ShortName
 from onecard.inference.config import AUTO, EngineConfig, SamplingConfig
 from onecard.runs.config import TrackingConfig
 from onecard.serving.config import ServeConfig as HttpConfig
@@ -275,7 +275,7 @@ class EvaluateConfig(AnswerModelConfig, ScoreConfig, TrackingConfig):
     """Most rows that are answered and scored."""
     presence: bool = False
     """Ask whether objects are in the picture, as POPE does: as many that are as that are not."""
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[Annotated[str, ShortName()], ...] = ()
     """Sides of a square (px): score the model at each, with tokens, memory and seconds, as
     --sizes 224 448 896."""
 

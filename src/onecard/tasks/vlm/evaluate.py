@@ -158,7 +158,7 @@ def _sizes(
     rows: list[dict[str, Any]] = []
     scores: dict[int, dict[str, float]] = {}
     metrics: dict[str, dict[str, Any]] = {}
-    for side in sorted(set(config.sizes)):
+    for side in sides_of(config):
         sized = config.model_copy(
             update={"max_pixels": side * side, "imgsz": side, "controls": False}
         )
@@ -198,6 +198,24 @@ def _sizes(
         {"metrics": metrics, "sizes": rows, "verdicts": verdicts},
         "\n".join([_size_table(rows, metric), *verdicts]),
     )
+
+
+def sides_of(config: EvaluateConfig) -> list[int]:
+    """Ascending. Raises SettingsError for what is no length."""
+    sides = set()
+    for text in config.sizes:
+        try:
+            side = int(str(text).removesuffix("px"))
+        except ValueError:
+            side = 0
+        if not 8 <= side <= 16_384:
+            raise SettingsError(
+                f"size '{text}' is no side of a picture",
+                why="a size is a whole number of pixels from 8 to 16384",
+                fix="--sizes 224 448 896",
+            )
+        sides.add(side)
+    return sorted(sides)
 
 
 def _peak_bytes() -> int:
