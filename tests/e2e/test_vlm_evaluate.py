@@ -271,3 +271,32 @@ def test_what_is_no_tower_is_refused(rows, model, tmp_path):
         run("pretrain-projector", data=str(rows))
     with pytest.raises(DataError, match="is no vision tower that can be joined"):
         run("pretrain-projector", data=str(rows), vision_model=str(model), model=str(model))
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(rows, model, tmp_path, monkeypatch):
+    from onecard.tasks.vlm import trainer
+
+    step, sizes = trainer.Trainer.step, []
+
+    def short(self, batches):
+        if self.config.per_device_train_batch_size > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append((batches.size, self.config.gradient_accumulation_steps))
+        return step(self, batches)
+
+    monkeypatch.setattr(trainer.Trainer, "step", short)
+    data = run(
+        "train",
+        data=str(rows),
+        model=str(model),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=True,
+        max_steps=2,
+        eval_items=4,
+        max_new_tokens=2,
+        controls=False,
+        output_dir=str(tmp_path / "out"),
+    ).data
+    assert set(sizes) == {(2, 2)}
+    assert data["files"]
