@@ -46,31 +46,6 @@ def repository(repo: str, quant: str = "") -> LM:
     except (HfHubHTTPError, OSError, ValueError) as fault:
         raise no_facts(repo, fault) from None
     return _with_index(folder, repo)
-    if not network.hub_reachable():
-        raise NotFound(
-            f"the counts of '{repo}' are not known here",
-            why="it is in no table of this program, and the hub is out of reach",
-            fix="give the model's folder, its config.json or a GGUF file of it",
-        )
-    # the hub's own client: it knows tokens, mirrors and proxies, and takes 0.3 s to load
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        files = huggingface_hub.list_repo_files(repo)
-        if "config.json" not in files:
-            return _gguf(repo, files, quant)
-        for name in ("config.json", INDEX):
-            if name in files:
-                huggingface_hub.hf_hub_download(repo, name, local_dir=folder)
-    except (HfHubHTTPError, OSError, ValueError) as fault:
-        raise NotFound(
-            f"the hub gives no facts of '{repo}'",
-            why=str(fault).strip().splitlines()[0][:200],
-            fix="check the name on its page; a gated model needs its licence accepted and: "
-            "hf auth login",
-        ) from None
-    return _with_index(folder, repo)
 
 
 def facts_folder(repo: str) -> Path:
