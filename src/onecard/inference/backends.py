@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from onecard.errors import DataError, EngineError
 from onecard.hub import download, names
 from onecard.inference import llamacpp, ollama
 from onecard.inference.client import Client
-from onecard.inference.config import AUTO, LlmConfig
+from onecard.inference.config import AUTO, EngineConfig, LlmConfig
 from onecard.inference.planning import model_of, resolve_auto
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
@@ -30,12 +31,7 @@ def language_model(
     DataError.
     """
     if config.base_url:
-        yield Client(
-            config.base_url.rstrip("/"),
-            os.environ.get(config.api_key_env, ""),
-            _served_name(config),
-            config,
-        )
+        yield served(config.base_url, config.api_key_env, config.model, config)
         return
     config, _ = resolve_auto(config, plan.device, check_hub=True)
     model = names.find(config.model, config.quant)
@@ -56,14 +52,16 @@ def language_model(
 
 def embedded(
     path: Path,
-    config: LlmConfig,
+    config: EngineConfig,
     plan: Plan,
     reporter: Reporter,
     *,
     n_parallel: int = 1,
     name: str = "",
+    **vision: Any,
 ) -> llamacpp.LlamaCpp:
-    """The embedded engine on a GGUF file, with the plan's number of layers on the GPU.
+    """The embedded engine on a GGUF file, with the plan's number of layers on the GPU. `vision`:
+    LlamaCpp's own arguments for a model that sees.
 
     Raises DataError for a file of another format.
     """
@@ -87,24 +85,26 @@ def embedded(
         kv_type=config.kv_type,
         reporter=reporter,
         name=name,
+        **vision,
     )
 
 
-def _served_name(config: LlmConfig) -> str:
-    """The model's name at a server: the one of the settings, else the first that it lists."""
-    if config.model != AUTO:
-        return config.model
-    probe = Client(
-        config.base_url.rstrip("/"),
-        os.environ.get(config.api_key_env, ""),
-        config.model,
-        config,
-    )
-    models = probe.models()
-    if not models:
-        raise EngineError(
-            f"{config.base_url} serves no model",
-            why="its list of models is empty",
-            fix="load one there, or name it with --model",
-        )
-    return models[0]
+def served(
+    base_url: str, api_key_env: str, model: str, config: LlmConfig, flag: str = "--model"
+) -> Client:
+    """A client of a server; without a name, or with "auto", of the first model that it lists.
+
+    `flag`: the setting that names one. Raises EngineError for a server that lists none.
+    """
+    url, key = base_url.rstrip("/"), os.environ.get(api_key_env, "")
+    client = Client(url, key, model, config)
+    if model in ("", AUTO):
+        models = client.models()
+        if not models:
+            raise EngineError(
+                f"{base_url} serves no model",
+                why="its list of models is empty",
+                fix=f"load one there, or name it with {flag}",
+            )
+        client.model = models[0]
+    return client

@@ -57,6 +57,15 @@ def peak_rss_bytes(pid: int | str = "self") -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if pid == "self" else 0
 
 
+def peak_bytes() -> int:
+    """Highest of this process so far: torch's allocator on a card, resident memory otherwise. torch
+    is asked where it was loaded, and not loaded for it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return peak_rss_bytes()
+
+
 class Run:
     """What a command is given beside its config: where to write, whom to report to.
 

@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from onecard.errors import DataError
 from onecard.reporting import Progress
-from onecard.runs.record import Run, peak_rss_bytes
+from onecard.runs.record import Run, peak_bytes
 from onecard.tasks.finetune.configs import TrainConfig
 from onecard.tasks.finetune.model import backbone, concatenate
 from onecard.tasks.finetune.sample import Sample
@@ -102,11 +102,6 @@ def trim_heap() -> None:
     fragment it, and it grew by 0.1 GiB a step."""
     if not torch.cuda.is_available() and sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def peak_bytes() -> int:
-    """Highest so far: torch's allocator on a card, resident memory otherwise."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss_bytes()
 
 
 class PackedSFTTrainer(SFTTrainer):

@@ -2,7 +2,6 @@
 time, a few times at once. Pictures are sent as data URIs: the server fetches nothing."""
 
 import contextvars
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +11,7 @@ import numpy as np
 from onecard.cancellation import CURRENT, Cancellation
 from onecard.datasets.images.picture_uris import data_uri
 from onecard.errors import EngineError, OneCardError
-from onecard.inference import sight
+from onecard.inference import backends, sight
 from onecard.inference.client import Client, Reply, has_gone
 from onecard.inference.config import LlmConfig
 from onecard.reporting import Reporter
@@ -63,17 +62,14 @@ class PictureServer:
             api_key_env=config.api_key_env,
             max_tokens=config.describe_max_tokens,
         )
-        url, key = config.describe_url.rstrip("/"), os.environ.get(config.api_key_env, "")
-        client = Client(url, key, config.describe_model, settings)
-        if not client.model:
-            models = client.models()
-            if not models:
-                raise EngineError(
-                    f"{url} serves no model",
-                    why="its list of models is empty",
-                    fix="load one there, or name it with --describe_model",
-                )
-            client.model = models[0]
+        client = backends.served(
+            config.describe_url,
+            config.api_key_env,
+            config.describe_model,
+            settings,
+            flag="--describe_model",
+        )
+        url = client.base_url
         if not sight.sees_pictures(client, data_uri(np.zeros((64, 64, 3), np.uint8))):
             raise EngineError(
                 f"{client.model} is a model without vision",

@@ -5,7 +5,6 @@ Pictures are sent as data URIs of the decoded pixels, never as addresses or path
 anything for a document.
 """
 
-import os
 import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -22,10 +21,10 @@ import openai
 
 from onecard.datasets.images.decode import Rgb
 from onecard.datasets.images.picture_uris import data_uri
-from onecard.errors import DataError, EngineError, OneCardError, SettingsError
-from onecard.inference import llamacpp, sight
+from onecard.errors import DataError, OneCardError, SettingsError
+from onecard.inference import backends, llamacpp, sight
 from onecard.inference.client import Client, Reply
-from onecard.inference.config import AUTO, LlmConfig
+from onecard.inference.config import LlmConfig
 from onecard.memory.architectures import gguf, gguf_vocabulary, mmproj
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
@@ -57,16 +56,12 @@ def opened(config: AnswerModelConfig, plan: Plan, reporter: Reporter) -> Iterato
     half = mmproj.read(pair.vision) if pair.vision else None
     square, vision = _prepared_here(pair.vision, half, reporter)
     limits = picture_sizes.token_limits(half, config.min_pixels, config.max_pixels)
-    layers = int(plan.choices.get("n_gpu_layers", 0)) if plan.device.real else 0
-    with llamacpp.LlamaCpp(
+    with backends.embedded(
         pair.language,
-        n_ctx=config.n_ctx * n_parallel,
-        n_gpu_layers=layers,
-        n_threads=config.n_threads,
-        n_ubatch=config.n_ubatch,
+        config,
+        plan,
+        reporter,
         n_parallel=n_parallel,
-        kv_type=config.kv_type,
-        reporter=reporter,
         name=config.model,
         mmproj=vision,
         image_min_tokens=limits[0],
@@ -130,17 +125,7 @@ def _server(config: AnswerModelConfig, n_parallel: int) -> "HttpEngine":
             fix="leave --mmproj or --base_url out",
         )
     settings = _language_settings(config)
-    url, key = config.base_url.rstrip("/"), os.environ.get(config.api_key_env, "")
-    client = Client(url, key, config.model, settings)
-    if config.model == AUTO:
-        models = client.models()
-        if not models:
-            raise EngineError(
-                f"{config.base_url} serves no model",
-                why="its list of models is empty",
-                fix="load one there, or name it with --model",
-            )
-        client.model = models[0]
+    client = backends.served(config.base_url, config.api_key_env, config.model, settings)
     engine = HttpEngine(client, config, n_parallel)
     engine.sizes = PictureSizes(
         engine.count_tokens, None, config.min_pixels, config.max_pixels, client.model

@@ -1,8 +1,6 @@
 """onecard vlm evaluate: a model's answers with their controls, a tuned model against its base, the
 same model at several picture sizes, or objects that are not in the picture."""
 
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from onecard.evaluation.metric_table import metric_table
 from onecard.evaluation.metrics.vqa import YesNoScores
 from onecard.reporting import Result, table
 from onecard.runs import store
-from onecard.runs.record import Run
+from onecard.runs.record import Run, peak_bytes
 from onecard.tasks.vlm import (
     engines,
     held_out_rows,
@@ -186,7 +184,7 @@ def _sizes(
                 "px": side,
                 "tokens": round(tokens, 1),
                 "planned_bytes": plan.total_bytes,
-                "peak_bytes": _peak_bytes(),
+                "peak_bytes": peak_bytes(),
                 metric: interval.as_dict(),
                 "answer_s": answers.seconds / max(1, answers.n),
                 "with_loading_s": seconds,
@@ -216,14 +214,6 @@ def sides_of(config: EvaluateConfig) -> list[int]:
             )
         sides.add(side)
     return sorted(sides)
-
-
-def _peak_bytes() -> int:
-    """The most that this process had resident, or on the card."""
-    torch = sys.modules.get("torch")  # only where the engine has loaded it
-    if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
 def _size_table(rows: Sequence[Mapping[str, Any]], metric: str) -> str:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from onecard.errors import DataError, OneCardError
 from onecard.reporting import Progress
-from onecard.runs.record import Run, peak_rss_bytes
+from onecard.runs.record import Run, peak_bytes
 from onecard.tasks.vlm import adapters, parts
 from onecard.tasks.vlm.batches import IGNORED, Batch, Batches, encode
 from onecard.tasks.vlm.configs import VisionTrainConfig
@@ -294,8 +294,3 @@ class _Log:
             tokens_per_s=round(rate, 1),
             peak_bytes=peak_bytes(),
         )
-
-
-def peak_bytes() -> int:
-    """Highest so far: torch's allocator on a card, resident memory otherwise."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss_bytes()
