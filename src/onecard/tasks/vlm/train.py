@@ -13,7 +13,7 @@ from onecard.runs.record import Run
 from onecard.tasks.vlm import held_out_rows, memory, model, training_data, tuning
 from onecard.tasks.vlm.configs import TrainConfig, VisionTrainConfig
 from onecard.tasks.vlm.model import Vlm
-from onecard.tasks.vlm.training_data import TrainingData
+from onecard.tasks.vlm.training_data import LargestPictures
 from onecard.tasks.vlm.validation import ValidationReport
 from onecard.training import number_type, output_dir
 from onecard.units import gib
@@ -88,11 +88,12 @@ def run_training(
     ) as out:
         data = training_data.prepare(config, report, vlm)
         training_data.record(data, out, run)
+        largest = training_data.largest_pictures(vlm, data)
         run.reporter.line(
             f"{len(data.train):,} rows to train on, {len(data.evaluation):,} to judge by; "
-            + tuning.largest_note(vlm, data)
+            + largest.render()
         )
-        require_fit(vlm, data, config, run)
+        require_fit(largest, config, run)
         try:
             tuned = tuning.tune(vlm, base_name, data, config, out, run)
         except KeyboardInterrupt:
@@ -120,29 +121,29 @@ def _identity(config: VisionTrainConfig, report: ValidationReport) -> dict[str, 
     return {**settings, "rows": report.fingerprint}
 
 
-def require_fit(vlm: Vlm, data: TrainingData, config: VisionTrainConfig, run: Run) -> None:
+def require_fit(largest: LargestPictures, config: VisionTrainConfig, run: Run) -> None:
     """The plan again, for the pictures that the rows have: before, only the settings were known.
 
     Raises DoesNotFit.
     """
     device = run.plan.device
-    width, height, _, _ = training_data.largest_pictures(vlm, data)
+    width, height = largest.size
     if not width or not device.real:
         return
     sized = config.model_copy(
         update={
             "imgsz": config.imgsz or width,
             "height": config.height or height,
-            "num_images": config.num_images or training_data.most_pictures(data.train),
+            "num_images": config.num_images or largest.a_row,
         }
     )
     plan = memory.plan(sized, device)
     if not plan.fits:
-        largest = plan.largest()
+        part = plan.largest()
         raise DoesNotFit(
             f"rows with pictures of {width}x{height} px need {gib(plan.total_bytes)}; "
             f"{gib(device.free_bytes)} is free on {device.name}",
-            why=f"the largest part is {largest.name}, {gib(largest.bytes)}: {largest.reason}",
+            why=f"the largest part is {part.name}, {gib(part.bytes)}: {part.reason}",
             fix="--max_pixels 1000000 makes large pictures smaller; or --load_in_4bit, "
             "--gradient_checkpointing",
         )

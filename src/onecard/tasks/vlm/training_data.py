@@ -1,6 +1,5 @@
 """Rows to train on and rows that judge: read, validated, split by pictures, bounded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,9 +83,33 @@ def record(data: TrainingData, out: Path, run: Run) -> None:
         fsio.write_text(out / REJECTED, jsonl.to_jsonl(row.as_dict() for row in data.rejected))
 
 
-def largest_pictures(vlm: Vlm, data: TrainingData) -> tuple[int, int, int, str]:
-    """(width, height, tokens, table) of the picture that becomes most tokens, counted by the
-    model's own processor on blank pictures of the set's most extreme sizes."""
+@dataclass(frozen=True)
+class LargestPictures:
+    """What the pictures of a set become in this model."""
+
+    size: tuple[int, int] = (0, 0)
+    """(width, height) of the one that becomes most tokens, px; zeros without any."""
+    tokens: int = 0
+    smallest: tuple[int, int] = (0, 0)
+    fewest_tokens: int = 0
+    a_row: int = 0
+    """Most pictures of a row."""
+
+    def render(self) -> str:
+        if not self.tokens:
+            return "no row has a picture"
+        text = f"pictures: {self.size[0]}x{self.size[1]} px: {self.tokens:,} tokens a picture"
+        if self.fewest_tokens != self.tokens:
+            width, height = self.smallest
+            text += f" (the smallest, {width}x{height} px: {self.fewest_tokens:,})"
+        return f"{text}; {self.a_row} a row at most"
+
+
+def largest_pictures(vlm: Vlm, data: TrainingData) -> LargestPictures:
+    """Counted by the model's own processor on blank pictures of the set's most extreme sizes.
+
+    Raises DataError for a size that the processor does not take.
+    """
     sizes = {
         data.facts.sizes[path]
         for item in (*data.train, *data.evaluation)
@@ -94,25 +117,15 @@ def largest_pictures(vlm: Vlm, data: TrainingData) -> tuple[int, int, int, str]:
         if path in data.facts.sizes
     }
     if not sizes:
-        return 0, 0, 0, ""
+        return LargestPictures()
     by_area = sorted(sizes, key=lambda s: -s[0] * s[1])
     by_shape = sorted(sizes, key=lambda s: -max(s) / min(s))
     probes = dict.fromkeys([*by_area[:PROBED_SIZES], *by_shape[:PROBED_SIZES], by_area[-1]])
-    rows = []
-    for width, height in probes:
-        rows.append((blank_tokens(vlm, width, height), width, height))
-    most, least = max(rows), min(rows)
-    n, width, height = most
-    text = f"{width}x{height} px: {n:,} tokens a picture"
-    if least[0] != n:
-        text += f" (the smallest, {least[1]}x{least[2]} px: {least[0]:,})"
-    return width, height, n, text
+    counts = {size: vlm.picture_tokens(_blank(*size)) for size in probes}
+    most, fewest = (pick(counts, key=lambda s: (counts[s], s)) for pick in (max, min))
+    a_row = max(len(item.images) for item in data.train)
+    return LargestPictures(most, counts[most], fewest, counts[fewest], a_row)
 
 
-def blank_tokens(vlm: Vlm, width: int, height: int) -> int:
-    """Raises DataError for a size that the processor does not take."""
-    return vlm.picture_tokens(Picture(np.zeros((height, width, 3), np.uint8), "a blank picture"))
-
-
-def most_pictures(rows: Sequence[VlmItem]) -> int:
-    return max((len(item.images) for item in rows), default=0)
+def _blank(width: int, height: int) -> Picture:
+    return Picture(np.zeros((height, width, 3), np.uint8), "a blank picture")

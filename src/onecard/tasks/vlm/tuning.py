@@ -17,7 +17,7 @@ from onecard import fsio
 from onecard.errors import DataError
 from onecard.memory import number_types
 from onecard.runs.record import Run
-from onecard.tasks.vlm import adapters, scoring, training_data
+from onecard.tasks.vlm import adapters, scoring
 from onecard.tasks.vlm.batches import Batches
 from onecard.tasks.vlm.configs import AnswerModelConfig, VisionTrainConfig
 from onecard.tasks.vlm.engine_transformers import BATCH, Transformers
@@ -248,10 +248,3 @@ def _overfit(history: Sequence[Mapping[str, float]]) -> list[str]:
             f"{losses[-1][0]:.3f} now: fewer epochs would do"
         ]
     return []
-
-
-def largest_note(vlm: Vlm, data: TrainingData) -> str:
-    """What a picture of the set becomes."""
-    *_, text = training_data.largest_pictures(vlm, data)
-    n = training_data.most_pictures(data.train)
-    return f"pictures: {text}; {n} a row at most" if text else "no row has a picture"
