@@ -126,3 +126,22 @@ def test_a_file_that_answers_like_the_base_is_refused(tmp_path):
     exported.answers["f16"] = exported.answers["merged"]
     export._require_change(path, exported)
     assert "f16: 1 of 2 answers are other ones than the base's" in exported.verdicts
+
+
+@pytest.mark.parametrize("between", ["", "\n", "\n\n", " ", "\t"])
+def test_what_stands_between_a_picture_and_its_question_is_kept(between, tmp_path):
+    """llama.cpp puts nothing there: the mmproj file says it, and our engine sends it."""
+    from onecard.memory.architectures import gguf, mmproj
+    from onecard.tasks.vlm.engine_http import HttpEngine
+    from onecard.tasks.vlm.items import MARKER, Turn
+
+    folder = made_vlms.write("llava", tmp_path / "llava")
+    path = folder / "chat_template.jinja"
+    path.write_text(path.read_text().replace("<image>\n", f"<image>{between}"))
+    assert export_files._after_picture(folder) == between
+    export_files.mmproj.write_llava(folder, tmp_path / "m.gguf", after=between)
+    header = gguf.read_header(tmp_path / "m.gguf")
+    assert header.keys.get(mmproj.AFTER, "") == between  # GGUF keeps no empty text
+    engine = HttpEngine(None, None, after=between)
+    row = engine._message(Turn("user", f"{MARKER}\nwhat?"), iter(["data:"]))
+    assert row["content"][1]["text"] == f"{between}what?"
