@@ -146,8 +146,10 @@ def _torch() -> Check:
             "pip install 'onecard[finetune]'",
         )
     version = importlib.metadata.version("torch")
-    built = importlib.util.find_spec("torch.version")
-    text = Path(built.origin).read_text() if built and built.origin else ""
+    # read beside the package: asking for torch.version would load torch, half a gigabyte
+    package = importlib.util.find_spec("torch")
+    built = Path(package.origin).with_name("version.py") if package and package.origin else None
+    text = built.read_text() if built and built.is_file() else ""
     cuda = "cuda: Optional[str] = None" not in text and "cuda = None" not in text
     if devices.installed() and not cuda:
         return Check(

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from onecard.units import duration
@@ -114,6 +115,12 @@ class Reporter:
     def confirm(self, question: str) -> bool:
         """Ask the person yes or no; nobody there means no."""
         return False
+
+    def record(self, folder: Path) -> None:
+        """The work is recorded in this folder from now on."""
+
+    def listening(self, url: str) -> None:
+        """The work is a server that answers at this address from now on."""
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Progress]:

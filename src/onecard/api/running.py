@@ -99,6 +99,8 @@ def _recorded(
 ) -> Result:
     memory = tasks.memory(task)
     the_run = record.start(task.name, command, config, planned, reporter, task.packages)
+    if the_run.folder:
+        reporter.record(the_run.folder)
     try:
         with the_run:
             the_run.track(getattr(config, "report_to", "none"), configs.public_values(config))

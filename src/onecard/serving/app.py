@@ -72,6 +72,7 @@ class Server:
         thread when a request was given up.
         """
         reporter.line(announcement + (f"  token: {self.token}" if self.token else ""))
+        reporter.listening(self.url)
         if self.token and self.token in _command_line():
             reporter.warn(
                 "other users of this machine see the token in the list of processes; give it as "

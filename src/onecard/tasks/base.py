@@ -24,6 +24,11 @@ class Command:
     """Distributions that it needs beyond the plain install, as `faster-whisper`."""
     recorded: bool = True
     """Whether it opens a run folder; a single question does not."""
+    service: str = ""
+    """What its HTTP server answers, where it is one: 'chat', 'vision', 'speech', 'notes' or
+    'pictures'. The web page finds a task's server by this word."""
+    terminal: bool = False
+    """Whether it talks with a person at a terminal, so that no page can offer it."""
 
 
 @dataclass(frozen=True)
@@ -119,5 +124,6 @@ def picture_commands(
             "run_id",
             requires=(*PICTURE_USE, "python-multipart"),
             recorded=False,
+            service="pictures",
         ),
     }

@@ -44,6 +44,7 @@ TASK = Task(
             "answer OpenAI's /v1/audio/transcriptions",
             "configs:ServeConfig",
             recorded=False,
+            service="speech",
             requires=(*DECODE, "python-multipart"),
         ),
     },

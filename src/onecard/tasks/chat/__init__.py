@@ -7,7 +7,9 @@ TASK = Task(
     summary="talk with a local language model, in the terminal or through an OpenAI-compatible "
     "server",
     commands={
-        "chat": Command("chat:chat", "talk in the terminal", "configs:ChatConfig", recorded=False),
+        "chat": Command(
+            "chat:chat", "talk in the terminal", "configs:ChatConfig", recorded=False, terminal=True
+        ),
         "ask": Command(
             "ask:ask",
             "ask one question; what is piped in is context",
@@ -16,7 +18,11 @@ TASK = Task(
             recorded=False,
         ),
         "serve": Command(
-            "serve:serve", "answer the OpenAI HTTP API", "configs:ServeConfig", recorded=False
+            "serve:serve",
+            "answer the OpenAI HTTP API",
+            "configs:ServeConfig",
+            recorded=False,
+            service="chat",
         ),
         "bench": Command(
             "bench:bench",

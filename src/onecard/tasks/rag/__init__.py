@@ -25,6 +25,7 @@ TASK = Task(
             "a conversation over your notes; follow-up questions are understood",
             "configs:ChatConfig",
             recorded=False,
+            terminal=True,
         ),
         "search": Command(
             "search:search",
@@ -50,6 +51,7 @@ TASK = Task(
             "a page and an OpenAI-compatible API over your notes",
             "configs:ServeConfig",
             recorded=False,
+            service="notes",
         ),
     },
     plans={

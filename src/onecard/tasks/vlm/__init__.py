@@ -25,6 +25,7 @@ TASK = Task(
             "images",
             requires=ANSWER,
             recorded=False,
+            terminal=True,
         ),
         "serve": Command(
             "serve:serve",
@@ -32,6 +33,7 @@ TASK = Task(
             "configs:ServeConfig",
             requires=ANSWER,
             recorded=False,
+            service="vision",
         ),
         "extract": Command(
             "extract:extract",
