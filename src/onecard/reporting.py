@@ -1,10 +1,12 @@
 """What is told to a person while work goes on: lines, streamed text, progress. Knows no work.
 
 `Reporter` is silent (tests, notebooks, `--json`); `TerminalReporter` writes. With cli/ the only
-place that prints. rich draws when the output is a terminal; pipes and NO_COLOR stay plain.
+place that prints. rich draws when the output is a terminal; pipes and NO_COLOR stay plain. Heads
+and words of tables are in the current language; what `--json` prints is not.
 """
 
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -14,7 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onecard.i18n import ENGLISH, current, gettext
 from onecard.units import duration
+
+WORD_COLUMNS = {"state", "status", "part", "what"}
+"""Heads over words of the program's own; all other cells are data."""
+VERDICT_COLUMNS = {"because", "new against old"}
+"""Heads over texts that may begin with a verdict."""
+_PLAN_VERDICT = re.compile(r"^(fits closely|fits|does not fit)(?=[ :])")
+"""At the beginning of its cell."""
+_VERDICT = re.compile(r"\b(better|worse|equal|inconclusive)(?=: (?:[+-][\d.]+|nan) \[)")
+"""Of a comparison, before its figures."""
 
 
 class Table(str):
@@ -28,19 +40,41 @@ class Table(str):
     head: Sequence[str]
 
     def __new__(cls, rows: Sequence[Sequence[str]], head: Sequence[str]) -> "Table":
+        if current() != ENGLISH:
+            rows = [
+                [_localize_cell(cell, name) for cell, name in zip(row, head, strict=True)]
+                for row in rows
+            ]
+            head = [gettext(name) for name in head]
         table = super().__new__(cls, _draw(rows, head))
         table.rows, table.head = rows, head
         return table
 
 
+def _localize_cell(cell: str, head: str) -> str:
+    if head in WORD_COLUMNS:
+        return gettext(cell)
+    if head in VERDICT_COLUMNS:
+        return _localize_verdicts(_PLAN_VERDICT.sub(_translate, cell))
+    return cell
+
+
+def _translate(word: re.Match[str]) -> str:
+    return gettext(word[0])
+
+
+def _localize_verdicts(text: str) -> str:
+    return text if current() == ENGLISH else _VERDICT.sub(_translate, text)
+
+
 def _draw(rows: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    widths = [max(map(_width, column)) for column in zip(head, *rows, strict=True)]
+    widths = [max(map(display_width, column)) for column in zip(head, *rows, strict=True)]
     right = _numeric(rows, head)
 
     def line(row: Sequence[str]) -> str:
         cells = []
         for cell, width, to_right in zip(row, widths, right, strict=True):
-            pad = " " * (width - _width(cell))
+            pad = " " * (width - display_width(cell))
             cells.append(pad + cell if to_right else cell + pad)
         return "  ".join(cells).rstrip()
 
@@ -56,7 +90,8 @@ def _numeric(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[bool]:
     ]
 
 
-def _width(text: str) -> int:
+def display_width(text: str) -> int:
+    """Columns on a terminal."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
@@ -137,7 +172,9 @@ class TerminalReporter(Reporter):
         print(plain(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        label = "\x1b[1;33mwarning:\x1b[0m" if is_rich(sys.stderr) else "warning:"
+        label = gettext("warning:")
+        if is_rich(sys.stderr):
+            label = f"\x1b[1;33m{label}\x1b[0m"
         print(f"{label} {plain(text)}", file=sys.stderr, flush=True)
 
     def stream(self, text: str) -> None:
@@ -182,7 +219,8 @@ class _LogBar(Progress):
             spent = now - self.started
             left = ""
             if 0 < self.done < self.total:
-                left = f", {duration(spent / self.done * (self.total - self.done))} left"
+                rest = duration(spent / self.done * (self.total - self.done))
+                left = gettext(", {time} left").format(time=rest)
             text = f"{self.what} {self.done:,}/{self.total:,} ({duration(spent)}{left}) {self.note}"
             print(plain(text)[:150], file=sys.stderr, flush=True)
 
@@ -222,7 +260,7 @@ def show(result: Result) -> None:
     if not result.text:
         return
     if not result.tables or not is_rich(sys.stdout):
-        print(plain(result.text))
+        print(plain(_localize_verdicts(result.text)))
         return
     from rich import box
     from rich.console import Console
@@ -236,7 +274,7 @@ def show(result: Result) -> None:
         if not separator:
             continue
         if before.strip("\n"):
-            console.print(Text(plain(before.strip("\n"))))
+            console.print(Text(plain(_localize_verdicts(before.strip("\n")))))
         drawn = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, number in zip(each.head, _numeric(each.rows, each.head), strict=True):
             drawn.add_column(Text(name), justify="right" if number else "left", overflow="fold")
@@ -245,4 +283,4 @@ def show(result: Result) -> None:
         console.print(drawn)
         rest = rest_after
     if rest.strip("\n"):
-        console.print(Text(plain(rest.strip("\n"))))
+        console.print(Text(plain(_localize_verdicts(rest.strip("\n")))))

@@ -18,8 +18,10 @@ from typing import Any
 
 import click
 
-from onecard import __version__, fsio, paths, tasks
+from onecard import __version__, fsio, i18n, paths, tasks
+from onecard.cli.help_format import HelpContext, localize
 from onecard.errors import OneCardError, SettingsError, not_found
+from onecard.i18n import gettext
 from onecard.redaction import SECRET_NAME, redact
 
 ABOVE = {
@@ -43,6 +45,7 @@ GONE = {
 class LazyGroup(click.Group):
     """A group whose commands are loaded when they are asked for."""
 
+    context_class = HelpContext
     summaries: dict[str, str]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -89,6 +92,8 @@ class App(LazyGroup):
                 expose_value=False,
                 help="print the version",
             ),
+            # taken out of the line by `main`; here for shell completion
+            click.Option(["--lang"], type=click.Choice(list(i18n.LANGUAGES)), expose_value=False),
         ]
 
     def load(self, name: str) -> click.Command | None:
@@ -98,7 +103,7 @@ class App(LazyGroup):
             )
         if name in ABOVE:
             module = importlib.import_module(f"onecard.cli.commands.{name.replace('-', '_')}")
-            return module.command  # type: ignore[no-any-return]
+            return localize(module.command)
         if name in tasks.names():
             group = importlib.import_module("onecard.cli.task_group").TaskGroup(name)
             return group  # type: ignore[no-any-return]
@@ -106,8 +111,10 @@ class App(LazyGroup):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_text(
-            f"onecard {__version__}: AI projects on one consumer graphics card, planned, run and "
-            "proven"
+            gettext(
+                "onecard {version}: AI projects on one consumer graphics card, planned, run and "
+                "proven"
+            ).format(version=__version__)
         )
         formatter.write_paragraph()
         formatter.write_text("usage: onecard TASK COMMAND [WORDS] [--setting VALUE ...]")
@@ -120,6 +127,9 @@ class App(LazyGroup):
         formatter.write_paragraph()
         formatter.write_text('try: onecard chat ask "What is a KV cache?"')
         formatter.write_text('     onecard rag index ~/notes && onecard rag ask "..."')
+        formatter.write_text(
+            "language: --lang en or --lang zh_TW; else ONECARD_LANG, or the locale"
+        )
 
 
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -143,11 +153,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     _open_streams()
     _set_logging(words)
+    with i18n.use(i18n.from_locale(os.environ)):
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     try:
+        words, language = _language(words)
+        i18n.use(language or i18n.current())
         App().main(words, prog_name="onecard", standalone_mode=False)
         return 0
     except (KeyboardInterrupt, click.Abort):
-        print("\nstopped", file=sys.stderr)
+        print(f"\n{gettext('stopped')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,6 +180,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _tell(error, words)
     except Exception as fault:
         return _tell(_unexpected(fault), words)
+
+
+def _language(words: list[str]) -> tuple[list[str], str]:
+    """The line without `--lang zh_TW`, wherever it stands before `--`, and the language.
+
+    Raises SettingsError.
+    """
+    language = ""
+    rest: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        name, has_value, value = word.partition("=")
+        if word == "--":
+            return [*rest, word, *left], language
+        if name != "--lang":
+            rest.append(word)
+            continue
+        if not has_value:
+            value = left.pop(0) if left else ""
+        language = i18n.match(value) or ""
+        if not language:
+            raise SettingsError(
+                f"--lang {value} is not valid".replace("  ", " "),
+                why=f"onecard speaks {' and '.join(i18n.LANGUAGES)}",
+                fix="--lang en or --lang zh_TW",
+            )
+    return rest, language
 
 
 def _open_streams() -> None:
@@ -211,7 +256,10 @@ def _tell(fault: OneCardError, words: Sequence[str]) -> int:
     if "--json" in words:
         error = {"what": what, "why": why, "fix": fix, "code": fault.code}
         click.echo(json.dumps({"error": error}, ensure_ascii=False))
-    text = reporting.plain(f"{what}\n  why: {why}\n  fix: {fix}")
-    label = "\x1b[1;31merror:\x1b[0m" if reporting.is_rich(sys.stderr) else "error:"
+    why_label, fix_label, label = gettext("why:"), gettext("fix:"), gettext("error:")
+    what, why, fix = gettext(what), gettext(why), gettext(fix)
+    text = reporting.plain(f"{what}\n  {why_label} {why}\n  {fix_label} {fix}")
+    if reporting.is_rich(sys.stderr):
+        label = f"\x1b[1;31m{label}\x1b[0m"
     print(f"{label} {text}", file=sys.stderr)
     return fault.code

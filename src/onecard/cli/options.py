@@ -14,8 +14,10 @@ import click
 from pydantic_core import PydanticUndefined
 
 from onecard import config as configs
+from onecard.cli.help_format import HelpContext
 from onecard.config import Config
 from onecard.errors import SettingsError, nearest
+from onecard.i18n import gettext
 
 TRUE, FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 WORDS = "_words"
@@ -51,7 +53,8 @@ class ConfigOption(click.Option):
         default = "" if info.default is PydanticUndefined else _word(info.default)
         if configs.is_secret(info):
             default = ""
-        return f"{shape}  (default: {default})".strip() if default else shape
+        note = gettext("(default: {value})").format(value=default)
+        return f"{shape}  {note}".strip() if default else shape
 
     def takes(self, word: str, first: str, *, positional: bool) -> bool:
         """Is `word` one more item of this list, whose first item is `first`?
@@ -98,6 +101,8 @@ class ConfigCommand(click.Command):
 
     `run(values, flags)` is called with what was given: field -> text, and the other options.
     """
+
+    context_class = HelpContext
 
     def __init__(
         self,
@@ -299,4 +304,5 @@ def _words(out: Iterable[str], options: dict[str, click.Option]) -> list[str]:
 def _note(old: str, new: str) -> None:
     """A name of onecard 0.1 still works, and says what it is called now."""
     if old[2:].replace("-", "_") != new:
-        click.echo(f"note: {old} is called --{new} now", err=True)
+        note = gettext("note: {old} is called --{new} now").format(old=old, new=new)
+        click.echo(note, err=True)

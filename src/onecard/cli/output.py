@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 
+from onecard.i18n import LANGUAGES
 from onecard.reporting import Reporter, Result, TerminalReporter, show
 
 ALL = ("card", "preset", "config", "json", "verbose", "traceback")
 
 
 def common(*names: str) -> list[click.Parameter]:
-    """The options with these names; all without one."""
+    """The options with these names, all without one; and --lang, which `cli/app.py` takes out of
+    the line before, so that it may stand anywhere."""
     rows: dict[str, click.Parameter] = {
         "card": click.Option(
             ["--card"],
@@ -30,7 +32,10 @@ def common(*names: str) -> list[click.Parameter]:
             ["--traceback"], is_flag=True, help="show the traceback of an error"
         ),
     }
-    return [rows[name] for name in names or ALL]
+    language = click.Option(
+        ["--lang"], type=click.Choice(list(LANGUAGES)), expose_value=False, hidden=True
+    )
+    return [*(rows[name] for name in names or ALL), language]
 
 
 def reporter(flags: dict[str, Any]) -> Reporter:

@@ -12,6 +12,7 @@ from onecard.cli.app import CONTEXT, LazyGroup
 from onecard.cli.commands.plan import plan_command
 from onecard.cli.options import ConfigCommand
 from onecard.config import Config
+from onecard.i18n import gettext
 from onecard.tasks.base import Task
 
 PLAN = "what it will need, before anything is loaded"
@@ -56,8 +57,10 @@ class TaskGroup(LazyGroup):
         formatter.write_paragraph()
         presets = ", ".join(api.presets(self.task.name))
         if presets:
-            formatter.write_text(f"presets (--preset): {presets}")
-        formatter.write_text(f"onecard {self.task.name} COMMAND --help  shows its settings")
+            formatter.write_text(gettext("presets (--preset): {names}").format(names=presets))
+        formatter.write_text(
+            gettext("onecard {task} COMMAND --help  shows its settings").format(task=self.task.name)
+        )
 
 
 class TaskPlanGroup(LazyGroup):
@@ -72,7 +75,7 @@ class TaskPlanGroup(LazyGroup):
             context_settings=CONTEXT | {"ignore_unknown_options": True},
         )
         self.summaries = {
-            key: f"what {key} will need"
+            key: gettext("what {command} will need").format(command=key)
             for key in [*task.commands, *(key for key in task.plans if key not in task.commands)]
         }
 

@@ -6,10 +6,16 @@ import click
 
 from onecard import api
 from onecard.cli import output
+from onecard.i18n import gettext
+from onecard.reporting import Result
 
 
 def _doctor(**flags: Any) -> None:
-    output.print_result(api.doctor(), flags)
+    result = api.doctor()
+    bad = result.data["bad"]
+    verdict = gettext("{n} to mend").format(n=bad) if bad else gettext("all is well")
+    text = "\n\n".join([*map(str, result.tables), verdict])
+    output.print_result(Result(result.data, text, result.tables), flags)
 
 
 command = click.Command(

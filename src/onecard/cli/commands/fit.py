@@ -6,10 +6,15 @@ import click
 
 from onecard import api
 from onecard.cli import output
+from onecard.i18n import gettext
+from onecard.reporting import Result
 
 
 def _fit(**flags: Any) -> None:
-    output.print_result(api.fit_card(flags.get("card") or "auto"), flags)
+    result = api.fit_card(flags.get("card") or "auto")
+    heading = "each row's plan:"
+    text = result.text.replace(f"\n{heading}\n", f"\n{gettext(heading)}\n")
+    output.print_result(Result(result.data, text, result.tables), flags)
 
 
 command = click.Command(

@@ -8,6 +8,7 @@ import click
 from onecard import api
 from onecard.cli import output
 from onecard.cli.app import CONTEXT
+from onecard.cli.help_format import HelpGroup
 from onecard.reporting import Result
 
 FLAGS = ("json", "verbose", "traceback")
@@ -33,7 +34,7 @@ def _option(name: str, help: str, default: str = "") -> click.Option:
     return click.Option([f"--{name}"], default=default, metavar="TEXT", help=help)
 
 
-command = click.Group(
+command = HelpGroup(
     "models",
     help="Models on this machine. A name is one of `onecard models list`, org/name of the hub, a "
     "file, a folder or an address.",

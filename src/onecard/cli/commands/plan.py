@@ -11,6 +11,7 @@ from onecard.cli import output
 from onecard.cli.app import CONTEXT, LazyGroup
 from onecard.cli.options import ConfigCommand
 from onecard.config import Config
+from onecard.i18n import gettext
 from onecard.reporting import Result
 from onecard.tasks.base import Task
 
@@ -46,7 +47,7 @@ def plan_command(
         name,
         schema,
         run,
-        help=f"what it will need: {task.summary}",
+        help=gettext("what it will need: {task}").format(task=gettext(task.summary)),
         positional=positional,
         metavar="MODEL",
         flags=[

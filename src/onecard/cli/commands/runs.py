@@ -8,7 +8,9 @@ import click
 from onecard import api, paths
 from onecard.cli import output
 from onecard.cli.app import CONTEXT
+from onecard.cli.help_format import HelpGroup
 from onecard.errors import NotFound
+from onecard.i18n import gettext
 from onecard.reporting import Result, table
 
 FLAGS = ("json", "verbose", "traceback")
@@ -33,7 +35,8 @@ def _list() -> Result:
         )
         cells.append([run.id, run.status, run.command, ", ".join(best)])
     if not cells:
-        return Result({"runs": rows}, f"no runs yet in {paths.runs()}")
+        text = gettext("no runs yet in {folder}").format(folder=paths.runs())
+        return Result({"runs": rows}, text)
     drawn = table(cells, ["run", "status", "command", "scores"])
     return Result({"runs": rows}, drawn, (drawn,))
 
@@ -55,7 +58,8 @@ def _show(run_id: str) -> Result:
         "metrics": run.metrics,
         "settings": run.settings(),
     }
-    return Result(data, f"{text}\nfolder: {run.folder}")
+    folder = gettext("folder: {folder}").format(folder=run.folder)
+    return Result(data, f"{text}\n{folder}")
 
 
 def _report(run_id: str) -> Result:
@@ -80,7 +84,7 @@ def _list_by_default(**values: Any) -> None:
         output.print_result(_list(), values)
 
 
-command = click.Group(
+command = HelpGroup(
     "runs",
     help="Past runs. An ID may be shortened, or 'last'.",
     invoke_without_command=True,
