@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "onecard"
-LEAVES = {"errors", "units", "redaction", "paths", "fsio", "__version__"}
+LEAVES = {"errors", "units", "redaction", "paths", "fsio", "i18n", "__version__"}
 """Files that everything may import; left out of the picture."""
 WIDTH, BOX, GAP, FLOOR = 960, 118, 18, 92
 
