@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from workbench import browser, page, workbench  # noqa: F401  (fixtures)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -26,6 +26,18 @@ def presets(task: str) -> list[str]:
     return sorted(path.stem for path in _preset_dir(task).glob("*.toml"))
 
 
+def preset_values(task: str, preset: str) -> dict[str, Any]:
+    """The settings of a preset. Raises NotFound."""
+    if preset not in presets(task):
+        raise not_found(f"preset of {task}", preset, presets(task))
+    return configs.read_toml(_preset_dir(task) / f"{preset}.toml")
+
+
+def device(card: str = "auto") -> Device:
+    """A device with what is free on it now. Raises NotFound, SettingsError."""
+    return devices.find(card)
+
+
 def _preset_dir(task: str) -> Path:
     return tasks.folder(tasks.get(task)) / "presets"
 

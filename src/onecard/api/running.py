@@ -14,7 +14,7 @@ from onecard.memory import devices, fallbacks
 from onecard.memory.devices import Device
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter, Result
-from onecard.runs import measured, record, store
+from onecard.runs import measured, record, store, trash
 from onecard.runs.store import RunRecord
 from onecard.tasks import loading
 from onecard.tasks.base import Task
@@ -123,6 +123,41 @@ def runs(limit: int = 50) -> list[RunRecord]:
 def find_run(run_id: str) -> RunRecord:
     """A RunRecord by its id, a part of it, or 'last'. Raises NotFound."""
     return store.find(run_id)
+
+
+def trash_run(run_id: str) -> str:
+    """Move a run into the trash; its id. Raises NotFound, DataError for one that runs."""
+    return trash.put(store.find(run_id)).name
+
+
+def restore_run(run_id: str) -> RunRecord:
+    """Take a run out of the trash. Raises NotFound."""
+    return trash.restore(run_id)
+
+
+def trashed_runs() -> list[RunRecord]:
+    """Runs in the trash, the newest first."""
+    return trash.listing()
+
+
+def ballot(run_id: str) -> dict[str, Any]:
+    """A run's items with two answers each in random order. Raises NotFound."""
+    return cast(dict[str, Any], _lazy("blind").ballot(store.find(run_id)))
+
+
+def vote(run_id: str, item: str, choice: str) -> None:
+    """Keep a vote: left, right or tie. Raises NotFound, DataError."""
+    _lazy("blind").vote(store.find(run_id), item, choice)
+
+
+def vote_verdict(run_id: str) -> dict[str, Any]:
+    """The votes on a run as a paired test. Raises NotFound."""
+    return cast(dict[str, Any], _lazy("blind").verdict(store.find(run_id)))
+
+
+def process_bytes(pid: int) -> int:
+    """Memory of a process and its children now: on the card where they hold any, else resident."""
+    return devices.process_bytes(pid)
 
 
 def report(run_id: str) -> Path:

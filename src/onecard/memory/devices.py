@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from onecard.errors import SettingsError, not_found
 from onecard.units import GIB, MIB, gib, parse_bytes
 
@@ -168,3 +170,38 @@ def memory_bytes() -> tuple[int, int]:
     except (OSError, ValueError):
         pass  # no cgroup v2 here, or its limit is the word "max"
     return total, free
+
+
+def process_bytes(pid: int) -> int:
+    """Memory that a process and its children hold now: on the cards, as the driver counts it, where
+    they hold any there, else resident. 0 for a process that is gone."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        resident = sum(each.memory_info().rss for each in family)
+    except (psutil.Error, ValueError, OverflowError):
+        return 0
+    return _on_cards({each.pid for each in family}) or resident
+
+
+def _on_cards(pids: set[int]) -> int:
+    try:
+        import pynvml  # ctypes over the driver's library
+    except ImportError:
+        return 0
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        rows = [row for each in handles for row in _compute_processes(pynvml, each)]
+        return sum(int(row.usedGpuMemory or 0) for row in rows if row.pid in pids)
+    except pynvml.NVMLError:
+        return 0
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _compute_processes(nvml: Any, handle: Any) -> list[Any]:
+    return list(nvml.nvmlDeviceGetComputeRunningProcesses(handle))

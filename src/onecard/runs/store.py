@@ -14,6 +14,8 @@ from onecard.config import C, Layer
 from onecard.errors import DataError, NotFound, not_found
 from onecard.runs.record import read_json, this_machine
 
+NOTE = "note.md"
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -55,6 +57,18 @@ class RunRecord:
         except OSError:
             return "unknown"
         return _fate(self.folder, self.about) if status == "running" else status
+
+    @property
+    def note(self) -> str:
+        """What the user wrote of the run."""
+        try:
+            return (self.folder / NOTE).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def set_note(self, text: str) -> None:
+        """Raises DataError where the disk is full."""
+        fsio.write_text(self.folder / NOTE, text)
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:

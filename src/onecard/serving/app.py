@@ -22,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from starlette.applications import Starlette
 
 from onecard.reporting import Reporter
 from onecard.serving import guards
@@ -60,7 +59,7 @@ class Server:
 
     def run(
         self,
-        app: Starlette,
+        app: guards.App,
         announcement: str,
         reporter: Reporter,
         open_paths: tuple[str, ...] = ("/health",),

@@ -1,0 +1,104 @@
+"""Which files the page may name: those below its roots, hidden ones left out.
+
+A page in a browser is farther from the user than a terminal: what it sends may come from a
+borrowed session, so a path is held to folders that the server was started for.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from onecard import paths
+from onecard.errors import DataError
+
+MAX_LISTED = 2000
+"""Entries of a folder that a listing gives; more are counted."""
+
+
+class Roots:
+    """The allowed folders, links in them followed."""
+
+    def __init__(self, folders: Iterable[str] = ()) -> None:
+        chosen = [Path(folder).expanduser() for folder in folders] or [Path.home(), Path.cwd()]
+        own = [paths.home(), paths.runs()]
+        self.own = list(dict.fromkeys(_real(folder) for folder in own))
+        self.user = list(dict.fromkeys(_real(folder) for folder in chosen))
+
+    def check(self, name: str) -> Path:
+        """The absolute path behind a name from the page. Raises DataError outside the roots.
+
+        Links are followed before the test, so that none leads out.
+        """
+        try:
+            path = _real(Path(name).expanduser())
+        except (OSError, RuntimeError, ValueError) as fault:
+            raise DataError(
+                f"'{name[:200]}' is no path", why=str(fault), fix="choose a file or folder"
+            ) from None
+        if any(_is_below(path, root) for root in self.own):
+            return path
+        for root in self.user:
+            if _is_below(path, root):
+                if any(part.startswith(".") for part in path.relative_to(root).parts):
+                    raise DataError(
+                        f"'{name[:200]}' is hidden",
+                        why="the page shows no files whose path has a name with a dot in front",
+                        fix="use the command line, or name that folder with onecard ui --root",
+                    )
+                return path
+        raise DataError(
+            f"'{name[:200]}' is outside the folders of this page",
+            why=f"it was started for {', '.join(map(str, self.user))}",
+            fix="onecard ui --root FOLDER  starts it for another folder",
+        )
+
+    def check_values(self, values: Mapping[str, Any]) -> None:
+        """Raises DataError for a setting, or an item of a list of settings, that is a path outside
+        the roots. A name of a model with a slash in it is no path unless such a file exists."""
+        for value in values.values():
+            for item in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(item, Path) or (isinstance(item, str) and _may_be_path(item)):
+                    self.check(str(item).removeprefix("file:"))
+
+    def listing(self, name: str = "") -> dict[str, Any]:
+        """A folder's entries, folders first; the roots themselves without a name.
+
+        Raises DataError for what is no folder.
+        """
+        if not name:
+            rows = [{"name": str(root), "path": str(root), "folder": True} for root in self.user]
+            return {"path": "", "parent": "", "entries": rows, "left_out": 0}
+        folder = self.check(name)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: (not e.is_dir(), e.name.lower()))
+        except OSError as fault:
+            raise DataError(
+                f"{folder} cannot be listed", why=fault.strerror or str(fault), fix="choose another"
+            ) from None
+        seen = [entry for entry in entries if not entry.name.startswith(".")]
+        parent = "" if folder in self.user else str(folder.parent)
+        rows = [
+            {"name": e.name, "path": str(folder / e.name), "folder": e.is_dir()}
+            for e in seen[:MAX_LISTED]
+        ]
+        left = max(0, len(seen) - MAX_LISTED)
+        return {"path": str(folder), "parent": parent, "entries": rows, "left_out": left}
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _is_below(path: Path, root: Path) -> bool:
+    return path == root or root in path.parents
+
+
+def _may_be_path(text: str) -> bool:
+    """Whether a program could open the text as a file that the working folder does not hold."""
+    if "://" in text[:12] or "\n" in text or len(text) > 4096:
+        return False
+    bare = text.removeprefix("file:")
+    if bare.startswith(("/", "~", "\\")) or text.startswith("file:"):
+        return True
+    return ".." in Path(bare).parts or (os.sep in bare and Path(bare).exists())

@@ -1,0 +1,64 @@
+// Tooltips on the terms of the glossary: hover, focus or tap shows the meaning.
+
+import { el, get } from "./api.js";
+
+let terms = null;
+
+/** The terms by every spelling in lower case. */
+export async function glossary() {
+  if (!terms) {
+    terms = new Map();
+    for (const row of await get("/glossary")) {
+      for (const word of [row.term, row.name, ...row.aliases]) terms.set(word.toLowerCase(), row);
+    }
+  }
+  return terms;
+}
+
+const tip = el("div", { class: "tip", id: "tip", role: "tooltip", hidden: true });
+document.body.append(tip);
+
+function show(node, row) {
+  tip.replaceChildren(el("b", {}, row.name), " ", row.definition);
+  tip.hidden = false;
+  const box = node.getBoundingClientRect();
+  const width = Math.min(360, innerWidth - 16);
+  tip.style.maxWidth = `${width}px`;
+  tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - width - 8))}px`;
+  const below = box.bottom + 6;
+  tip.style.top = `${below + tip.offsetHeight > innerHeight ? Math.max(4, box.top - tip.offsetHeight - 6) : below}px`;
+}
+
+const hide = () => { tip.hidden = true; };
+
+/** Mark a node as a term: focusable, described by the tooltip. */
+function mark(node, row) {
+  node.classList.add("term");
+  node.dataset.term = row.term;
+  if (node.tabIndex < 0) node.tabIndex = 0;
+  node.setAttribute("aria-describedby", "tip");
+  node.addEventListener("mouseenter", () => show(node, row));
+  node.addEventListener("focus", () => show(node, row));
+  node.addEventListener("click", () => show(node, row));
+  node.addEventListener("mouseleave", hide);
+  node.addEventListener("blur", hide);
+}
+
+/** Every element with data-word gets the tooltip of that word, those that come later too. */
+export async function watchTerms() {
+  const known = await glossary();
+  const look = (root) => {
+    for (const node of root.querySelectorAll("[data-word]:not(.term)")) {
+      const row = known.get(node.dataset.word.toLowerCase());
+      if (row) mark(node, row);
+    }
+  };
+  look(document);
+  new MutationObserver((records) => {
+    for (const record of records) {
+      for (const node of record.addedNodes) if (node.nodeType === 1) look(node.parentNode || node);
+    }
+  }).observe(document.body, { childList: true, subtree: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+  addEventListener("scroll", hide, { passive: true });
+}
