@@ -52,13 +52,16 @@ def current() -> str:
     return _language.get()
 
 
-def gettext(text: str, language: str | None = None) -> str:
+def gettext(text: str, language: str | None = None, *, context: str = "") -> str:
     """`text` in the language, the current one by default; unchanged where it has no translation.
 
-    Values are filled in afterwards: `gettext("{n} runs").format(n=3)`.
+    Values are filled in afterwards: `gettext("{n} runs").format(n=3)`. `context`: msgctxt of a word
+    that has another translation elsewhere.
     """
     language = language or current()
-    return text if language == ENGLISH else catalog(language).get(text, text)
+    if language == ENGLISH:
+        return text
+    return catalog(language).get(f"{context}\x04{text}" if context else text, text)
 
 
 def match(tag: str) -> str | None:
@@ -118,7 +121,8 @@ def _weight(parameters: str) -> float:
 
 @cache
 def catalog(language: str) -> dict[str, str]:
-    """Every message of a language and its translation; empty for English."""
+    """Every message of a language and its translation; empty for English. A message with a context
+    is CONTEXT, \\x04, message. All callers share it: do not change it."""
     if language not in LANGUAGES or language == ENGLISH:
         return {}
     try:
