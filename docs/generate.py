@@ -1,9 +1,11 @@
-"""Makes what the documentation takes from the code: the reference and the picture of the imports.
+"""Makes what the documentation takes from the code: the reference, the glossary and the picture of
+the imports.
 
-    python docs/generate.py            docs/reference.md and docs/architecture.svg
-    python docs/generate.py --check    1 when the picture that is kept differs
+    python docs/generate.py            docs/reference.md, docs/glossary.md and docs/architecture.svg
+    python docs/generate.py --check    1 when the glossary or the picture that is kept differs
 
-The reference is made when the pages are built; the picture is kept, and a test compares it.
+The reference is made when the pages are built; glossary and picture are kept, and tests compare
+them.
 """
 
 import ast
@@ -124,7 +126,7 @@ def reference() -> str:
         "",
         "Made from the code by `docs/generate.py`. Every setting is a flag (`--top_k 5` or "
         "`--top-k 5`), a line of a TOML file (`--config my.toml`) or of a preset (`--preset 12gb`)."
-        " Every command also takes `--card`, `--preset`, `--config`, `--json`, `-v` and "
+        " Every command also takes `--card`, `--preset`, `--config`, `--json`, `--lang`, `-v` and "
         "`--traceback`.",
         "",
         "| command | what it does |",
@@ -151,11 +153,32 @@ def reference() -> str:
     return "\n".join(lines)
 
 
+def glossary_page() -> str:
+    """Every term, its other names and its meaning: src/onecard/glossary.toml as a page."""
+    from onecard import glossary
+
+    lines = [
+        "# Glossary",
+        "",
+        "Made from `src/onecard/glossary.toml` by `docs/generate.py`. "
+        "`onecard ui` shows it too, in English and Chinese.",
+        "",
+        "| term | also | meaning |",
+        "|---|---|---|",
+    ]
+    for term in glossary.terms():
+        also = ", ".join(f"`{each}`" for each in term.aliases)
+        lines.append(f"| {term.term} | {also} | {term.definition} |".replace("  ", " "))
+    return "\n".join([*lines, ""])
+
+
 def main() -> int:
-    picture = ROOT / "docs" / "architecture.svg"
+    kept = {"architecture.svg": architecture_svg(), "glossary.md": glossary_page()}
     if "--check" in sys.argv:
-        return int(picture.read_text(encoding="utf-8") != architecture_svg())
-    picture.write_text(architecture_svg(), encoding="utf-8")
+        files = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in kept}
+        return int(files != kept)
+    for name, text in kept.items():
+        (ROOT / "docs" / name).write_text(text, encoding="utf-8")
     (ROOT / "docs" / "reference.md").write_text(reference(), encoding="utf-8")
     return 0
 
