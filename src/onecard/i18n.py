@@ -7,7 +7,6 @@ program reads (`--json`, files of a run) is never translated.
 """
 
 import gettext as standard_gettext
-import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -129,6 +128,8 @@ def catalog(language: str) -> dict[str, str]:
         content = (LOCALE / language / "LC_MESSAGES" / "onecard.po").read_bytes()
     except OSError:  # an installation without it speaks English
         return {}
+    import hashlib  # loads OpenSSL, 3 ms: only where there is something to hash
+
     digest = hashlib.sha256(content).hexdigest()[:16]
     compiled = paths.home() / "locale" / f"onecard-{language}-{digest}.mo"
     try:
