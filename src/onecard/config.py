@@ -168,11 +168,12 @@ def groups(schema: type[Config]) -> dict[str, list[str]]:
     for base in schema.__mro__:
         own = [name for name in schema.model_fields if owner.get(name) is base]
         if own:
-            out.setdefault(_heading(base), []).extend(own)
+            out.setdefault(heading(base), []).extend(own)
     return out
 
 
-def _heading(schema: type) -> str:
+def heading(schema: type) -> str:
+    """What stands above the fields of a class."""
     return (inspect.getdoc(schema) or "Settings").splitlines()[0].rstrip(".:")
 
 

@@ -11,7 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onecard.api.machine import convert, doctor, models, pull, quantize
+    from onecard.api.data import edited_rows, rows
+    from onecard.api.machine import (
+        card_names,
+        convert,
+        doctor,
+        model_names,
+        models,
+        pull,
+        quantize,
+    )
     from onecard.api.measurements import plan_bench
     from onecard.api.planning import (
         compare_plan,
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
         fit,
         fit_card,
         plan,
+        plan_levers,
         plan_task,
         plans,
         preset_values,
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     )
     from onecard.api.running import (
         ballot,
+        can_vote,
         compare,
         find_run,
         plan_calibrate,
@@ -39,6 +50,7 @@ if TYPE_CHECKING:
         rerun,
         restore_run,
         run,
+        run_model,
         runs,
         trash_run,
         trashed_runs,
@@ -47,7 +59,16 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "machine": ("convert", "doctor", "models", "pull", "quantize"),
+    "data": ("edited_rows", "rows"),
+    "machine": (
+        "card_names",
+        "convert",
+        "doctor",
+        "model_names",
+        "models",
+        "pull",
+        "quantize",
+    ),
     "measurements": ("plan_bench",),
     "planning": (
         "compare_plan",
@@ -59,6 +80,7 @@ _MODULES = {
         "fit",
         "fit_card",
         "plan",
+        "plan_levers",
         "plan_task",
         "plans",
         "presets",
@@ -68,6 +90,8 @@ _MODULES = {
         "compare",
         "compare_plan",
         "find_run",
+        "run_model",
+        "can_vote",
         "process_bytes",
         "vote_verdict",
         "vote",
@@ -94,6 +118,8 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "ballot",
+    "can_vote",
+    "card_names",
     "compare",
     "compare_plan",
     "configure",
@@ -101,15 +127,18 @@ __all__ = [
     "convert",
     "device",
     "doctor",
+    "edited_rows",
     "explain_oom",
     "find_run",
     "fit",
     "fit_card",
+    "model_names",
     "models",
     "plan",
     "plan_bench",
     "plan_calibrate",
     "plan_check",
+    "plan_levers",
     "plan_task",
     "plans",
     "preset_values",
@@ -120,7 +149,9 @@ __all__ = [
     "report",
     "rerun",
     "restore_run",
+    "rows",
     "run",
+    "run_model",
     "runs",
     "trace",
     "trash_run",

@@ -6,6 +6,7 @@ from types import ModuleType
 from onecard import doctor as examination
 from onecard import tasks
 from onecard.hub import names, store
+from onecard.memory import devices
 from onecard.reporting import Reporter, Result
 from onecard.tasks import loading
 
@@ -13,6 +14,16 @@ from onecard.tasks import loading
 def models() -> ModuleType:
     """The model store: listing, show, pull, import_model, remove."""
     return store
+
+
+def model_names() -> list[str]:
+    """Catalogued models and those that lie in the store."""
+    return [row["name"] for row in store.listing().data["models"]]
+
+
+def card_names() -> list[str]:
+    """Devices that a plan knows by name."""
+    return ["auto", "cpu", *devices.named()]
 
 
 def pull(name: str, quant: str = "", reporter: Reporter | None = None) -> Result:

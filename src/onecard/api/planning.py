@@ -5,10 +5,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
 from onecard import config as configs
 from onecard import tasks
 from onecard.config import Config, Layer
-from onecard.errors import DoesNotFit, MissingExtra, NotFound, SettingsError, not_found
+from onecard.errors import (
+    DoesNotFit,
+    MissingExtra,
+    NotFound,
+    OneCardError,
+    SettingsError,
+    not_found,
+)
 from onecard.memory import devices, fallbacks, oom
 from onecard.memory.architectures.config_json import UnknownFamily
 from onecard.memory.devices import Device
@@ -136,6 +146,38 @@ def plan_config(task: Task, config: Config, device: Device) -> Plan:
         if getattr(config, "engine", "") in LLAMACPP:
             raise fault from None  # a trace of transformers' class says nothing of these
         return _traced_plan(config, device, fault)
+
+
+def plan_levers(task: str, config: Config, *, card: str = "auto") -> list[dict[str, Any]]:
+    """The settings that move a plan, the strongest first: name, and the change of its total (bytes)
+    when a number is doubled, a switch turned or another choice taken.
+
+    Raises what `plan` raises of the config itself; a neighbour that cannot be planned is passed
+    over.
+    """
+    the_task, device = tasks.get(task), devices.find(card)
+    base = plan_config(the_task, config, device).total_bytes
+    rows = []
+    for name, info in type(config).model_fields.items():
+        changes = []
+        for value in _neighbours(getattr(config, name), info):
+            try:
+                other = type(config).model_validate({**config.model_dump(), name: value})
+                changes.append(plan_config(the_task, other, device).total_bytes - base)
+            except (OneCardError, ValidationError, ArithmeticError):
+                continue
+        if changes and (largest := max(changes, key=abs)):
+            rows.append({"name": name, "bytes": largest})
+    return sorted(rows, key=lambda row: -abs(row["bytes"]))
+
+
+def _neighbours(value: Any, info: FieldInfo) -> list[Any]:
+    """Values beside a setting's own."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value * 2 or 1]
+    return [word for word in configs.choices(info) if word != value]
 
 
 def compare_plan(task: str, config: Config, *, card: str = "auto") -> Result:

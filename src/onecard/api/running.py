@@ -9,7 +9,7 @@ from onecard import config as configs
 from onecard import tasks
 from onecard.api.planning import configure, plan_config
 from onecard.config import Config
-from onecard.errors import DoesNotFit
+from onecard.errors import DoesNotFit, NotFound
 from onecard.memory import devices, fallbacks
 from onecard.memory.devices import Device
 from onecard.memory.plan import Plan
@@ -143,6 +143,20 @@ def trashed_runs() -> list[RunRecord]:
 def ballot(run_id: str) -> dict[str, Any]:
     """A run's items with two answers each in random order. Raises NotFound."""
     return cast(dict[str, Any], _lazy("blind").ballot(store.find(run_id)))
+
+
+def can_vote(run_id: str) -> bool:
+    """Whether a run's items hold two answers each. Raises NotFound."""
+    return bool(_lazy("blind").has_pairs(store.find(run_id)))
+
+
+def run_model(run_id: str) -> str:
+    """The GGUF file that a run left for `onecard chat`, else empty."""
+    try:
+        path = store.result_model(store.find(run_id).id)
+    except NotFound:
+        return ""
+    return str(path) if path.suffix == ".gguf" else ""
 
 
 def vote(run_id: str, item: str, choice: str) -> None:

@@ -171,6 +171,7 @@ def largest(row: FitRow, device: Device, planner: Planner) -> dict[str, Any]:
         "what": f"{row.knob} {value}",
         "tokens_per_s": plan.choices.get("tokens/s, first"),
         "command": command_line(row.plan, chosen.model, settings),
+        "values": {"model": chosen.model, **settings},
         "settings": chosen.model_dump(mode="json"),
     }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from onecard import fsio
-from onecard.errors import DataError, NotFound
+from onecard.errors import DataError, NotFound, OneCardError
 from onecard.evaluation import stats
 from onecard.runs.record import read_json
 from onecard.runs.store import RunRecord
@@ -48,6 +48,14 @@ def pairs(run: RunRecord) -> list[Pair]:
             fix="train with an evaluation that generates answers, or evaluate the run",
         )
     return out
+
+
+def has_pairs(run: RunRecord) -> bool:
+    """Whether there is something to vote on."""
+    try:
+        return bool(pairs(run))
+    except OneCardError:
+        return False
 
 
 def _pair(each_id: str, row: dict[str, Any]) -> Pair | None:

@@ -7,7 +7,6 @@ before, in serving/guards.py.
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
@@ -86,7 +85,7 @@ def server_key() -> bytes:
     key = secrets.token_bytes(32)
     try:
         fsio.write_text(path, key.hex())
-        os.chmod(path, 0o600)
+        path.chmod(0o600)
     except (OSError, DataError):  # sessions then end with the server
         pass
     return key

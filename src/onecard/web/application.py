@@ -16,13 +16,13 @@ from onecard.redaction import redact
 from onecard.serving.guards import STATUS_OF_CODE, App, Scope
 from onecard.web import pages
 from onecard.web.access import Access, refusal
-from onecard.web.routes import files, jobs, machine, plans, runs, session, tasks
+from onecard.web.routes import data, files, jobs, machine, plans, runs, session, tasks
 from onecard.web.state import State
 
 LANGUAGE_COOKIE = "onecard_lang"
 MAX_PATH = 4096
 log = logging.getLogger("onecard.web")
-API = (session, machine, tasks, plans, jobs, runs, files)
+API = (session, machine, tasks, plans, jobs, runs, files, data)
 
 
 def application(state: State) -> App:

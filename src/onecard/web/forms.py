@@ -1,7 +1,7 @@
 """A command's Config as a form: the fields with their kind, limits, help and default. There is no
 second list: a new task or setting appears by itself."""
 
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 from onecard import api, i18n, tasks
 from onecard import config as configs
 from onecard.config import Config
+from onecard.errors import NotFound
 from onecard.tasks import loading
 from onecard.tasks.base import Command, Task
 
@@ -77,7 +78,7 @@ def field_facts(name: str, info: FieldInfo, text: str) -> dict[str, Any]:
         "help": i18n.gettext(text),
         "required": info.is_required(),
         "default": _default(info),
-        "choices": list(configs.choices(info)),
+        "choices": _choices(info),
     }
     for mark in info.metadata:
         for word in ("ge", "gt", "le", "lt"):
@@ -86,6 +87,13 @@ def field_facts(name: str, info: FieldInfo, text: str) -> dict[str, Any]:
     if facts["kind"] in ("path", "paths"):
         facts["folder"] = name.split("_")[-1] in FOLDER_WORDS
     return facts
+
+
+def _choices(info: FieldInfo) -> list[Any]:
+    """The values themselves: a choice of 0, 1, 2 takes no '0'."""
+    literals = [each for each in _types(info.annotation) if get_origin(each) is Literal]
+    values = [value for each in literals for value in get_args(each)]
+    return values or list(configs.choices(info))
 
 
 def kind(name: str, info: FieldInfo) -> str:
@@ -142,3 +150,22 @@ def _default(info: FieldInfo) -> Any:
     if isinstance(value, tuple | set | frozenset):
         return list(value)
     return value if isinstance(value, str | int | float | bool | list | dict) else str(value or "")
+
+
+def next_commands(task_name: str, command: str, run_id: str) -> list[dict[str, Any]]:
+    """The task's commands that can go on with a run, with the values that name it: by `run_id`, or
+    as the `model` of a command that uses one."""
+    try:
+        task = tasks.get(task_name)
+    except NotFound:  # a run of a task that is gone
+        return []
+    rows = []
+    for name, row in task.commands.items():
+        schema = tasks.config_class(task, row.config)
+        if name == command or row.terminal:
+            continue
+        if "run_id" in schema.model_fields:
+            rows.append({"name": name, "values": {"run_id": run_id}})
+        elif "model" in schema.model_fields and trains(task) and name not in ("train", "check"):
+            rows.append({"name": name, "values": {"model": f"run:{run_id}"}})
+    return rows

@@ -47,9 +47,9 @@ def providers(service: str) -> list[tuple[Task, str, Command]]:
     ]
 
 
-def provider(service: str) -> tuple[Task, str, Command]:
-    """The first one. Raises NotFound."""
-    rows = providers(service)
+def provider(service: str, task: str = "") -> tuple[Task, str, Command]:
+    """The first one, or that of a task. Raises NotFound."""
+    rows = [row for row in providers(service) if task in ("", row[0].name)]
     if not rows:
         raise NotFound(
             f"no task answers '{service}'",
@@ -66,21 +66,21 @@ def token() -> str:
     return os.environ[TOKEN]
 
 
-def start(service: str, values: dict[str, Any], *, card: str = "auto") -> Job:
+def start(service: str, values: dict[str, Any], *, card: str = "auto", task: str = "") -> Job:
     """The job of a server with these settings: one that runs, else a new one.
 
     Raises SettingsError, NotFound.
     """
-    task, command, _ = provider(service)
+    owner, command, _ = provider(service, task)
     token()
     values = {**values, "token": f"env:{TOKEN}", "port": 0}
     with _STARTING:
         for job in running():
             about = job.about
-            same = (about["task"], about["command"], about["card"]) == (task.name, command, card)
+            same = (about["task"], about["command"], about["card"]) == (owner.name, command, card)
             if same and _key(about["settings"]) == _key(values):
                 return job
-        job = jobs.create(task.name, command, values, card=card, server=True)
+        job = jobs.create(owner.name, command, values, card=card, server=True)
         process = jobs.spawn(job)
         threading.Thread(target=_reap, args=(process, job), daemon=True).start()
     return job

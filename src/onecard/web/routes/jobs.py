@@ -133,6 +133,7 @@ def schema_of(run: Any) -> Any:
 
 class ServiceRequest(BaseModel):
     service: str = Field(max_length=50)
+    task: str = Field("", max_length=100)
     values: dict[str, Any] = Field(default_factory=dict, max_length=300)
     card: str = Field("auto", max_length=100)
 
@@ -141,7 +142,7 @@ class ServiceRequest(BaseModel):
 def start_service(request: Request, body: ServiceRequest) -> dict[str, Any]:
     """Start a model's server, or find the one that runs with these settings."""
     state.of(request).roots.check_values(body.values)
-    return services.start(body.service, body.values, card=body.card).as_dict()
+    return services.start(body.service, body.values, card=body.card, task=body.task).as_dict()
 
 
 @router.get("/services")

@@ -97,6 +97,13 @@ def mend(body: Fix) -> dict[str, Any]:
     return {"done": child.returncode == 0, "output": (child.stdout + child.stderr)[-5000:]}
 
 
+@router.get("/models/names")
+def model_names() -> dict[str, list[str]]:
+    """Names to offer where a model or a device is asked for: catalogued ones and those that lie
+    here. Any other name that the command line takes is taken too."""
+    return {"models": api.model_names(), "cards": api.card_names()}
+
+
 @router.get("/overview")
 def overview(request: Request) -> dict[str, Any]:
     """For the first page: what runs, what waits, the last runs."""

@@ -53,6 +53,14 @@ def fit(request: Request, body: PlanRequest) -> dict[str, Any]:
     return {**data, "command": _command_line(body.model_copy(update={"values": values}))}
 
 
+@router.post("/plan/levers")
+def levers(request: Request, body: PlanRequest) -> list[dict[str, Any]]:
+    """The settings that move the plan, the strongest first, with the bytes that a doubling, a turn
+    or another choice adds or saves."""
+    task, config = _config(request, body)
+    return api.plan_levers(task, config, card=body.card)
+
+
 def _config(request: Request, body: PlanRequest) -> tuple[str, Config]:
     state.of(request).roots.check_values(body.values)
     if body.plan:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from onecard import api, paths
 from onecard import config as configs
 from onecard.errors import NotFound
-from onecard.web import jobs, shown
+from onecard.web import forms, jobs, shown
 from onecard.web.routes.jobs import schema_of
 from onecard.web.routes.machine import run_row
 
@@ -94,6 +94,9 @@ def run(run_id: str) -> dict[str, Any]:
         "measured_bytes": measured_bytes(row),
         "job": _job_of(row),
         "can_resume": _can_resume(row),
+        "can_vote": api.can_vote(row.id),
+        "model": api.run_model(row.id),
+        "next": forms.next_commands(row.task, row.command, row.id) if row.status == "done" else [],
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from onecard import api, glossary, i18n
+from onecard import config as configs
 from onecard import tasks as task_list
 from onecard.web import forms
 
@@ -43,6 +44,8 @@ def plan_form(name: str) -> dict[str, Any]:
     row = the_task.plans[name]
     schema = task_list.config_class(the_task, row.config)
     groups = forms.form(schema)
+    # the plan's own settings are what-ifs: those of the work itself come first
+    groups.sort(key=lambda group: group["heading"] == i18n.gettext(configs.heading(schema)))
     for group in groups:
         for field in group["fields"]:
             if field["name"] in row.values:

@@ -70,7 +70,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (["value", "checked", "disabled", "selected", "indeterminate"].includes(name)) node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -78,7 +78,7 @@ export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Put children in the place of what a node holds. */
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -105,15 +105,16 @@ export function toast(content, action = null) {
 /** Run async work for a button: disabled meanwhile, a refusal becomes a toast. */
 export function action(work) {
   return async (event) => {
-    const button = event.currentTarget;
-    event.preventDefault();
-    if (button) button.disabled = true;
+    const button = event?.currentTarget;
+    event?.preventDefault?.();
+    const isButton = button instanceof HTMLButtonElement;
+    if (isButton) button.disabled = true;
     try {
       await work(event);
     } catch (fault) {
       if (fault.name !== "AbortError") toast(fault);
     } finally {
-      if (button) button.disabled = false;
+      if (isButton) button.disabled = false;
     }
   };
 }

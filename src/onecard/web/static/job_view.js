@@ -1,0 +1,101 @@
+// A job as it is now: its place in the queue, progress, curves, memory, log, end. It looks at the
+// server's truth every second, so a page that was closed or slept shows the same when it is back.
+
+import { $, action, badge, el, faultBlock, fill, get, poll, post, t, when } from "./api.js";
+import { curves } from "./chart.js";
+import { memoryBar } from "./memory_bar.js";
+
+const MAX_LOG = 200000;
+
+/** A node that follows a job; `ended(job)` is called once when it ends. */
+export function jobView(id, { ended = () => {}, title = "" } = {}) {
+  const head = el("div", { class: "row" });
+  const bar = el("progress", { hidden: true, "aria-label": t("progress") });
+  const what = el("p", { class: "help", role: "status" });
+  const live = el("div", { class: "live" });
+  const log = el("pre", { class: "log", tabindex: "0", "aria-label": t("log") });
+  const fault = el("div");
+  const node = el("section", { class: "panel job", "data-job": id }, head, bar, what, fault, live,
+    el("details", { open: true }, el("summary", {}, t("Log")), log));
+  let next = 0, run = null;
+
+  const watch = poll(1000, async () => {
+    const job = await get(`/jobs/${id}?start=${next}`);
+    next = job.next;
+    if (job.output) append(log, job.output);
+    header(head, job, title);
+    progress(bar, what, job);
+    if (job.run && !run) run = runView(job.run, live);
+    if (job.error) fill(fault, faultBlock(job.error));
+    if (["queued", "running"].includes(job.status)) return true;
+    if (run) await run.now();
+    run?.stop();
+    ended(job);
+    return false;
+  });
+  return { node, stop: () => { watch.stop(); run?.stop(); } };
+}
+
+function append(log, text) {
+  const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 20;
+  log.append(text);
+  if (log.textContent.length > MAX_LOG) log.textContent = log.textContent.slice(-MAX_LOG / 2);
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+function header(head, job, title) {
+  const active = ["queued", "running"].includes(job.status);
+  const key = `${job.status} ${job.run} ${job.place}`;
+  if (head.dataset.key === key) return;
+  head.dataset.key = key;
+  const isTraining = Boolean(job.run);
+  fill(head,
+    el("strong", {}, title || `${job.task} ${job.command}`), badge(job.status),
+    job.place ? el("span", {}, t("place {n} in the queue", { n: job.place })) : null,
+    el("span", { class: "help" }, when(job.created)), el("span", { class: "grow" }),
+    active ? el("button", { type: "button", onclick: action(async () => post(`/jobs/${job.id}/stop`)) },
+      job.status === "queued" ? t("Cancel") : isTraining ? t("Stop and keep a checkpoint") : t("Stop")) : null,
+    !active ? el("button", { type: "button", onclick: action(async () => { location.href = `/jobs/${(await post(`/jobs/${job.id}/again`)).id}`; }) }, t("Run again")) : null,
+    job.run ? el("a", { class: "button", href: `/runs/${job.run}` }, t("Open the run")) : null);
+}
+
+function progress(bar, what, job) {
+  const { what: name, done, total } = job.progress;
+  const active = job.status === "running";
+  bar.hidden = !active;
+  if (!active) { what.textContent = ""; return; }
+  if (total) { bar.max = total; bar.value = done; } else bar.removeAttribute("value");
+  what.textContent = name ? `${name}  ${done} / ${total || "?"}` : t("working");
+}
+
+/** Curves and memory of a run into a node, once a second while it runs. */
+export function runView(id, node) {
+  const plots = el("div", { class: "columns" });
+  const memory = el("div");
+  node.append(memory, plots);
+  let plan = null;
+  return poll(1000, async () => {
+    const data = await get(`/runs/${id}/events`);
+    if (!plan) plan = (await get(`/runs/${id}`)).plan;
+    if (plan?.terms) fill(memory, bar(plan, data));
+    drawCurves(plots, data.curves);
+    return data.status === "running";
+  });
+}
+
+function bar(plan, data) {
+  const node = memoryBar(plan, { measured: data.measured_bytes });
+  $("details", node).open = false;
+  return node;
+}
+
+/** One plot for each quantity; losses of training and validation together. */
+export function drawCurves(node, all, marker = []) {
+  const groups = new Map();
+  for (const [name, points] of Object.entries(all)) {
+    const key = name.replace(/^(val|eval|train|quick_val|base)_/, "").replace(/_(val|eval|train)$/, "");
+    groups.set(key, [...(groups.get(key) || []), { name, points }]);
+  }
+  const order = [...groups].sort((one, other) => Number(other[0] === "loss") - Number(one[0] === "loss"));
+  fill(node, order.map(([name, series]) => curves(series, { title: name, marker })));
+}

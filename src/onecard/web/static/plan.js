@@ -1,0 +1,97 @@
+// The plan at the move of a slider: memory as a bar, speed, what to change, the command.
+
+import { $, action, copy, el, faultBlock, fill, get, post, t } from "./api.js";
+import { form } from "./form.js";
+import { changes, memoryBar } from "./memory_bar.js";
+
+const tasks = await get("/tasks");
+const names = await get("/models/names");
+const select = $("#plan"), model = $("#model"), card = $("#card");
+let settings = null, turn = 0, timer = 0, task = "";
+
+for (const row of tasks) {
+  select.append(el("optgroup", { label: row.name }, row.plans.map((plan) => el("option", { value: plan.name }, `${plan.name}: ${plan.summary}`))));
+}
+fill($("#models"), names.models.map((name) => el("option", { value: name })));
+fill($("#cards"), names.cards.map((name) => el("option", { value: name })));
+
+/** What another page asked for behind the number sign: {plan, values}. */
+function wanted() {
+  try { return JSON.parse(decodeURIComponent(location.hash.slice(1))); } catch { return {}; }
+}
+
+async function open(name, values = {}) {
+  clearTimeout(timer);
+  const mine = turn += 1;
+  const data = await get(`/plans/${name}`);
+  if (mine !== turn) return;
+  task = data.task;
+  select.value = name;
+  const { model: chosen, ...rest } = values;
+  model.value = chosen || data.example || "";
+  settings = form(data.groups, { values: rest, change: later, sliders: true, hide: ["model"], open: 3 });
+  fill($("#settings"), settings.node);
+  fill($("#changes"));
+  await plan();
+  try {
+    const rows = await post("/plan/levers", body());
+    if (select.value === name) settings.lift(rows.slice(0, 12).map((row) => row.name), t("What moves the memory"));
+  } catch { /* no plan, no levers: the refusal stands in the bar's place */ }
+}
+
+const body = () => ({ plan: select.value, card: card.value || "auto", values: { ...(model.value ? { model: model.value } : {}), ...settings.values() } });
+
+async function plan() {
+  const mine = turn += 1;
+  const asked = body();
+  history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify({ plan: asked.plan, values: asked.values }))}`);
+  try {
+    const data = await post("/plan", asked);
+    if (mine !== turn) return;
+    const open = $("#bar details")?.open ?? true;
+    fill($("#bar"), memoryBar(data));
+    $("#bar details").open = open;
+    $("#line").textContent = data.command;
+  } catch (fault) {
+    if (mine === turn) fill($("#bar"), faultBlock(fault));
+  }
+  begin(asked);
+}
+
+// a slider sends many events: the last one within a frame counts
+function later() {
+  clearTimeout(timer);
+  timer = setTimeout(plan, 15);
+}
+
+/** The link to the page that does this work, with the settings that its command has too. */
+function begin(asked) {
+  const row = tasks.find((each) => each.name === task);
+  const command = asked.plan.includes("predict") ? "predict" : row.trains && isTraining(asked.plan, row) ? "train" : row.commands.find((each) => !each.terminal)?.name;
+  const link = $("#begin");
+  link.href = !row.trains && row.commands.some((each) => each.service === "chat")
+    ? `/chat?model=${encodeURIComponent(asked.values.model || "auto")}`
+    : `/tasks/${task}#${command}?${encodeURIComponent(JSON.stringify(asked.values))}`;
+  link.textContent = t("Start this");
+}
+
+const isTraining = (plan, row) => row.plans.length < 2 || !/infer|answer/.test(plan);
+
+$("#fit").addEventListener("click", action(async () => {
+  const data = await post("/fit", body());
+  fill($("#changes"), data.error ? faultBlock(data.error) : changes(data.changes));
+  for (const row of data.changes) {
+    const { model: other, ...rest } = row.changes;
+    if (other) model.value = other;
+    settings.set(rest);
+  }
+  await plan();
+}));
+$("#copy").addEventListener("click", () => copy($("#line").textContent));
+select.addEventListener("change", action(() => open(select.value)));
+model.addEventListener("input", later);
+card.addEventListener("input", later);
+
+const start = wanted();
+const known = tasks.flatMap((row) => row.plans.map((each) => each.name));
+await open(known.includes(start.plan) ? start.plan : known.includes("qlora") ? "qlora" : known[0], start.values || {});
