@@ -149,7 +149,7 @@ def _words() -> Iterator[tuple[str, str, str]]:
 
 
 def _heads(node: ast.AST) -> list[ast.expr]:
-    """Heads of a table, and names of a plan's terms."""
+    """Heads of a table, names of a plan's terms, and what a check of `onecard doctor` tells."""
     match node:
         case ast.Call(func=ast.Name(id="table"), args=[_, ast.List(elts=heads)]):
             return heads
@@ -157,7 +157,17 @@ def _heads(node: ast.AST) -> list[ast.expr]:
             return heads
         case ast.Call(func=ast.Name(id="Term"), args=[ast.Constant() as name, *_]):
             return [name]
+        case ast.Call(func=ast.Name(id="Check"), args=[name, _, *texts]):
+            parts = [part for text in texts for part in _constants(text)]
+            return [name, *(part for part in parts if not str(part.value).startswith("pip "))]
     return []
+
+
+def _constants(node: ast.expr) -> list[ast.Constant]:
+    """A text, or the texts of both cases of a conditional expression."""
+    if isinstance(node, ast.IfExp):
+        return [*_constants(node.body), *_constants(node.orelse)]
+    return [node] if isinstance(node, ast.Constant) else []
 
 
 def _glossary() -> Iterator[tuple[str, str, str]]:

@@ -19,7 +19,7 @@ from typing import Any
 from onecard.i18n import ENGLISH, current, gettext
 from onecard.units import duration
 
-WORD_COLUMNS = {"state", "status", "part", "what"}
+WORD_COLUMNS = {"state", "status", "part", "what", "found", "fix"}
 """Heads over words of the program's own; all other cells are data."""
 VERDICT_COLUMNS = {"because", "new against old"}
 """Heads over texts that may begin with a verdict."""
