@@ -25,6 +25,8 @@ from onecard.i18n import gettext
 from onecard.redaction import SECRET_NAME, redact
 
 ABOVE = {
+    "ui": "everything in a browser: plan, chat, notes, training with its proof, runs",
+    "mcp": "tools of this machine for other assistants, over the Model Context Protocol",
     "plan": "what a workload will need, before anything is loaded: onecard plan qlora llama-3.1-8b",
     "plan-bench": "the plan against a table of published measurements",
     "fit": "the largest of everything that fits on this card",
