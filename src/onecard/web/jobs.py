@@ -142,6 +142,12 @@ def create(
             why="a job has none",
             fix=f"onecard {task} {command}",
         )
+    if row.service and not server:
+        raise SettingsError(
+            f"{task} {command} is a server",
+            why="a server would hold the queue for ever",
+            fix="start it beside the queue: POST /api/services",
+        )
     _refuse_secrets(tasks.config_class(the_task, row.config), values)
     api.configure(task, command, preset=preset, values=values)
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -35,16 +35,9 @@ def listing(limit: int = 50, active: bool = False) -> list[dict[str, Any]]:
 def create(request: Request, body: JobRequest) -> dict[str, Any]:
     """Put work into the queue. It runs in a process of its own and outlives page and server."""
     state.of(request).roots.check_values(body.values)
-    row = task_list.command_of(task_list.get(body.task), body.command)
-    if row.service:
-        raise SettingsError(
-            f"{body.task} {body.command} is a server",
-            why="a server would hold the queue for ever",
-            fix="POST /api/services",
-        )
+    job = jobs.create(body.task, body.command, body.values, preset=body.preset, card=body.card)
     if body.free_models:
         services.stop_all()
-    job = jobs.create(body.task, body.command, body.values, preset=body.preset, card=body.card)
     jobs.start_queue()
     return job.as_dict()
 
