@@ -229,30 +229,27 @@ class ChatStore:
         error: Mapping[str, str] | None = None,
         model: str = "",
     ) -> None:
-        """The text so far, or with another status the whole."""
-        text, is_final = clean(content)[:MAX_CONTENT], status != "streaming"
+        """The text so far, or with another status the whole. A text so far that comes late, after
+        the whole, changes nothing."""
+        text, name = clean(content)[:MAX_CONTENT], clean(model)
         with self.database.open(write=True) as db:
-            self._unindex(db, message)
+            if status == "streaming":
+                db.execute(
+                    "UPDATE messages SET content = ? WHERE id = ? AND status = 'streaming'",
+                    (text, message),
+                )
+                return
             db.execute(
                 "UPDATE messages SET content = ?, status = ?, stats = ?, error = ?, "
                 "model = CASE WHEN ? = '' THEN model ELSE ? END WHERE id = ?",
-                (
-                    text,
-                    status,
-                    _json(stats),
-                    _json(error),
-                    clean(model),
-                    clean(model),
-                    message,
-                ),
+                (text, status, _json(stats), _json(error), name, name, message),
             )
-            if is_final:
-                db.execute(
-                    "UPDATE chats SET updated = ? WHERE id = (SELECT chat FROM messages WHERE "
-                    "id = ?)",
-                    (time.time(), message),
-                )
-                self.index(db, message, text)
+            db.execute(
+                "UPDATE chats SET updated = ? WHERE id = (SELECT chat FROM messages WHERE id = ?)",
+                (time.time(), message),
+            )
+            self._unindex(db, message)
+            self.index(db, message, text)
 
     def index(self, db: sqlite3.Connection, message: int, text: str) -> None:
         if self.database.has_fts:
