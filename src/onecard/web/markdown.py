@@ -44,7 +44,7 @@ def render(text: str) -> str:
 def sanitize(html: str) -> str:
     """Only TAGS with ATTRIBUTES; links leave the page without telling where they come from."""
     return nh3.clean(
-        html,
+        _printable(html),
         tags=TAGS,
         clean_content_tags={"script", "style"},
         attributes=ATTRIBUTES,
