@@ -15,6 +15,7 @@ import pytest
 from workbench import browser, page, workbench  # noqa: F401  (fixtures)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["ONECARD_LANG"] = "en"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # the processes of `pytest -n` share the cores; two threads on one core wait for each other

@@ -11,11 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onecard.api.data import edited_rows, rows
+    from onecard.api.data import document_blocks, edited_rows, pdf_view, rows, text_of
     from onecard.api.machine import (
         card_names,
         convert,
         doctor,
+        missing_packages,
         model_names,
         models,
         pull,
@@ -59,11 +60,12 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "data": ("edited_rows", "rows"),
+    "data": ("document_blocks", "edited_rows", "pdf_view", "rows", "text_of"),
     "machine": (
         "card_names",
         "convert",
         "doctor",
+        "missing_packages",
         "model_names",
         "models",
         "pull",
@@ -127,13 +129,16 @@ __all__ = [
     "convert",
     "device",
     "doctor",
+    "document_blocks",
     "edited_rows",
     "explain_oom",
     "find_run",
     "fit",
     "fit_card",
+    "missing_packages",
     "model_names",
     "models",
+    "pdf_view",
     "plan",
     "plan_bench",
     "plan_calibrate",
@@ -153,6 +158,7 @@ __all__ = [
     "run",
     "run_model",
     "runs",
+    "text_of",
     "trace",
     "trash_run",
     "trashed_runs",

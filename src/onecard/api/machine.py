@@ -16,6 +16,13 @@ def models() -> ModuleType:
     return store
 
 
+def missing_packages(task: str, command: str) -> tuple[list[str], str]:
+    """What a command needs and is not installed, and how to mend it. Raises NotFound."""
+    the_task = tasks.get(task)
+    lacking = loading.missing(tasks.command_of(the_task, command).requires)
+    return lacking, loading.missing_extra(the_task, lacking).fix if lacking else ""
+
+
 def model_names() -> list[str]:
     """Catalogued models and those that lie in the store."""
     return [row["name"] for row in store.listing().data["models"]]

@@ -10,7 +10,6 @@ from onecard import api, i18n, tasks
 from onecard import config as configs
 from onecard.config import Config
 from onecard.errors import NotFound
-from onecard.tasks import loading
 from onecard.tasks.base import Command, Task
 
 FOLDER_WORDS = ("dir", "folder", "folders", "root")
@@ -43,8 +42,7 @@ def trains(task: Task) -> bool:
 
 
 def _command_facts(task: Task, name: str, row: Command) -> dict[str, Any]:
-    lacking = loading.missing(row.requires)
-    fix = loading.missing_extra(task, lacking).fix if lacking else ""
+    lacking, fix = api.missing_packages(task.name, name)
     return {
         "name": name,
         "summary": i18n.gettext(row.summary),

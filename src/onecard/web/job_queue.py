@@ -51,7 +51,9 @@ def step() -> bool:
         return True
     process.wait()
     if not job.end:
-        if job.status == "queued":  # it died before its first word
+        if (job.folder / "stop").exists():
+            jobs.write_end(job.folder, "stopped")
+        elif job.status == "queued":  # it died before its first word
             text, _ = job.output()
             reason = text.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
             error = _error("the process ended before it began", reason[0])

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from onecard import __version__, api, i18n
 from onecard import tasks as task_list
 from onecard.errors import NotFound
-from onecard.web import access, forms, state
+from onecard.web import access, forms, services, state
 from onecard.web.routes.session import with_session
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ def chat(request: Request) -> Response:
 
 @router.get("/notes")
 def notes(request: Request) -> Response:
-    return _page(request, "notes.html")
+    return _page(request, "notes.html", task=services.provider("notes")[0])
 
 
 @router.get("/tasks/{name}")

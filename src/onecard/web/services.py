@@ -89,7 +89,9 @@ def start(service: str, values: dict[str, Any], *, card: str = "auto", task: str
 def _reap(process: Any, job: Job) -> None:
     """Its exit is taken, so that no zombie stays; an end without a word is told."""
     process.wait()
-    if not job.end:
+    if not job.end and (job.folder / "stop").exists():
+        jobs.write_end(job.folder, "stopped")
+    elif not job.end:
         error = {
             "what": "the model's server ended",
             "why": f"exit status {process.returncode}",

@@ -13,6 +13,12 @@ TASK = Task(
             "folders",
             recorded=False,
         ),
+        "indexes": Command(
+            "indexes:indexes",
+            "the indexes of this machine, with their folders",
+            "configs:IndexesConfig",
+            recorded=False,
+        ),
         "ask": Command(
             "ask:ask",
             "ask a question; the answer cites your files",

@@ -114,6 +114,10 @@ class IndexConfig(PictureConfig, IndexPathConfig, EmbedderConfig):
     """CPU threads; 0 takes as many as there are free physical cores, measured at the start."""
 
 
+class IndexesConfig(Config):
+    """Indexes."""
+
+
 class QuestionConfig(Config):
     """Question."""
 

@@ -71,9 +71,9 @@ def terms() -> list[dict[str, Any]]:
     return [
         {
             "term": row.term,
-            "name": i18n.gettext(row.term),
+            "name": row.localized().term,
             "aliases": list(row.aliases),
-            "definition": i18n.gettext(row.definition),
+            "definition": row.localized().definition,
         }
         for row in glossary.terms()
     ]
