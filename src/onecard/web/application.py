@@ -16,13 +16,26 @@ from onecard.redaction import redact
 from onecard.serving.guards import STATUS_OF_CODE, App, Scope
 from onecard.web import pages
 from onecard.web.access import Access, refusal
-from onecard.web.routes import data, files, jobs, machine, plans, runs, session, tasks
+from onecard.web.routes import (
+    chat,
+    chat_messages,
+    data,
+    files,
+    jobs,
+    machine,
+    notes,
+    plans,
+    runs,
+    session,
+    speech,
+    tasks,
+)
 from onecard.web.state import State
 
 LANGUAGE_COOKIE = "onecard_lang"
 MAX_PATH = 4096
 log = logging.getLogger("onecard.web")
-API = (session, machine, tasks, plans, jobs, runs, files, data)
+API = (session, machine, tasks, plans, jobs, runs, files, data, notes, chat, chat_messages, speech)
 
 
 def application(state: State) -> App:

@@ -36,7 +36,7 @@ function headline(plan, limit) {
   const word = { fits: t("fits"), "fits closely": t("fits closely"), "does not fit": t("does not fit") }[plan.verdict] || plan.verdict;
   const band = plan.low_bytes ? t("({low} to {high})", { low: bytes(plan.low_bytes), high: bytes(plan.high_bytes) }) : "";
   return el("p", { class: "row" }, el("span", { class: `badge ${VERDICTS[plan.verdict] || ""}` }, word),
-    el("strong", {}, bytes(plan.total_bytes)), band, t("of {free} free on {device}", { free: bytes(limit), device: plan.device.name }));
+    el("strong", {}, bytes(plan.total_bytes)), el("span", {}, band), el("span", {}, t("of {free} free on {device}", { free: bytes(limit), device: plan.device.name })));
 }
 
 function speeds(plan) {
