@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         trash_run,
         trashed_runs,
         vote,
+        vote_media,
         vote_verdict,
     )
 
@@ -95,6 +96,7 @@ _MODULES = {
         "run_model",
         "can_vote",
         "process_bytes",
+        "vote_media",
         "vote_verdict",
         "vote",
         "ballot",
@@ -163,5 +165,6 @@ __all__ = [
     "trash_run",
     "trashed_runs",
     "vote",
+    "vote_media",
     "vote_verdict",
 ]

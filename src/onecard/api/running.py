@@ -164,6 +164,11 @@ def vote(run_id: str, item: str, choice: str) -> None:
     _lazy("blind").vote(store.find(run_id), item, choice)
 
 
+def vote_media(run_id: str, item: str, side: str) -> Path:
+    """The picture or sound of an item: side is media, left or right. Raises NotFound."""
+    return cast(Path, _lazy("blind").media(store.find(run_id), item, side))
+
+
 def vote_verdict(run_id: str) -> dict[str, Any]:
     """The votes on a run as a paired test. Raises NotFound."""
     return cast(dict[str, Any], _lazy("blind").verdict(store.find(run_id)))

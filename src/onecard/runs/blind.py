@@ -21,6 +21,9 @@ from onecard.runs.store import RunRecord
 METRIC = "preferred"
 CHOICES = ("left", "right", "tie")
 BASE, TUNED = "base", "tuned"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+MEDIA = (*PICTURES, ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".webm")
+"""Endings of pictures and sounds that a browser shows."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Pair:
     media: str = ""
     """Path of the picture or the sound that the answers are of."""
     group: str = ""
+    pictures: bool = False
+    """Whether the answers are paths of pictures."""
 
 
 def pairs(run: RunRecord) -> list[Pair]:
@@ -59,7 +64,7 @@ def has_pairs(run: RunRecord) -> bool:
 
 
 def _pair(each_id: str, row: dict[str, Any]) -> Pair | None:
-    answers = row.get("answers")
+    answers = row.get("answers") or row.get("pictures")
     if not isinstance(answers, dict):
         answers = {name: row[name] for name in (BASE, TUNED) if name in row}
     names = list(answers)
@@ -67,12 +72,14 @@ def _pair(each_id: str, row: dict[str, Any]) -> Pair | None:
         return None
     base = BASE if BASE in names else names[0]
     tuned = TUNED if TUNED in names else next(name for name in reversed(names) if name != base)
+    media = row.get("audio") or next(iter(row.get("images") or ()), "")
     return Pair(
         each_id,
         str(row.get("question") or row.get("prompt") or ""),
         {BASE: str(answers[base]), TUNED: str(answers[tuned])},
-        str(row.get("audio") or row.get("image") or ""),
+        str(media),
         str(row.get("group") or ""),
+        pictures="pictures" in row and "answers" not in row,
     )
 
 
@@ -88,15 +95,36 @@ def ballot(run: RunRecord) -> dict[str, Any]:
             {
                 "id": pair.id,
                 "question": pair.question,
-                "left": pair.answers[left],
-                "right": pair.answers[right],
-                "media": pair.media,
+                # a path would tell whose picture it is
+                "left": "" if pair.pictures else pair.answers[left],
+                "right": "" if pair.pictures else pair.answers[right],
+                "pictures": pair.pictures,
+                "media": Path(pair.media).suffix.lower(),
                 "vote": _side(votes.get(pair.id, ""), left),
             }
         )
     # another order than the file's, whose neighbours may be of one document
     rows.sort(key=lambda row: hashlib.sha256(f"{salt} {row['id']}".encode()).digest())
     return {"run": run.id, "items": rows, "votes": sum(bool(row["vote"]) for row in rows)}
+
+
+def media(run: RunRecord, item: str, side: str) -> Path:
+    """The file behind an item: its own picture or sound ('media'), or an answer's ('left',
+    'right'). Raises NotFound for what is neither."""
+    pair = next((pair for pair in pairs(run) if pair.id == item), None)
+    path = Path()
+    if pair and side == "media" and pair.media:
+        path = Path(pair.media)
+    elif pair and pair.pictures and side in ("left", "right"):
+        left, right = _order(_salt(run), item)
+        path = Path(pair.answers[left if side == "left" else right])
+    if path.suffix.lower() not in MEDIA or not path.is_file():
+        raise NotFound(
+            "there is no picture or sound of this item",
+            why="it was moved, or is neither",
+            fix="vote on another item",
+        )
+    return path
 
 
 def vote(run: RunRecord, item: str, choice: str) -> None:

@@ -242,6 +242,7 @@ def _item_row(clip: Clip, base: scoring.Scores, tuned: scoring.Scores) -> dict[s
             measure: tuned[clip.id].errors.rate,
             f"base_{measure}": base[clip.id].errors.rate,
         },
+        "audio": str(clip.path),
         "reference": clip.text,
         "base": base[clip.id].text,
         "tuned": tuned[clip.id].text,

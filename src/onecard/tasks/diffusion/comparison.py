@@ -29,7 +29,7 @@ from onecard.tasks.diffusion import (
     lora_files,
     recommendation,
 )
-from onecard.tasks.diffusion.comparison_pictures import Job, PictureStore
+from onecard.tasks.diffusion.comparison_pictures import Job, PictureStore, folder_name, to_vote_on
 from onecard.tasks.diffusion.comparison_prompts import TwinPrompt
 from onecard.tasks.diffusion.features import Extractor
 from onecard.tasks.diffusion.fidelity import Features, Shots
@@ -96,6 +96,10 @@ class Comparison:
     """Step -> measure -> id of a picture -> score; the base is step 0."""
     groups: Mapping[str, int] = field(default_factory=dict)
     """Id of a picture -> its prompt."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Id of a picture with the trigger -> the words of its prompt."""
+    folder: Path | None = None
+    """Where the pictures lie."""
 
     def render(self) -> str:
         return "\n\n".join([self.table, *self.lines])
@@ -107,8 +111,13 @@ class Comparison:
         for name, rows in self.scores[step].items():
             for each, value in rows.items():
                 by_id.setdefault(each, {})[name] = value
+
+        def shown(each: str) -> dict[str, Any]:
+            folder, text = self.folder, self.texts.get(each)
+            return to_vote_on(folder, step, each, text) if folder and text else {}
+
         return [
-            {"id": each, "group": self.groups[each], "scores": values}
+            {"id": each, "group": self.groups[each], "scores": values, **shown(each)}
             for each, values in sorted(by_id.items())
         ]
 
@@ -264,7 +273,7 @@ def _shots(
 ) -> tuple[Shots, Shots]:
     """Features of the pictures (with the trigger, without it)."""
     jobs = [*bench.triggered, *bench.plain]
-    images = bench.store.pictures(name or f"step-{step:06d}", loras, jobs, progress)
+    images = bench.store.pictures(name or folder_name(step), loras, jobs, progress)
     if len(images) < len(jobs):
         n = len(jobs) - len(images)
         bench.run.reporter.warn(f"step {step}: {n} pictures were blackened by the safety checker")
@@ -374,6 +383,8 @@ def _result(
         advice,
         scores,
         groups,
+        {job.id: job.prompt for job in bench.triggered},
+        bench.store.folder,
     )
 
 

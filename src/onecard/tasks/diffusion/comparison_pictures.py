@@ -32,6 +32,23 @@ class Job:
     seed: int
 
 
+def folder_name(step: int) -> str:
+    """Of a checkpoint's pictures; the base is step 0."""
+    return f"step-{step:06d}"
+
+
+def to_vote_on(folder: Path, step: int, picture: str, prompt: str) -> dict[str, Any]:
+    """Prompt and the pictures of base and checkpoint, for a person to vote on; empty where one is
+    missing."""
+    paths = {
+        name: folder / folder_name(of) / f"{picture}.png"
+        for name, of in (("base", 0), ("tuned", step))
+    }
+    if not all(path.is_file() for path in paths.values()):
+        return {}
+    return {"prompt": prompt, "pictures": {n: str(path.resolve()) for n, path in paths.items()}}
+
+
 class PictureStore:
     """The pictures of one comparison in a folder for each checkpoint."""
 

@@ -202,6 +202,14 @@ def vote(run_id: str, body: Vote) -> dict[str, bool]:
     return {"kept": True}
 
 
+@router.get("/runs/{run_id}/blind/media")
+def ballot_media(
+    run_id: str, item: str, side: Literal["media", "left", "right"] = "media"
+) -> Response:
+    """The picture or sound that an item is of, or the picture on a side, without its name."""
+    return shown.file_reply(api.vote_media(run_id, item, side), name="item")
+
+
 @router.get("/runs/{run_id}/blind/verdict")
 def verdict(run_id: str) -> dict[str, Any]:
     """The votes so far as a paired test."""

@@ -7,17 +7,19 @@ const run = root.dataset.run;
 const result = el("div", { "aria-live": "polite" });
 let ballot = null, place = 0;
 
-function media(path) {
-  if (!path) return null;
-  const url = `/api/file?path=${encodeURIComponent(path)}`;
-  return /\.(png|jpe?g|webp|gif|bmp)$/i.test(path) ? el("img", { src: url, alt: t("the picture in question"), class: "media" }) : el("audio", { controls: true, src: url, "aria-label": t("the sound in question") });
+const mediaUrl = (item, side) => `/api/runs/${run}/blind/media?item=${encodeURIComponent(item.id)}&side=${side}`;
+
+function media(item) {
+  if (!item.media) return null;
+  return /^\.(png|jpe?g|webp|gif|bmp)$/.test(item.media)
+    ? el("img", { src: mediaUrl(item, "media"), alt: t("the picture in question"), class: "media" })
+    : el("audio", { controls: true, src: mediaUrl(item, "media"), "aria-label": t("the sound in question") });
 }
 
-function answer(text, side, name) {
-  const isPicture = /^\/.*\.(png|jpe?g|webp)$/i.test(text);
+function answer(item, side, name) {
   return el("div", { class: "panel answer-side" }, el("h3", {}, name),
-    isPicture ? el("img", { src: `/api/file?path=${encodeURIComponent(text)}`, alt: name }) : el("p", { class: "answer" }, text),
-    el("button", { type: "button", class: "primary", id: `vote-${side}`, "aria-pressed": String(ballot.items[place].vote === side), onclick: action(() => vote(side)) }, t("{name} is better", { name })));
+    item.pictures ? el("img", { src: mediaUrl(item, side), alt: name }) : el("p", { class: "answer" }, item[side]),
+    el("button", { type: "button", class: "primary", id: `vote-${side}`, "aria-pressed": String(item.vote === side), onclick: action(() => vote(side)) }, t("{name} is better", { name })));
 }
 
 function draw() {
@@ -25,8 +27,8 @@ function draw() {
   const votes = ballot.items.filter((row) => row.vote).length;
   fill(root,
     el("p", { role: "status" }, t("item {n} of {total}; {votes} votes", { n: place + 1, total: ballot.items.length, votes })),
-    item.question ? el("blockquote", {}, item.question) : null, media(item.media),
-    el("div", { class: "columns" }, answer(item.left, "left", t("A")), answer(item.right, "right", t("B"))),
+    item.question ? el("blockquote", {}, item.question) : null, media(item),
+    el("div", { class: "columns" }, answer(item, "left", t("A")), answer(item, "right", t("B"))),
     el("div", { class: "row" },
       el("button", { type: "button", onclick: () => turn(-1), disabled: place === 0 }, t("Previous")),
       el("button", { type: "button", id: "vote-tie", "aria-pressed": String(item.vote === "tie"), onclick: action(() => vote("tie")) }, t("Equally good")),
