@@ -2,13 +2,17 @@
 proven, opened in chat; votes; runs compared and thrown away."""
 
 import json
+import os
 import re
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="installed by make test")
-from playwright.sync_api import expect  # noqa: E402
+from playwright.sync_api import expect
+from workbench import start
 
 ROOT = Path(__file__).parents[2]
 SLOW = 120_000
@@ -83,33 +87,34 @@ def test_a_training_outlives_the_page_and_ends_in_chat(workbench, page, browser,
     again.get_by_role("button", name="Resume from the checkpoint").click()
     again.wait_for_url(re.compile("/jobs/"), timeout=SLOW)
     resumed = again.url.rsplit("/", 1)[1]
-    shorten(workbench, resumed)
+    expect(again.locator(".proof")).to_be_visible(timeout=SLOW)  # the page shows it by itself
     row = workbench.wait(resumed)
-    assert row["status"] in ("done", "stopped"), row
+    assert row["status"] == "done", row
+    assert "resum" in row_text(workbench, resumed).lower()
+    again.get_by_role("link", name="Open the run").click()
+    expect(again.locator(".proof")).to_contain_text("val_loss")
+    link = again.locator("#open-in-chat")
+    assert link.get_attribute("href") == f"/chat?model=run%3A{row['run']}"
     assert workbench.api.get(f"/runs/{run}").json()["status"] == "stopped"
     again.context.close()
 
 
+def row_text(workbench, job_id):
+    return workbench.api.get(f"/jobs/{job_id}?start=0").json()["output"]
+
+
 def wait_for_checkpoint(workbench, job_id):
     """Until the run has written its first whole checkpoint."""
-    from processes import wait_until
-
-    def has_one():
+    for _ in range(1200):
         run = workbench.api.get(f"/jobs/{job_id}").json()["run"]
         folder = workbench.home / "runs" / run / "artifacts"
-        return any(folder.glob("**/*checkpoint*"))
-
-    wait_until(has_one, 120)
-
-
-def shorten(workbench, job_id):
-    """Nothing: the resumed training ends by itself."""
+        if any(folder.glob("**/*checkpoint*")):
+            return
+        time.sleep(0.1)
+    raise AssertionError("there is no checkpoint")
 
 
 def test_the_truth_of_a_dead_job_is_told(workbench, page, text):
-    import os
-    import signal
-
     values = {**SETTINGS, "dataset": str(text), "bf16": "off", "max_steps": 100_000}
     job = workbench.api.post(
         "/jobs", json={"task": "tinylm", "command": "train", "values": values}
@@ -121,3 +126,85 @@ def test_the_truth_of_a_dead_job_is_told(workbench, page, text):
     expect(page.locator(".job .badge.killed")).to_be_visible(timeout=SLOW)
     page.reload()
     expect(page.locator(".job .badge.killed")).to_be_visible(timeout=SLOW)
+
+
+def test_data_are_checked_mended_and_used(workbench, page):
+    rows = [{"question": f"What is {i}?", "answer": f"It is {i * 7}, a number."} for i in range(40)]
+    lines = [json.dumps(row) for row in rows]
+    lines.insert(4, '{"question": "Broken')
+    path = workbench.files / "pairs.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    page.goto(f"{workbench.url}/tasks/finetune#check")
+    fill_field(page, "dataset", path)
+    fill_field(page, "model", "smollm2-135m")
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_role("cell", name="broken rows")).to_be_visible(timeout=SLOW)
+    page.get_by_role("button", name=re.compile("pairs.jsonl:5")).click()
+    row = page.locator(".data-row.broken")
+    row.locator("textarea").fill('{"question": "Mended?", "answer": "Yes, it is."}')
+    page.locator(".data-row").last.get_by_label("reject").check()
+    page.get_by_role("button", name="Save a copy with these changes").click()
+    expect(page.get_by_text("1 changed, 1 rejected, 39 kept")).to_be_visible()
+    copy = workbench.files / "pairs.edited.jsonl"
+    assert page.locator('[data-field="dataset"] input').first.input_value() == str(copy)
+    assert [json.loads(line)["question"] for line in copy.read_text().splitlines()][4] == "Mended?"
+    assert path.read_text().splitlines()[4] == '{"question": "Broken'
+
+
+def test_make_it_fit_turns_the_settings(workbench, page):
+    page.goto(f"{workbench.url}/plan")
+    page.locator("#plan").select_option("qlora")
+    page.locator("#model").fill("llama-3.1-8b")
+    page.locator("#card").fill("7gb")
+    bar = page.locator("#bar")
+    expect(bar.locator(".badge")).to_have_text("does not fit")
+    page.locator("#fit").click()
+    expect(page.locator("#changes li").first).to_be_visible()
+    expect(bar.locator(".badge")).to_have_text(re.compile("^fits"))
+    command = page.locator("#line").inner_text()
+    assert command.startswith("onecard plan qlora llama-3.1-8b")
+    assert "--card 7gb" in command
+
+
+def test_a_slider_moves_the_bar(workbench, page):
+    page.goto(f"{workbench.url}/plan")
+    slider = page.locator('[data-field="max_seq_length"] input[type=range]')
+    before = page.locator("#bar strong").first.inner_text()
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(page.locator("#bar strong").first).not_to_have_text(before)
+    number = page.locator('[data-field="max_seq_length"] input[type=number]')
+    assert number.input_value() == "4096"
+
+
+def test_jobs_wait_for_each_other_and_survive_the_server(session_home, text):
+    home = session_home
+    bench = start(home, "--root", text.parent)
+    values = {**SETTINGS, "dataset": str(text), "max_steps": 100_000}
+    body = {"task": "tinylm", "command": "train", "values": values}
+    one = bench.api.post("/jobs", json=body).json()["id"]
+    two = bench.api.post("/jobs", json={**body, "values": {**values, "max_steps": 20}}).json()["id"]
+    until(lambda: (run := bench.api.get(f"/jobs/{one}").json()["run"]) and curves(bench, run))
+    assert bench.api.get(f"/jobs/{two}").json()["place"] == 1
+    bench.process.send_signal(signal.SIGKILL)
+    bench.process.wait()
+
+    bench = start(home, "--root", text.parent)
+    assert bench.api.get(f"/jobs/{one}").json()["status"] == "running"
+    bench.api.post(f"/jobs/{one}/stop")
+    row = bench.wait(one)
+    assert row["status"] == "stopped", (row, bench.api.get(f"/jobs/{one}").json()["output"])
+    assert bench.wait(two)["status"] == "done"
+    bench.stop()
+
+
+def curves(bench, run):
+    return bench.api.get(f"/runs/{run}/events").json()["curves"]
+
+
+def until(condition):
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not come true")

@@ -118,6 +118,10 @@ def main(folder: Path) -> int:
         return fault.code
     except Exception as fault:
         reporter.line(traceback.format_exc())
+        if (folder / "stop").exists():
+            # Ctrl-C in the middle of a library's import is told as whatever the import makes of it
+            jobs.write_end(folder, "stopped")
+            return 130
         error = {
             "what": redact(f"onecard failed: {type(fault).__name__}: {str(fault)[:300]}"),
             "why": "this should not happen",
