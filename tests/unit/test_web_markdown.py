@@ -84,6 +84,7 @@ HOSTILE = [
     "<iframe srcdoc='<script>1</script>'></iframe>",
     "<style>*{background:url(https://evil.example)}</style>",
     "<a href='https://a.b' style='position:fixed' onclick=x id=q class=menu>x</a>",
+    "<a href='javascript:alert(1)'>x</a><a href='data:text/html,x'>y</a><a href='//e.v'>z</a>",
     "<form action=/api/jobs><button>x</button></form>",
     "<base href=https://evil.example><link rel=stylesheet href=x><meta http-equiv=refresh>",
     "```html\n<script>alert(1)</script>\n```",

@@ -75,7 +75,7 @@ export class MessageView {
     this.prose = message.role === "assistant" ? new Prose() : null;
     this.who = el("p", { class: "who" });
     this.plain = el("div", { class: "plain" });
-    this.thought = el("div", { class: "plain" });
+    this.thought = el("div", { class: "thought" });
     this.thinking = el("details", { class: "thinking", hidden: true }, el("summary", {}, t("Thoughts")), this.thought);
     this.pictures = el("div", { class: "pictures" }, message.pictures.map((name) => {
       const address = `/api/chats/${chat}/pictures/${name}`;

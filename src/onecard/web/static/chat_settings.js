@@ -42,7 +42,7 @@ export class Settings {
     $("#model-button").addEventListener("click", () => this.pick());
     $("#model-search").addEventListener("input", () => this.drawModels());
     $("#model-search").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.isComposing) { event.preventDefault(); $("#model-list button")?.click(); }
+      if (event.key === "Enter" && !event.isComposing) { event.preventDefault(); if (this.models) $("#model-list button")?.click(); }
       if (event.key === "ArrowDown") { event.preventDefault(); $("#model-list button")?.focus(); }
     });
     $("#model-list").addEventListener("keydown", (event) => this.arrows(event));
@@ -98,6 +98,7 @@ export class Settings {
   async pick() {
     const dialog = $("#models");
     $("#model-search").value = "";
+    this.models = null;
     fill($("#model-list"), el("p", { class: "help" }, t("Looking …")));
     dialog.showModal();
     $("#model-search").focus();
@@ -108,9 +109,10 @@ export class Settings {
   }
 
   drawModels() {
+    if (!this.models) return;
     const typed = $("#model-search").value.trim(), words = typed.toLowerCase().split(/\s+/);
     const heads = { auto: "", here: t("On this machine"), run: t("Results of your runs"), catalogue: t("In the catalogue: downloaded when chosen") };
-    const rows = (this.models || []).filter((row) => words.every((word) => `${row.name} ${row.summary}`.toLowerCase().includes(word)));
+    const rows = this.models.filter((row) => words.every((word) => `${row.name} ${row.summary}`.toLowerCase().includes(word)));
     const nodes = [];
     for (const [group, head] of Object.entries(heads)) {
       const some = rows.filter((row) => row.group === group);
@@ -118,7 +120,7 @@ export class Settings {
       if (head) nodes.push(el("h3", {}, head));
       for (const row of some) nodes.push(this.choice(row.name, about(row), row.bytes ? bytes(row.bytes) : ""));
     }
-    if (typed && !(this.models || []).some((row) => row.name === typed)) {
+    if (typed && !this.models.some((row) => row.name === typed)) {
       nodes.push(el("h3", {}, t("Another model")), this.choice(typed, t("a name, a .gguf file, a folder, org/name or run:ID"), ""));
     }
     fill($("#model-list"), nodes);
