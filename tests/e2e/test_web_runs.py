@@ -159,3 +159,12 @@ def test_a_running_run_is_not_thrown_away(own_home, monkeypatch):
     with pytest.raises(OneCardError):
         trash.put(run)
     assert run.folder.is_dir()
+
+
+def test_an_answer_with_a_line_separator_is_one_item(own_home, monkeypatch):
+    rows = answers(2)
+    rows[0]["answers"]["tuned"] = "one\u2028two\x85three"
+    run = store.find(new_run(own_home, monkeypatch, 3, rows))
+    assert len(run.items()) == 2
+    blind.vote(run, "item 0", "left")
+    assert blind.verdict(run)["votes"] == 1

@@ -11,7 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onecard.api.data import document_blocks, edited_rows, pdf_view, rows, text_of
+    from onecard.api.data import (
+        document_blocks,
+        edited_rows,
+        pdf_view,
+        picture_file,
+        pictures,
+        reject_picture,
+        rows,
+        text_of,
+    )
     from onecard.api.machine import (
         card_names,
         convert,
@@ -61,7 +70,16 @@ if TYPE_CHECKING:
     )
 
 _MODULES = {
-    "data": ("document_blocks", "edited_rows", "pdf_view", "rows", "text_of"),
+    "data": (
+        "document_blocks",
+        "edited_rows",
+        "pdf_view",
+        "picture_file",
+        "pictures",
+        "reject_picture",
+        "rows",
+        "text_of",
+    ),
     "machine": (
         "card_names",
         "convert",
@@ -141,6 +159,8 @@ __all__ = [
     "model_names",
     "models",
     "pdf_view",
+    "picture_file",
+    "pictures",
     "plan",
     "plan_bench",
     "plan_calibrate",
@@ -153,6 +173,7 @@ __all__ = [
     "process_bytes",
     "pull",
     "quantize",
+    "reject_picture",
     "report",
     "rerun",
     "restore_run",

@@ -7,6 +7,7 @@ from typing import Any
 from onecard.datasets import documents, row_edits
 from onecard.datasets import pdf_view as pdf_pages
 from onecard.datasets.encoding import decode
+from onecard.datasets.images import rejects
 from onecard.datasets.pdf_view import PageView
 from onecard.errors import DataError, NotFound, unreadable_file
 
@@ -19,6 +20,24 @@ def rows(path: Path, start: int = 0, limit: int = 50, query: str = "") -> dict[s
 def edited_rows(path: Path, edits: Mapping[int, str | None]) -> tuple[Path, dict[str, int]]:
     """A copy of a data file with rows changed or left out. Raises DataError."""
     return row_edits.edited_copy(path, edits)
+
+
+def pictures(root: Path, start: int, limit: int, *, rejected: bool = False) -> dict[str, Any]:
+    """Names of a data set's pictures, or of those that were rejected. Raises NotFound."""
+    return rejects.listing(root, start, limit, rejected=rejected)
+
+
+def picture_file(root: Path, name: str, *, rejected: bool = False) -> Path:
+    """The file of a listed picture. Raises NotFound, DataError."""
+    return rejects.picture(root, name, rejected=rejected)
+
+
+def reject_picture(root: Path, name: str, *, restore: bool = False) -> list[str]:
+    """Move a picture with its labels into the data set's `.rejected`, or back; what was moved.
+
+    Raises NotFound, DataError.
+    """
+    return rejects.restore(root, name) if restore else rejects.reject(root, name)
 
 
 def pdf_view(path: Path, page: int, text: str = "") -> PageView:

@@ -176,7 +176,7 @@ def _folder(run: RunRecord) -> Path:
 def _votes(run: RunRecord) -> dict[str, str]:
     votes: dict[str, str] = {}
     try:
-        lines = (_folder(run) / "votes.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (_folder(run) / "votes.jsonl").read_text(encoding="utf-8").split("\n")
     except OSError:
         return votes
     for line in lines:

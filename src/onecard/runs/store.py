@@ -101,7 +101,10 @@ class RunRecord:
         rows: dict[str, dict[str, Any]] = {}
         if not path.exists():
             return rows
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        # by \n alone: an answer may hold U+2028, at which splitlines would cut
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line:
+                continue
             try:
                 row = json.loads(line)
                 rows[str(row["id"])] = row

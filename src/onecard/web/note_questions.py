@@ -24,7 +24,7 @@ def rows(index: str) -> list[dict[str, Any]]:
     """The set so far; half a line is passed over."""
     out = []
     try:
-        lines = path_of(index).read_text(encoding="utf-8").splitlines()
+        lines = path_of(index).read_text(encoding="utf-8").split("\n")
     except OSError:
         return []
     for line in lines:

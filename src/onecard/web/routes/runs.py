@@ -18,6 +18,8 @@ router = APIRouter(tags=["runs"])
 MAX_EVENTS = 2000
 """Points of a curve that one answer gives: thinned evenly, the last one kept."""
 MAX_ITEMS = 500
+SAMPLES = 4
+"""Pictures that a running training shows, the newest."""
 MAX_COMPARED = 8
 
 
@@ -109,6 +111,7 @@ def events(run_id: str, after: int = -1) -> dict[str, Any]:
         "curves": curves(row, after),
         "measured_bytes": measured_bytes(row),
         "planned_bytes": shown.json_file(row.folder / "plan.json").get("total_bytes"),
+        "pictures": [f["name"] for f in shown.newest(row.folder, "image", SAMPLES)],
     }
 
 

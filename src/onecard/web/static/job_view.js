@@ -71,16 +71,24 @@ function progress(bar, what, job) {
 /** Curves and memory of a run into a node, once a second while it runs. */
 export function runView(id, node) {
   const plots = el("div", { class: "columns" });
-  const memory = el("div");
-  node.append(memory, plots);
+  const memory = el("div"), pictures = el("div", { class: "gallery" });
+  node.append(memory, plots, pictures);
   let plan = null;
   return poll(1000, async () => {
     const data = await get(`/runs/${id}/events`);
     if (!plan) plan = (await get(`/runs/${id}`)).plan;
     if (plan?.terms) fill(memory, bar(plan, data));
     drawCurves(plots, data.curves);
+    samples(pictures, id, data.pictures);
     return data.status === "running";
   });
+}
+
+/** The pictures that a training wrote last. */
+function samples(node, id, names) {
+  if (node.dataset.names === names.join()) return;
+  node.dataset.names = names.join();
+  fill(node, names.map((name) => el("figure", {}, el("img", { src: `/api/runs/${id}/files/${name.split("/").map(encodeURIComponent).join("/")}`, alt: name }), el("figcaption", { class: "help" }, name))));
 }
 
 function bar(plan, data) {

@@ -4,6 +4,7 @@ import { $, action, copy, el, faultBlock, fill, get, post, t, table } from "./ap
 import { form } from "./form.js";
 import { jobView } from "./job_view.js";
 import { changes, memoryBar } from "./memory_bar.js";
+import { picturesEditor } from "./pictures_editor.js";
 import { rowsEditor } from "./rows_editor.js";
 
 const root = $("#task");
@@ -146,21 +147,20 @@ function serviceButton(body) {
 /** What an ended job left: findings, a table or text, pictures, the proof, and where to go next. */
 async function outcome(job, below, settings, command) {
   const node = $("#outcome", below) || below;
+  const result = job.status === "done" ? await get(`/jobs/${job.id}/result`).catch(() => null) : null;
+  const parts = [findings(result?.findings, settings, command, node)];
   if (job.run) {
     const { runSummary } = await import("./run_summary.js");
-    fill(node, await runSummary(job.run));
-    return;
+    parts.push(...(await runSummary(job.run)));
   }
-  if (job.status !== "done") return;
-  const result = await get(`/jobs/${job.id}/result`).catch(() => null);
-  fill(node, el("h2", {}, t("Result")), findings(result?.findings, settings, command, node),
-    job.text ? el("pre", { class: "log", tabindex: "0" }, job.text) : null);
+  if (job.text) parts.push(el("details", { class: "panel", open: !job.run }, el("summary", {}, t("Result")), el("pre", { class: "log", tabindex: "0" }, job.text)));
+  fill(node, parts);
 }
 
 /** What a check of data came upon, with a way to the rows. */
 export function findings(rows, settings, command, node) {
-  if (!Array.isArray(rows)) return null;
   const path = settings?.fields.get(command.positional)?.value();
+  if (!Array.isArray(rows)) return command.name === "check" ? lookAtPictures(path) : null;
   const first = Array.isArray(path) ? path[0] : path;
   const open = (example) => {
     const line = Number((String(example).match(/[:[](\d+)/) || [])[1] || 1);
@@ -177,7 +177,15 @@ export function findings(rows, settings, command, node) {
         ? el("button", { type: "button", class: "quiet", onclick: () => open(example) }, String(example).slice(0, 120))
         : String(example).slice(0, 120)))),
     ])) : el("p", {}, t("The data have no faults.")),
-    canEdit ? el("button", { type: "button", onclick: () => open(1) }, t("Look at the rows")) : null);
+    canEdit ? el("button", { type: "button", onclick: () => open(1) }, t("Look at the rows")) : lookAtPictures(first));
+}
+
+/** A button to the pictures of a data set in a folder. */
+function lookAtPictures(path) {
+  const folder = String(path || "").replace(/\/[^/]+\.(ya?ml|json)$/i, "");
+  if (!folder || /\.\w{2,7}$/.test(folder)) return null;
+  const place = el("div");
+  return el("div", {}, el("button", { type: "button", onclick: () => fill(place, picturesEditor(folder)) }, t("Look at the pictures")), place);
 }
 
 const [hash, values] = wanted();
