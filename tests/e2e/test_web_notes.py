@@ -44,7 +44,7 @@ def test_a_folder_is_indexed_asked_and_cited(workbench, page, folder):
     expect(page.locator("#document h2").first).to_have_text("timeouts.md")
     expect(page.locator("#document .hit", has_text="retry delay doubles")).to_be_visible()
 
-    page.get_by_role("button", name="good answer").click()
+    page.get_by_role("button", name="Good answer").click()
     expect(page.get_by_text("Kept in the question set.")).to_be_visible()
     page.reload()
     expect(page.locator(".answer-text")).to_contain_text("doubles after each failure")

@@ -51,7 +51,7 @@ SETTINGS = {
     "per_device_train_batch_size": 8,
     "compile": "off",
     "bf16": "off",
-    "max_steps": 3000,
+    "max_steps": 1500,
     "save_steps": 100,
     "eval_steps": 100,
     "sample": "The ",

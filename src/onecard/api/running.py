@@ -151,12 +151,13 @@ def can_vote(run_id: str) -> bool:
 
 
 def run_model(run_id: str) -> str:
-    """The GGUF file that a run left for `onecard chat`, else empty."""
+    """The model that a run left, a GGUF file or a folder; empty where it left none."""
+    run = store.find(run_id)
     try:
-        path = store.result_model(store.find(run_id).id)
+        return str(store.result_model(run.id))
     except NotFound:
-        return ""
-    return str(path) if path.suffix == ".gguf" else ""
+        named = record.read_json(run.folder / "artifacts" / "result.json").get("model")
+        return named if isinstance(named, str) else ""
 
 
 def vote(run_id: str, item: str, choice: str) -> None:

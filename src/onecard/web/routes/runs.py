@@ -80,6 +80,7 @@ def run(run_id: str) -> dict[str, Any]:
     """Everything of a run that a page shows; its events and items have paths of their own."""
     row = api.find_run(run_id)
     folder = row.folder
+    model = api.run_model(row.id) if row.status == "done" else ""
     return {
         **run_row(row),
         "folder": str(folder),
@@ -97,8 +98,8 @@ def run(run_id: str) -> dict[str, Any]:
         "job": _job_of(row),
         "can_resume": _can_resume(row),
         "can_vote": api.can_vote(row.id),
-        "model": api.run_model(row.id),
-        "next": forms.next_commands(row.task, row.command, row.id) if row.status == "done" else [],
+        "model": model if model.endswith(".gguf") else "",
+        "next": forms.next_commands(row.task, row.command, row.id) if model else [],
     }
 
 

@@ -20,7 +20,7 @@ export function choose({ folder = false } = {}) {
         take.disabled = !data.path;
         const rows = data.entries.map((entry) => el("li", {},
           el("button", { type: "button", class: "quiet", onclick: () => (entry.folder ? open(entry.path) : dialog.close(entry.path)) },
-            entry.folder ? "📁 " : "📄 ", entry.name)));
+            entry.folder ? `${entry.name}/` : entry.name)));
         const up = data.path ? el("li", {}, el("button", { type: "button", class: "quiet", onclick: () => open(data.parent) }, "↩ ", t("up"))) : null;
         fill(list, up, rows, data.left_out ? el("li", {}, t("{n} more", { n: data.left_out })) : null);
       } catch (fault) {

@@ -15,14 +15,16 @@ export function jobView(id, { ended = () => {}, title = "" } = {}) {
   const live = el("div", { class: "live" });
   const log = el("pre", { class: "log", tabindex: "0", "aria-label": t("log") });
   const fault = el("div");
+  const logNode = el("details", { open: true, hidden: true }, el("summary", {}, t("Log")), log);
   const node = el("section", { class: "panel job", "data-job": id }, head, bar, what, fault, live,
-    el("details", { open: true }, el("summary", {}, t("Log")), log));
+    logNode);
   let next = 0, run = null;
 
   const watch = poll(1000, async () => {
     const job = await get(`/jobs/${id}?start=${next}`);
     next = job.next;
     if (job.output) append(log, job.output);
+    logNode.hidden = !log.textContent.trim();
     header(head, job, title);
     progress(bar, what, job);
     if (job.run && !run) run = runView(job.run, live);
@@ -79,7 +81,8 @@ export function runView(id, node) {
     if (!plan) plan = (await get(`/runs/${id}`)).plan;
     if (plan?.terms) fill(memory, bar(plan, data));
     drawCurves(plots, data.curves);
-    samples(pictures, id, data.pictures);
+    // what an ended run left is shown with its files
+    samples(pictures, id, data.status === "running" ? data.pictures : []);
     return data.status === "running";
   });
 }
@@ -92,7 +95,7 @@ function samples(node, id, names) {
 }
 
 function bar(plan, data) {
-  const node = memoryBar(plan, { measured: data.measured_bytes });
+  const node = memoryBar(plan, { measured: data.measured_bytes, live: data.status === "running" });
   $("details", node).open = false;
   return node;
 }

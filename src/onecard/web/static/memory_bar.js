@@ -5,7 +5,7 @@ import { badge, bytes, el, number, t } from "./api.js";
 const VERDICTS = { fits: "fits", "fits closely": "closely", "does not fit": "no" };
 
 /** The bar with its legend. */
-export function memoryBar(plan, { measured = 0 } = {}) {
+export function memoryBar(plan, { measured = 0, live = false } = {}) {
   const limit = plan.device.free_bytes;
   const widest = Math.max(plan.total_bytes, plan.high_bytes || 0, limit, measured) * 1.03 || 1;
   const share = (n) => `${(n / widest) * 100}%`;
@@ -28,8 +28,13 @@ export function memoryBar(plan, { measured = 0 } = {}) {
     bar.append(mark);
   }
   return el("div", { class: "memory" }, headline(plan, limit), bar,
-    measured ? el("p", {}, t("measured now: {n} ({percent} % of the plan)", { n: bytes(measured), percent: Math.round((100 * measured) / (plan.total_bytes || 1)) })) : null,
+    measured ? el("p", {}, measuredText(measured, plan, live)) : null,
     speeds(plan), legend(plan.terms.filter((term) => term.bytes > 0)), plan.notes.map((note) => el("p", { class: "help" }, note)));
+}
+
+function measuredText(measured, plan, live) {
+  const values = { n: bytes(measured), percent: Math.round((100 * measured) / (plan.total_bytes || 1)) };
+  return live ? t("measured now: {n} ({percent} % of the plan)", values) : t("measured at most: {n} ({percent} % of the plan)", values);
 }
 
 function headline(plan, limit) {

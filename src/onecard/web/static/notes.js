@@ -131,14 +131,14 @@ function thumbs(turn) {
     drawQuestions(data);
     toast(t("Kept in the question set."));
   };
-  const up = el("button", { type: "button", "aria-label": t("good answer"), onclick: action(async () => { await send({ thumb: "up", answer: turn.answer, citations: turn.citations }); up.setAttribute("aria-pressed", "true"); }) }, "👍");
-  const down = el("button", { type: "button", "aria-label": t("bad answer"), onclick: () => {
+  const up = el("button", { type: "button", onclick: action(async () => { await send({ thumb: "up", answer: turn.answer, citations: turn.citations }); up.setAttribute("aria-pressed", "true"); }) }, t("Good answer"));
+  const down = el("button", { type: "button", onclick: () => {
     const right = el("textarea", { rows: 2, "aria-label": t("What would be right?"), placeholder: t("What would be right? (may stay empty)") });
     const none = el("input", { type: "checkbox" });
     fill(more, right, el("label", { class: "row" }, none, t("my notes do not hold the answer")),
       el("button", { type: "button", class: "primary", onclick: action(async () => { await send({ thumb: "down", answer: right.value, answerable: !none.checked }); fill(more); down.setAttribute("aria-pressed", "true"); }) }, t("Keep")));
     right.focus();
-  } }, "👎");
+  } }, t("Bad answer"));
   const more = el("div", { class: "stack" });
   row.append(up, down);
   return el("div", {}, row, more);
@@ -154,7 +154,7 @@ async function questions() {
 function drawQuestions(data) {
   const rows = data.rows || [];
   fill($("#questions"), el("p", { class: "help" }, t("{n} questions in {path}", { n: rows.length, path: data.path || "" })),
-    el("ul", {}, rows.slice(-50).map((row) => el("li", {}, row.thumb === "up" ? "👍 " : "👎 ", row.question, " ",
+    el("ul", {}, rows.slice(-50).map((row) => el("li", {}, el("span", { class: `badge ${row.thumb === "up" ? "good" : "bad"}` }, row.thumb === "up" ? t("good") : t("bad")), " ", row.question, " ",
       el("button", { type: "button", class: "quiet", "aria-label": t("remove {question}", { question: row.question }), onclick: action(async () => {
         const left = await call("DELETE", `/notes/questions/${row.id}?index=${encodeURIComponent(select.value)}`);
         drawQuestions({ ...data, rows: left.rows });

@@ -10,10 +10,15 @@ export async function showPassage(node, row) {
   const data = await get(`/passage?${query(asked)}`);
   const body = { pdf, lines, markdown, blocks }[data.kind](data, asked, node);
   fill(node, el("h2", {}, data.name), el("p", { class: "help mono" }, data.path), body);
-  const hit = node.querySelector(".hit");
+  const quote = words(asked.quote);
+  const exact = [...node.querySelectorAll(".block.hit")].find((block) => quote && words(block.textContent).includes(quote));
+  exact?.classList.add("exact");
+  const hit = exact || node.querySelector(".hit");
   if (hit) hit.scrollIntoView({ block: "center" });
   else node.scrollIntoView({ block: "nearest" });
 }
+
+const words = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
 
 function pdf(data, asked, node) {
   const sheet = el("div", { class: "sheet" }, el("img", { alt: t("page {page} of {pages}", data), src: `/api/passage/page.png?${query({ ...asked, page: data.page })}` }));

@@ -123,7 +123,10 @@ function commandView(command, start) {
     plan();
     const rows = await get("/jobs?limit=200");
     const last = rows.find((row) => row.task === name && row.command === command.name && !row.server);
-    if (last && !job) follow(last.id);
+    if (last && !job) {
+      if (!Object.keys(start).length) { settings.set(last.settings); plan(); }
+      follow(last.id);
+    }
   })().catch((fault) => fill(left, faultBlock(fault)));
   return { node, stop: () => { job?.stop(); clearTimeout(timer.id); } };
 }
@@ -149,11 +152,12 @@ async function outcome(job, below, settings, command) {
   const node = $("#outcome", below) || below;
   const result = job.status === "done" ? await get(`/jobs/${job.id}/result`).catch(() => null) : null;
   const parts = [findings(result?.findings, settings, command, node)];
+  const isCheck = command.name === "check";
+  if (job.text) parts.push(el("details", { class: "panel", open: !job.run || isCheck }, el("summary", {}, t("Result")), el("pre", { tabindex: "0" }, job.text)));
   if (job.run) {
     const { runSummary } = await import("./run_summary.js");
     parts.push(...(await runSummary(job.run)));
   }
-  if (job.text) parts.push(el("details", { class: "panel", open: !job.run }, el("summary", {}, t("Result")), el("pre", { class: "log", tabindex: "0" }, job.text)));
   fill(node, parts);
 }
 
@@ -163,7 +167,7 @@ export function findings(rows, settings, command, node) {
   if (!Array.isArray(rows)) return command.name === "check" ? lookAtPictures(path) : null;
   const first = Array.isArray(path) ? path[0] : path;
   const open = (example) => {
-    const line = Number((String(example).match(/[:[](\d+)/) || [])[1] || 1);
+    const line = Number((String(example).match(/\.\w+[:[](\d+)/) || [])[1] || 1);
     const editor = rowsEditor(first, { start: Math.max(0, line - 3), saved: (copyPath) => settings.set({ [command.positional]: Array.isArray(path) ? [copyPath] : copyPath }) });
     $("#editor", node)?.remove();
     node.append(el("div", { id: "editor" }, editor));
