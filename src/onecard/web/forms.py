@@ -1,6 +1,8 @@
 """A command's Config as a form: the fields with their kind, limits, help and default. There is no
 second list: a new task or setting appears by itself."""
 
+import time
+from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -12,6 +14,8 @@ from onecard.config import Config
 from onecard.errors import NotFound
 from onecard.tasks.base import Command, Task
 
+LOOK_S = 60
+"""Time after which a package that was installed meanwhile is seen."""
 FOLDER_WORDS = ("dir", "folder", "folders", "root")
 """Last words of a setting's name whose path is a folder."""
 
@@ -41,8 +45,14 @@ def trains(task: Task) -> bool:
     return "train" in task.commands
 
 
+@lru_cache(maxsize=500)
+def _missing(task: str, command: str, period: int) -> tuple[list[str], str]:
+    """Looked up anew in each period: the metadata of all packages take half a second."""
+    return api.missing_packages(task, command)
+
+
 def _command_facts(task: Task, name: str, row: Command) -> dict[str, Any]:
-    lacking, fix = api.missing_packages(task.name, name)
+    lacking, fix = _missing(task.name, name, int(time.monotonic() / LOOK_S))
     return {
         "name": name,
         "summary": i18n.gettext(row.summary),
