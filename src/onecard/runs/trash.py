@@ -42,8 +42,8 @@ def put(run: RunRecord) -> Path:
 
 def restore(run_id: str) -> RunRecord:
     """Undo it. Raises NotFound."""
-    source = folder() / run_id
-    if not run_id or "/" in run_id or not (source / "run.json").is_file():
+    source = next((run.folder for run in listing() if run.id == run_id), None)
+    if source is None:
         raise not_found("run in the trash", run_id, [run.id for run in listing()])
     target = paths.runs() / run_id
     source.rename(target)

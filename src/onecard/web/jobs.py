@@ -13,6 +13,7 @@ process is gone without an end was killed.
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -33,6 +34,8 @@ MAX_OUTPUT = 200_000
 KEPT = 300
 """Jobs that ended and stay on the disk: their runs stay anyway."""
 MAX_JOB_JSON = 8 << 20
+ID = re.compile(r"[\w-]{1,200}")
+"""What a job can be named: no path, and no longer than a file system takes."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +197,8 @@ def active() -> list[Job]:
 
 def find(job_id: str) -> Job:
     """Raises NotFound."""
-    folder = root() / job_id
-    if job_id and "/" not in job_id and (folder / "job.json").is_file():
-        return Job(folder)
+    if ID.fullmatch(job_id) and (root() / job_id / "job.json").is_file():
+        return Job(root() / job_id)
     raise not_found("job", job_id, [job.id for job in listing()])
 
 

@@ -1,6 +1,6 @@
 // Curves and intervals as SVG. Numbers are also given as a table, for whoever cannot see them.
 
-import { el, number, t, table } from "./api.js";
+import { bytes, el, number, t, table } from "./api.js";
 
 const W = 640, H = 240, LEFT = 58, RIGHT = 12, TOP = 12, BOTTOM = 30;
 
@@ -32,13 +32,14 @@ export function curves(series, { title = "", marker = [] } = {}) {
   if (y0 === y1) { y0 -= Math.abs(y0) * 0.05 || 0.5; y1 += Math.abs(y1) * 0.05 || 0.5; }
   const px = (x) => LEFT + ((x - x0) / (x1 - x0)) * (W - LEFT - RIGHT);
   const py = (y) => TOP + (1 - (y - y0) / (y1 - y0)) * (H - TOP - BOTTOM);
+  const text = title.endsWith("bytes") ? bytes : number;
   const last = rows.map((row) => `${row.name} ${number(row.points.at(-1)[1])}`).join(", ");
   const node = svg("svg", { viewBox: `0 0 ${W} ${H}`, class: "chart", role: "img", "aria-label": `${title}: ${last}` });
   for (const y of ticks(y0, y1)) {
     node.append(svg("line", { class: "grid", x1: LEFT, x2: W - RIGHT, y1: py(y), y2: py(y) }),
-      svg("text", { x: LEFT - 6, y: py(y) + 4, "text-anchor": "end" }, number(y)));
+      svg("text", { x: LEFT - 6, y: py(y) + 4, "text-anchor": "end" }, text(y)));
   }
-  for (const x of ticks(x0, x1, 6)) node.append(svg("text", { x: px(x), y: H - 10, "text-anchor": "middle" }, number(x)));
+  for (const x of ticks(x0, x1, 6).filter(Number.isInteger)) node.append(svg("text", { x: px(x), y: H - 10, "text-anchor": "middle" }, number(x)));
   marker.forEach((m) => node.append(
     svg("line", { x1: LEFT, x2: W - RIGHT, y1: py(m.value), y2: py(m.value), stroke: "var(--bad)", "stroke-dasharray": "6 4" }),
     svg("text", { x: W - RIGHT, y: py(m.value) - 4, "text-anchor": "end" }, m.name)));
@@ -48,7 +49,7 @@ export function curves(series, { title = "", marker = [] } = {}) {
     if (row.points.length === 1) node.append(svg("circle", { cx: px(row.points[0][0]), cy: py(row.points[0][1]), r: 3, fill: `var(--series-${(i % 8) + 1})` }));
   });
   return el("figure", { class: "figure" }, el("figcaption", {}, el("b", {}, title), " ",
-    rows.map((row, i) => el("span", { class: "key" }, el("span", { class: `swatch s${(i % 8) + 1}` }), row.name, " ", number(row.points.at(-1)[1]), "  "))), node);
+    rows.map((row, i) => el("span", { class: "key" }, el("span", { class: `swatch s${(i % 8) + 1}` }), row.name, " ", text(row.points.at(-1)[1]), "  "))), node);
 }
 
 /** Scores with their intervals: rows = [{name, value, low, high}]; a table, and the plot beside it. */
