@@ -99,6 +99,7 @@ export class MessageView {
     this.drawText(message.content, message.html);
     if (!streams) {
       this.state.hidden = true;
+      this.stopClock();
       this.drawNotes();
     }
     this.drawFoot();
@@ -141,13 +142,32 @@ export class MessageView {
     };
     const shown = state in words && (state !== "writing" || !this.message.content);
     this.state.hidden = !shown;
-    if (!shown) return;
+    if (!shown) { this.stopClock(); return; }
     if (!this.state.firstChild) {
-      this.state.append(el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), el("span", {}), el("span", { class: "log-line" }));
+      this.state.append(el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), el("span"), el("span", { class: "seconds" }), el("span", { class: "log-line" }));
     }
-    const [, text, line] = this.state.children;
+    const [, text, , line] = this.state.children;
     if (text.textContent !== words[state]) text.textContent = words[state];
     if (line.textContent !== note) line.textContent = note;
+    this.startClock();
+  }
+
+  /** A clock instead of an animation: sixty frames a second would slow a model on the same processor. */
+  startClock() {
+    if (this.clock) return;
+    const begin = performance.now();
+    this.clock = setInterval(() => {
+      if (!this.node.isConnected) { this.stopClock(); return; }
+      const seconds = Math.round((performance.now() - begin) / 1000);
+      const [dots, , clock] = this.state.children;
+      dots.dataset.at = String(seconds % 3);
+      clock.textContent = seconds > 2 ? t("{n} s", { n: seconds }) : "";
+    }, 1000);
+  }
+
+  stopClock() {
+    clearInterval(this.clock);
+    this.clock = null;
   }
 
   button(name, text, label = text) {
