@@ -32,7 +32,12 @@ def safe_join(folder: Path, name: str) -> Path:
     Raises DataError.
     """
     root = folder.resolve()
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+    except (OSError, ValueError) as fault:  # a NUL, a circle of links
+        raise DataError(
+            f"'{name[:200]!r}' is no name for a file", why=str(fault), fix="give another name"
+        ) from None
     if path != root and root not in path.parents:
         raise DataError(
             f"'{name}' leads out of {folder}",

@@ -95,11 +95,20 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+NO_PAGE = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+"""Headers of an answer that no browser is to show as a page: it repeats words of the request."""
+
+
 def error(status: int, text: str) -> JSONResponse:
     """An error in the form of the OpenAI API."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse(
-        {"error": {"message": text, "type": kind, "param": None, "code": status}}, status
+        {"error": {"message": text, "type": kind, "param": None, "code": status}},
+        status,
+        headers=NO_PAGE,
     )
 
 

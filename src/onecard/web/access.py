@@ -7,16 +7,17 @@ before, in serving/guards.py.
 
 import hashlib
 import hmac
+import os
 import secrets
+import sys
 from collections.abc import Awaitable, Callable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from onecard import fsio, paths
-from onecard.errors import DataError
+from onecard import paths
+from onecard.errors import SettingsError
 from onecard.serving.guards import App, Scope
 
 COOKIE = "onecard_session"
@@ -40,6 +41,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self), payment=(), usb=()",
 }
 MAX_AGE_S = 30 * 24 * 3600
+KEY_FILE = "ui-key"
+"""In the home; the page never gives it (roots.py)."""
 
 
 class Sessions:
@@ -75,20 +78,39 @@ def _equal(one: str, other: str) -> bool:
 
 def server_key() -> bytes:
     """Of this home, readable by its owner alone; made when there is none."""
-    path = paths.home() / "ui-key"
-    try:
-        key = bytes.fromhex(path.read_text().strip())
-        if len(key) == 32:
-            return key
-    except (OSError, ValueError):
-        pass
-    key = secrets.token_bytes(32)
-    try:
-        fsio.write_text(path, key.hex())
-        path.chmod(0o600)
-    except (OSError, DataError):  # sessions then end with the server
-        pass
+    path = paths.home() / KEY_FILE
+    for _ in range(2):
+        try:
+            key = bytes.fromhex(path.read_text().strip())
+            if len(key) == 32:
+                return key
+            path.unlink()
+        except (OSError, ValueError):
+            pass
+        key = secrets.token_bytes(32)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # never readable by others, not even for a moment
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # another server made one just now
+            continue
+        except OSError:  # sessions then end with the server
+            break
+        with os.fdopen(handle, "w") as file:
+            file.write(key.hex())
+        break
     return key
+
+
+def refuse_typed_token(token: str) -> None:
+    """Raises SettingsError for a token in the command line, which every user of this machine can
+    read in the list of processes."""
+    if token and any(token in word for word in sys.argv):
+        raise SettingsError(
+            "a token may not be typed into the command line",
+            why="other users of this machine see it in the list of processes",
+            fix="--token env:NAME of an environment variable, or --token file:PATH",
+        )
 
 
 class Access:
@@ -103,6 +125,9 @@ class Access:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
+        if scope["type"] == "websocket":  # there are none; a browser sends them to any site
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -172,12 +197,9 @@ def refusal(status: int, what: str, *, why: str, fix: str) -> JSONResponse:
 
 
 def session_cookie(request: Request) -> str:
-    """The session's cookie; empty where the header has none or is none."""
-    try:
-        morsels = SimpleCookie(request.headers.get("cookie", "")[:8192])
-    except CookieError:
-        return ""
-    return morsels[COOKIE].value if COOKIE in morsels else ""
+    """The session's cookie; empty where there is none. Cookies of other programs on this machine,
+    whatever they hold, are passed over."""
+    return request.cookies.get(COOKIE, "")
 
 
 def bearer_token(request: Request) -> str:

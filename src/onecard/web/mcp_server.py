@@ -16,6 +16,7 @@ from onecard.errors import OneCardError, SettingsError
 from onecard.redaction import redact
 from onecard.reporting import Reporter, Result
 from onecard.serving.app import listen
+from onecard.web.access import refuse_typed_token
 from onecard.web.mcp_config import McpConfig
 from onecard.web.mcp_tools import DESTRUCTIVE, OPEN_WORLD, READING, WRITING, Tools
 
@@ -53,6 +54,7 @@ def serve(config: McpConfig, reporter: Reporter) -> Result:
 
 
 def _serve_http(config: McpConfig, protocol: MCPServer, reporter: Reporter) -> Result:
+    refuse_typed_token(config.token.get_secret_value())
     with listen(config) as server:
         # Host, Origin and token are checked in serving/guards.py
         settings = TransportSecuritySettings(enable_dns_rebinding_protection=False)

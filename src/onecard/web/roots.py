@@ -5,13 +5,16 @@ borrowed session, so a path is held to folders that the server was started for.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from onecard import paths
 from onecard.errors import DataError
+from onecard.web.access import KEY_FILE
 
+SYSTEM = (Path("/proc"), Path("/sys"), Path("/dev"))
+"""Processes with their secrets, and devices: never files of the user."""
 MAX_LISTED = 2000
 """Entries of a folder that a listing gives; more are counted."""
 
@@ -20,7 +23,7 @@ class Roots:
     """The allowed folders, links in them followed."""
 
     def __init__(self, folders: Iterable[str] = ()) -> None:
-        chosen = [Path(folder).expanduser() for folder in folders] or [Path.home(), Path.cwd()]
+        chosen = [Path(folder).expanduser() for folder in folders] or _default_folders()
         own = [paths.home(), paths.runs()]
         self.own = list(dict.fromkeys(_real(folder) for folder in own))
         self.user = list(dict.fromkeys(_real(folder) for folder in chosen))
@@ -32,15 +35,15 @@ class Roots:
         """
         try:
             path = _real(Path(name).expanduser())
+            path.exists()  # raises for a name too long and a folder that may not be entered
         except (OSError, RuntimeError, ValueError) as fault:
             raise DataError(
                 f"'{name[:200]}' is no path", why=str(fault), fix="choose a file or folder"
             ) from None
-        if any(_is_below(path, root) for root in self.own):
-            return path
-        for root in self.user:
-            if _is_below(path, root):
-                if any(part.startswith(".") for part in path.relative_to(root).parts):
+        for root in (*self.own, *self.user):
+            if _is_below(path, root) and not any(_is_below(path, each) for each in SYSTEM):
+                parts = path.relative_to(root).parts
+                if any(part.startswith(".") for part in parts) or parts == (KEY_FILE,):
                     raise DataError(
                         f"'{name[:200]}' is hidden",
                         why="the page shows no files whose path has a name with a dot in front",
@@ -54,12 +57,11 @@ class Roots:
         )
 
     def check_values(self, values: Mapping[str, Any]) -> None:
-        """Raises DataError for a setting, or an item of a list of settings, that is a path outside
-        the roots. A name of a model with a slash in it is no path unless such a file exists."""
-        for value in values.values():
-            for item in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(item, Path) or (isinstance(item, str) and _may_be_path(item)):
-                    self.check(str(item).removeprefix("file:"))
+        """Raises DataError for a setting, or anything within one, that is a path outside the roots.
+        A name of a model with a slash in it is no path unless such a file exists."""
+        for text in _texts(values):
+            if path := _path_in(text):
+                self.check(path)
 
     def listing(self, name: str = "") -> dict[str, Any]:
         """A folder's entries, folders first; the roots themselves without a name.
@@ -94,11 +96,32 @@ def _is_below(path: Path, root: Path) -> bool:
     return path == root or root in path.parents
 
 
-def _may_be_path(text: str) -> bool:
-    """Whether a program could open the text as a file that the working folder does not hold."""
-    if "://" in text[:12] or "\n" in text or len(text) > 4096:
-        return False
-    bare = text.removeprefix("file:")
-    if bare.startswith(("/", "~", "\\")) or text.startswith("file:"):
-        return True
-    return ".." in Path(bare).parts or (os.sep in bare and Path(bare).exists())
+def _default_folders() -> list[Path]:
+    """The home folder, and the current one unless that is the whole disk, as for a service."""
+    home, current = Path.home(), Path.cwd()
+    return [home] if current in _real(home).parents else [home, current]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text within a setting."""
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, Mapping):
+        yield from (text for pair in value.items() for part in pair for text in _texts(part))
+    elif isinstance(value, list | tuple | set):
+        yield from (text for item in value for text in _texts(item))
+
+
+def _path_in(text: str) -> str:
+    """The path that a program could open the text as; empty for a name, an address, a sentence."""
+    bare = text.strip()
+    is_file = bare.lower().startswith("file:")
+    bare = bare[len("file:") :] if is_file else bare
+    if len(bare) > 4096 or "\n" in bare:
+        return ""
+    if is_file or bare.startswith(("/", "~", "\\")) or ".." in Path(bare).parts:
+        return bare
+    try:
+        return bare if bare and Path(bare).exists() else ""
+    except (OSError, ValueError):  # no file has such a name
+        return ""

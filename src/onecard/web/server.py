@@ -1,14 +1,16 @@
 """`onecard ui`: takes the port, tells the address, answers until Ctrl-C."""
 
 import dataclasses
+import os
 import threading
 import webbrowser
+from pathlib import Path
 
 from onecard.errors import EngineError
 from onecard.reporting import Reporter, Result
 from onecard.serving.app import listen
 from onecard.web import jobs
-from onecard.web.access import Sessions
+from onecard.web.access import Sessions, refuse_typed_token
 from onecard.web.application import application
 from onecard.web.config import UiConfig
 from onecard.web.roots import Roots
@@ -34,8 +36,12 @@ def serve(config: UiConfig, reporter: Reporter) -> Result:
 
 def _serve(config: UiConfig, reporter: Reporter) -> Result:
     with listen(config) as server:
-        state = State(Roots(config.root), Sessions(server.token))
         typed = config.token.get_secret_value()
+        refuse_typed_token(typed)
+        state = State(Roots(config.root), Sessions(server.token))
+        # what the page names without a folder lies where it may read
+        if not any(Path.cwd().is_relative_to(root) for root in state.roots.user):
+            os.chdir(next(filter(Path.is_dir, state.roots.user), Path.cwd()))
         link = f"{server.url}/"
         if server.token:
             # behind the number sign it is sent to no server and stands in no log

@@ -45,7 +45,14 @@ def artifacts(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def file_reply(path: Path, *, download: bool = False) -> Response:
+def newest(folder: Path, which: str, limit: int) -> list[dict[str, Any]]:
+    """The artifacts of a kind that were written last."""
+    rows = [row for row in artifacts(folder) if row["kind"] == which and "/" in row["name"]]
+    rows.sort(key=lambda row: (folder / row["name"]).stat().st_mtime_ns, reverse=True)
+    return rows[:limit]
+
+
+def file_reply(path: Path, *, download: bool = False, name: str = "") -> Response:
     """The file, shown in a sandbox or downloaded. Raises NotFound."""
     if not path.is_file():
         raise NotFound(
@@ -57,11 +64,13 @@ def file_reply(path: Path, *, download: bool = False) -> Response:
     which = kind(path)
     if which == "text":
         guess = "text/plain; charset=utf-8"
+    elif which == "file":
+        guess = "application/octet-stream"  # with nosniff no page can load it as its own script
     disposition = "attachment" if download or which == "file" else "inline"
     return FileResponse(
         path,
         media_type=guess,
-        filename=path.name,
+        filename=name or path.name,
         content_disposition_type=disposition,
         headers={"Content-Security-Policy": SANDBOX},
     )

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
@@ -57,21 +58,32 @@ async def piece(request: Request, upload: str, name: str, offset: int = 0) -> di
     lies where it lay. Names cannot leave the upload's folder."""
     folder = _folder(request, upload)
     body = await request.body()
-    target = _target(folder, name)
-    size = target.stat().st_size if target.exists() else 0
-    if not 0 <= offset <= size:
-        raise DataError(
-            f"a piece of {name[:100]} is missing",
-            why=f"{size} bytes lie here, this piece begins at {offset}",
-            fix="send the pieces in order",
-        )
-    _check_space(folder, len(body))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("r+b" if target.exists() else "wb") as file:
-        file.seek(offset)
-        file.write(body)
-        file.truncate()
+    target = await to_thread.run_sync(_write, folder, name, offset, body)
     return {"path": str(target), "bytes": offset + len(body), "folder": str(folder)}
+
+
+def _write(folder: Path, name: str, offset: int, body: bytes) -> Path:
+    """Raises DataError."""
+    target = _target(folder, name)
+    try:
+        size = target.stat().st_size if target.exists() else 0
+        if not 0 <= offset <= size:
+            raise DataError(
+                f"a piece of {name[:100]} is missing",
+                why=f"{size} bytes lie here, this piece begins at {offset}",
+                fix="send the pieces in order",
+            )
+        _check_space(folder, len(body))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("r+b" if target.exists() else "wb") as file:
+            file.seek(offset)
+            file.write(body)
+            file.truncate()
+    except OSError as fault:  # a file where a folder is meant, a name too long, a full disk
+        raise DataError(
+            f"'{name[:80]}' cannot be written", why=fault.strerror or str(fault), fix="rename it"
+        ) from None
+    return target
 
 
 def _folder(request: Request, upload: str) -> Path:
@@ -92,8 +104,14 @@ def _target(folder: Path, name: str) -> Path:
             why="it is empty, too long or leads out of its folder",
             fix="rename the file",
         )
-    target = paths.safe_join(folder, "/".join(parts))
-    if target.is_dir():
+    try:
+        target = paths.safe_join(folder, "/".join(parts))
+        is_folder = target.is_dir()
+    except OSError as fault:
+        raise DataError(
+            f"'{name[:80]}' is no name for a file", why=fault.strerror or "", fix="shorten it"
+        ) from None
+    if is_folder:
         raise DataError(f"'{name[:80]}' is a folder", why="a file was sent", fix="rename it")
     return target
 
