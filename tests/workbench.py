@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -58,7 +59,11 @@ def start(home, *words, env=None, cwd=None):
     while line := process.stderr.readline():
         lines.append(line)
         if address := re.search(r"http://127\S+?:\d+", line):
-            return Workbench(process, address[0], home)
+            bench = Workbench(process, address[0], home)
+            # a pipe that nobody reads blocks the server when it is full
+            bench.log = lines
+            threading.Thread(target=lines.extend, args=(process.stderr,), daemon=True).start()
+            return bench
     raise AssertionError(f"the server ended: {''.join(lines)}")
 
 
