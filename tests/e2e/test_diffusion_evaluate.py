@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import made_pipelines
 import numpy as np
@@ -296,6 +297,9 @@ def test_evaluate_of_a_folder(onecard, training, tmp_path):
     assert scores["metrics"]["fidelity"]["n"] == 4
     artifacts = tmp_path / data["run"] / "artifacts"
     lines = [json.loads(line) for line in (artifacts / "items.jsonl").read_text().splitlines()]
+    to_vote_on = [row["pictures"] for row in lines if "pictures" in row]
+    assert len(to_vote_on) >= len(lines) / 2  # those with the trigger
+    assert all(Path(row[name]).is_file() for row in to_vote_on for name in ("base", "tuned"))
     assert len(lines) == 8 and "drift" in lines[-1]["scores"] | lines[0]["scores"]
     assert (artifacts / "grid.png").exists() and (artifacts / "comparison.svg").exists()
     refusal = onecard("diffusion", "evaluate", tmp_path)
