@@ -221,6 +221,8 @@ def _spawn(module: str, words: list[str], output: Path | None) -> "subprocess.Po
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # threads that wait for each other would take the cores from the page and its models
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
     finally:
         if output and stream is not subprocess.DEVNULL:
