@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from onecard import __version__, i18n
@@ -38,6 +39,24 @@ log = logging.getLogger("onecard.web")
 API = (session, machine, tasks, plans, jobs, runs, files, data, notes, chat, chat_messages, speech)
 
 
+class Fault(BaseModel):
+    what: str
+    why: str
+    fix: str
+
+
+class Refusal(BaseModel):
+    """Of the guard before all routes: Host, Origin, size."""
+
+    message: str
+    type: str
+    code: int
+
+
+class ErrorReply(BaseModel):
+    error: Fault | Refusal
+
+
 def application(state: State) -> App:
     """The whole, inside the guard of serving/app.py."""
     app = FastAPI(
@@ -48,6 +67,7 @@ def application(state: State) -> App:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
+        responses={"4XX": {"model": ErrorReply, "description": "What is wrong, why, and the fix"}},
         exception_handlers={
             OneCardError: _onecard_error,
             RequestValidationError: _invalid,

@@ -1,10 +1,13 @@
 """Conversations: list, search, change, export, import; their pictures; the models to talk with."""
 
 import json
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Path, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -23,7 +26,19 @@ from onecard.web.chat_settings import ChatSettings
 from onecard.web.chat_store import MAX_TITLE, ChatStore
 from onecard.web.shown import SANDBOX
 
-router = APIRouter(tags=["chat"])
+_FIRST = threading.Lock()
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """At the server's end the answers are stopped and their texts kept."""
+    yield
+    answers = getattr(app.state, "answers", None)
+    if answers is not None:
+        await answers.close()
+
+
+router = APIRouter(tags=["chat"], lifespan=_lifespan)
 MAX_SYSTEM = 50_000
 ChatId = Annotated[str, Path(max_length=100)]
 Service = Literal["chat", "vision"]
@@ -63,11 +78,12 @@ def answers_of(request: Request) -> Answers:
     """The answers that are being made. The first request closes those of a server that was
     killed."""
     app = request.app
-    if getattr(app.state, "answers", None) is None:
-        store = ChatStore()
-        chat_upkeep.recover(store)
-        chat_upkeep.prune(store)
-        app.state.answers = Answers(store)
+    with _FIRST:
+        if getattr(app.state, "answers", None) is None:
+            store = ChatStore()
+            chat_upkeep.recover(store)
+            chat_upkeep.prune(store)
+            app.state.answers = Answers(store)
     answers: Answers = app.state.answers
     return answers
 
@@ -168,7 +184,7 @@ def restore(request: Request, chat: ChatId) -> dict[str, Any]:
     return store_of(request).restore(chat)
 
 
-@router.get("/chats/{chat}/export")
+@router.get("/chats/{chat}/export", response_class=Response)
 def export(request: Request, chat: ChatId, form: Literal["json", "md"] = "json") -> Response:
     """JSON with all branches and pictures, or Markdown of the branch that is shown."""
     store = store_of(request)
@@ -200,7 +216,7 @@ async def add_picture(request: Request, chat: ChatId) -> dict[str, Any]:
     return {"id": picture.id, "width": picture.width, "height": picture.height}
 
 
-@router.get("/chats/{chat}/pictures/{picture}")
+@router.get("/chats/{chat}/pictures/{picture}", response_class=Response)
 def picture(request: Request, chat: ChatId, picture: ChatId) -> Response:
     row = chat_pictures.find(store_of(request), chat, picture)
     headers = {"Content-Security-Policy": SANDBOX, "Cache-Control": "private, max-age=86400"}

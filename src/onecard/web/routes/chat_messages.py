@@ -92,7 +92,7 @@ def facts(answers: Answers, row: Message) -> dict[str, Any]:
 
 
 _RENDERED: dict[str, str] = {}
-MAX_RENDERED = 2000
+MAX_RENDERED = 500
 
 
 def _html(text: str) -> str:
@@ -309,7 +309,7 @@ def message(request: Request, chat: ChatId, message: MessageId) -> dict[str, Any
     return facts(answers, answers.store.message(chat, message))
 
 
-@router.get("/chats/{chat}/messages/{message}/events")
+@router.get("/chats/{chat}/messages/{message}/events", response_class=StreamingResponse)
 async def events(request: Request, chat: ChatId, message: MessageId) -> StreamingResponse:
     """Server-sent events of an answer: at first the whole text so far, then what comes (`from`:
     where it goes on), each with the HTML of the whole; the last one has its final state."""

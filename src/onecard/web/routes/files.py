@@ -31,7 +31,7 @@ def listing(request: Request, path: str = "") -> dict[str, Any]:
     return state.of(request).roots.listing(path)
 
 
-@router.get("/file")
+@router.get("/file", response_class=Response)
 def file(request: Request, path: str, download: bool = False) -> Response:
     """A file below the roots, shown in a sandbox or downloaded."""
     return shown.file_reply(state.of(request).roots.check(path), download=download)

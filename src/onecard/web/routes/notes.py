@@ -18,6 +18,8 @@ router = APIRouter(tags=["notes"])
 ANSWER_S = 900
 MAX_TURNS = 30
 Line = Annotated[int, Query(ge=0, le=10**9)]
+Quote = Annotated[str, Query(max_length=8000)]
+"""As part of an address it takes up to twelve bytes a character; a request's head has 128 KiB."""
 _LISTING = threading.Lock()
 
 
@@ -124,18 +126,18 @@ def passage(
     line: Line = 0,
     last_line: Line = 0,
     page: Line = 0,
-    quote: Annotated[str, Query(max_length=20_000)] = "",
+    quote: Quote = "",
 ) -> dict[str, Any]:
     """A cited document around the passage: `kind` is lines, markdown, blocks or pdf."""
     return passages.passage(state.of(request).roots.check(path), line, last_line, page, quote)
 
 
-@router.get("/passage/page.png")
+@router.get("/passage/page.png", response_class=Response)
 def page_picture(
     request: Request,
     path: str,
     page: Line = 1,
-    quote: Annotated[str, Query(max_length=20_000)] = "",
+    quote: Quote = "",
 ) -> Response:
     """A page of a PDF as a picture."""
     view = passages.pdf_page(state.of(request).roots.check(path), max(page, 1), quote)

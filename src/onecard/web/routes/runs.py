@@ -181,7 +181,7 @@ def report(run_id: str) -> dict[str, str]:
     return {"path": str(api.report(run_id))}
 
 
-@router.get("/runs/{run_id}/files/{name:path}")
+@router.get("/runs/{run_id}/files/{name:path}", response_class=Response)
 def file(run_id: str, name: str, download: bool = False) -> Response:
     """A file of the run's folder."""
     row = api.find_run(run_id)

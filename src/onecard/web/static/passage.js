@@ -6,7 +6,7 @@ const query = (values) => new URLSearchParams(Object.entries(values).filter(([, 
 
 /** Show the passage of a citation {path, line, last_line, page, quote, text} in a node. */
 export async function showPassage(node, row) {
-  const asked = { path: row.path, line: row.line, last_line: row.last_line, page: row.page, quote: row.quote || row.text || "" };
+  const asked = { path: row.path, line: row.line, last_line: row.last_line, page: row.page, quote: (row.quote || row.text || "").slice(0, 4000) };
   const data = await get(`/passage?${query(asked)}`);
   const body = { pdf, lines, markdown, blocks }[data.kind](data, asked, node);
   fill(node, el("h2", {}, data.name), el("p", { class: "help mono" }, data.path), body);
