@@ -10,6 +10,7 @@ import hmac
 import os
 import secrets
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -79,20 +80,22 @@ def _equal(one: str, other: str) -> bool:
 def server_key() -> bytes:
     """Of this home, readable by its owner alone; made when there is none."""
     path = paths.home() / KEY_FILE
-    for _ in range(2):
+    key = secrets.token_bytes(32)
+    for is_last in (False, True):
         try:
-            key = bytes.fromhex(path.read_text().strip())
-            if len(key) == 32:
-                return key
-            path.unlink()
+            kept = bytes.fromhex(path.read_text().strip())
+            if len(kept) == 32:
+                return kept
         except (OSError, ValueError):
             pass
-        key = secrets.token_bytes(32)
         try:
+            if is_last:
+                path.unlink(missing_ok=True)  # it is no key
             path.parent.mkdir(parents=True, exist_ok=True)
             # never readable by others, not even for a moment
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:  # another server made one just now
+        except FileExistsError:  # another server is writing it
+            time.sleep(0.1)
             continue
         except OSError:  # sessions then end with the server
             break

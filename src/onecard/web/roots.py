@@ -78,13 +78,13 @@ class Roots:
             raise DataError(
                 f"{folder} cannot be listed", why=fault.strerror or str(fault), fix="choose another"
             ) from None
-        seen = [entry for entry in entries if not entry.name.startswith(".")]
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
         parent = "" if folder in self.user else str(folder.parent)
         rows = [
             {"name": e.name, "path": str(folder / e.name), "folder": e.is_dir()}
-            for e in seen[:MAX_LISTED]
+            for e in visible[:MAX_LISTED]
         ]
-        left = max(0, len(seen) - MAX_LISTED)
+        left = max(0, len(visible) - MAX_LISTED)
         return {"path": str(folder), "parent": parent, "entries": rows, "left_out": left}
 
 
