@@ -425,6 +425,10 @@ class Answers:
         rows = self._running.items()
         await self.stop([number for number, answer in rows if answer.question.chat == chat])
 
+    async def close(self) -> None:
+        await self.stop(list(self._running))
+        await self.http.close()
+
 
 def event(snapshot: Snapshot, sent: int) -> str:
     """A server-sent event: the text from character `sent` on, and the HTML of the whole."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from onecard import api, paths
 from onecard.errors import OneCardError
-from onecard.runs import store
 from onecard.web import jobs, services
 from onecard.web.jobs import Job
 
@@ -97,14 +96,11 @@ def _runs(service: str) -> Iterator[dict[str, Any]]:
     """Results of trainings: those of the service's own task, and for text every GGUF."""
     own = {task.name for task, _, _ in services.providers(service)}
     for run in api.runs(limit=MAX_RUNS):
-        try:
-            path = store.result_model(run.id)
-        except OneCardError:
-            continue
-        is_file = path.suffix == ".gguf"
-        if run.task in own or (service == "chat" and is_file):
-            n_bytes = path.stat().st_size if is_file else 0
-            yield _row(f"run:{run.id}", "run", n_bytes, run.note or run.task)
+        path = api.run_model(run.id)
+        if service == "chat" and path:
+            yield _row(f"run:{run.id}", "run", Path(path).stat().st_size, run.note or run.task)
+        elif run.task in own and any((run.folder / "artifacts").rglob("*.safetensors")):
+            yield _row(f"run:{run.id}", "run", 0, run.note or run.task)
 
 
 # Servers
