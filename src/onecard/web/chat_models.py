@@ -96,9 +96,9 @@ def _runs(service: str) -> Iterator[dict[str, Any]]:
     """Results of trainings: those of the service's own task, and for text every GGUF."""
     own = {task.name for task, _, _ in services.providers(service)}
     for run in api.runs(limit=MAX_RUNS):
-        path = api.run_model(run.id)
-        if service == "chat" and path:
-            yield _row(f"run:{run.id}", "run", Path(path).stat().st_size, run.note or run.task)
+        path = Path(api.run_model(run.id) or ".")
+        if service == "chat" and path.suffix == ".gguf" and path.is_file():
+            yield _row(f"run:{run.id}", "run", path.stat().st_size, run.note or run.task)
         elif run.task in own and any((run.folder / "artifacts").rglob("*.safetensors")):
             yield _row(f"run:{run.id}", "run", 0, run.note or run.task)
 
