@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("fastapi", reason="installed by make test")
 
 from onecard.errors import DataError, SettingsError
-from onecard.web import access, roots
+from onecard.web import access, jobs, roots
 
 
 def test_a_web_socket_is_closed_before_the_routes():
@@ -55,6 +55,16 @@ def test_the_whole_disk_is_no_default_folder(monkeypatch):
 def test_files_of_processes_are_never_shown(path):
     with pytest.raises(DataError):
         roots.Roots(["/"]).check(path)
+
+
+def test_a_secret_is_not_written_into_a_job(own_home):
+    values = {"token": "a-very-secret-token"}
+    with pytest.raises(SettingsError, match="secret"):
+        jobs.create("rag", "serve", values, server=True)
+    assert not list((own_home / "jobs").glob("*"))
+    values = {"token": "file:/nowhere-of-this-test"}
+    with pytest.raises(SettingsError):
+        jobs.create("rag", "serve", values, server=True)
 
 
 @pytest.mark.parametrize("name", ["word" * 500 + "/b", "a\0b/c", "~nobody-of-this-name/x"])
