@@ -50,6 +50,7 @@ def prepare(bench):
     (data / "text.txt").write_text("\n".join(texts))
     pairs = str(data / "pairs.jsonl")
     tuning = {"dataset": pairs, "model": "smollm2-135m", "max_steps": 24, "max_seq_length": 128}
+    tuning |= {"gradient_accumulation_steps": 1}
     text = {"dataset": str(data / "text.txt"), **TINY}
     jobs = [
         ("rag", "index", {"folders": [str(notes)]}),
@@ -90,11 +91,16 @@ def take(page, bench, out):
     def look_at(selector):
         return lambda: page.locator(selector).first.scroll_into_view_if_needed()
 
+    def too_small():
+        page.locator("#card").fill("8gb")
+        page.locator("#fit").click()
+        page.wait_for_timeout(500)
+        page.evaluate("scrollTo(0, 0)")
+
     runs = newest(bench, "tinylm")
     tuned = newest(bench, "finetune")
     shot("home", "/", seconds=6)
-    shot("plan", "/plan")
-    page.locator("#card").fill("8gb")
+    shot("plan", "/plan", too_small)
     shot("notes", "/notes", ask)
     shot("task", "/tasks/finetune#check", look_at(".job"))
     shot("run", f"/runs/{tuned[0]['id']}")
@@ -104,9 +110,9 @@ def take(page, bench, out):
 
 
 def chat(page):
-    page.get_by_role("textbox").last.fill("Make a table of three fruits with their colours.")
+    page.get_by_role("textbox").last.fill("What is the capital of France?")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(30_000)
+    page.wait_for_timeout(20_000)
 
 
 def main():

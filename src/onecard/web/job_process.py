@@ -90,6 +90,8 @@ def main(folder: Path) -> int:
     """Do the work of a job's folder; the exit status of the same command line."""
     job = jobs.Job(folder)
     about = job.about
+    if job.end:  # cancelled while it was being started
+        return 130
     process = {
         "pid": os.getpid(),
         "process_start": fsio.process_start(os.getpid()),

@@ -216,7 +216,8 @@ def _spawn(module: str, words: list[str], output: Path | None) -> "subprocess.Po
     stream = output.open("ab") if output else subprocess.DEVNULL
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *words],
+            # -P: no file of the folder it starts in takes the place of a library
+            [sys.executable, "-P", "-m", module, *words],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,

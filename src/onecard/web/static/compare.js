@@ -9,7 +9,7 @@ try {
   const data = await get(`/runs/compare?ids=${encodeURIComponent(ids)}`);
   const names = data.runs.map((run) => el("a", { href: `/runs/${run.id}` }, run.id));
   fill(root,
-    el("ol", { class: "row" }, data.runs.map((run, i) => el("li", {}, names[i].cloneNode(true), " ", badge(run.status)))),
+    el("ul", {}, data.runs.map((run, i) => el("li", {}, names[i].cloneNode(true), " ", badge(run.status)))),
     data.data_differs ? el("p", { class: "notice" }, t("The data differ: the scores are of different questions or documents.")) : null,
     el("h2", {}, t("Scores")), scoreTable(data),
     el("h2", {}, t("Settings that differ")), settingsTable(data),
@@ -35,7 +35,7 @@ function cell(row) {
 }
 
 function verdict(test) {
-  if (!test) return "–";
+  if (!test) return t("not tested: no items in common");
   const words = { better: t("better"), worse: t("worse"), inconclusive: t("inconclusive"), equal: t("a tie"), "a tie": t("a tie") };
   return el("span", {}, words[test.verdict] || test.verdict, el("span", { class: "help" }, ` p=${number(test.p_value)}, ${test.test}`));
 }
