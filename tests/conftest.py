@@ -179,6 +179,7 @@ def shared():
 
 
 LONG_FILES = (
+    *("test_web_training.py", "test_web_chat.py", "test_web_pages.py", "test_web_tasks.py"),
     *("test_asr_training.py", "test_finetune.py", "test_tinylm.py", "test_chat.py", "test_rag.py"),
     *("test_package.py", "test_plan.py", "test_finetune_memory.py", "test_hostile_requests.py"),
     *("test_asr_dialogues.py", "test_asr_serve.py", "test_asr.py", "test_readers.py"),
