@@ -18,8 +18,7 @@ IDLE_S = 5
 
 def run() -> None:
     """Work until nothing waits. Ends at once where another queue works already."""
-    jobs.root().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(jobs.root() / "queue.lock")
+    lock = FileLock(jobs.queue_lock())
     try:
         # a queue that is about to end may still have the lock
         lock.acquire(timeout=2 * IDLE_S)

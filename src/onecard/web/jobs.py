@@ -19,10 +19,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from onecard import api, fsio, paths, tasks
 from onecard import config as configs
@@ -34,6 +37,10 @@ MAX_OUTPUT = 200_000
 KEPT = 300
 """Jobs that ended and stay on the disk: their runs stay anyway."""
 MAX_JOB_JSON = 8 << 20
+TEND_S = 1.0
+"""Between two looks whether another server's queue still works."""
+_TENDING = threading.Lock()
+_tender: threading.Thread | None = None
 ID = re.compile(r"[\w-]{1,200}")
 """What a job can be named: no path, and no longer than a file system takes."""
 
@@ -203,8 +210,42 @@ def find(job_id: str) -> Job:
 
 
 def start_queue() -> None:
-    """Start the queue's own process; where one lives already, the new one ends at once."""
-    _spawn("onecard.web.job_queue", [], None)
+    """Have the queue's own process work. There is one, however often this is called: a page that
+    looks at a job that waits calls it every second."""
+    global _tender
+    with _TENDING:
+        if _tender is None:
+            _tender = threading.Thread(target=_tend_queue, daemon=True)
+            _tender.start()
+
+
+def _tend_queue() -> None:
+    """A thread while jobs wait: starts the process, and again where it was killed; its exit is
+    taken, so that no zombie stays."""
+    global _tender
+    while True:
+        with _TENDING:
+            if not any(job.status == "queued" and not job.is_server for job in active()):
+                _tender = None
+                return
+        if _is_worked():
+            time.sleep(TEND_S)
+        else:
+            _spawn("onecard.web.job_queue", [], None).wait()
+
+
+def _is_worked() -> bool:
+    """Whether a queue's process holds the lock: another server's, or one of before a restart."""
+    try:
+        with FileLock(queue_lock(), timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def queue_lock() -> Path:
+    root().mkdir(parents=True, exist_ok=True)
+    return root() / "queue.lock"
 
 
 def spawn(job: Job) -> "subprocess.Popen[bytes]":
