@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from onecard import config as configs
 from onecard import fsio
+from onecard.errors import DataError
 from onecard.evaluation.metric_table import by_unit
 from onecard.runs import plots
 from onecard.runs.record import read_json
@@ -30,11 +31,23 @@ ITEMS_SHOWN = 500
 
 
 def write(run: RunRecord) -> None:
-    """All three files, each whole or not at all."""
-    facts = _facts(run)
-    fsio.write_text(run.folder / "README.md", _render("report.md", facts))
-    fsio.write_text(run.folder / "notebook.ipynb", json.dumps(_notebook(facts), indent=1) + "\n")
-    fsio.write_text(run.folder / "report.html", _render("report.html", _page_facts(facts, run)))
+    """All three files, each whole or not at all. Raises DataError for a run whose files are none
+    of ours."""
+    try:
+        facts = _facts(run)
+        texts = {
+            "README.md": _render("report.md", facts),
+            "notebook.ipynb": json.dumps(_notebook(facts), indent=1) + "\n",
+            "report.html": _render("report.html", _page_facts(facts, run)),
+        }
+    except (LookupError, TypeError, AttributeError, ValueError, jinja2.TemplateError) as fault:
+        raise DataError(
+            f"the report of run {run.id} cannot be made",
+            why=f"a file in {run.folder} is broken: {fault}",
+            fix="rerun it",
+        ) from fault
+    for name, text in texts.items():
+        fsio.write_text(run.folder / name, text)
 
 
 def _render(name: str, facts: dict[str, Any]) -> str:

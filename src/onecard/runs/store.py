@@ -102,11 +102,12 @@ class RunRecord:
         if not path.exists():
             return rows
         # by \n alone: an answer may hold U+2028, at which splitlines would cut
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.split("\n"), 1):
             if not line:
                 continue
             try:
-                row = json.loads(line)
+                row = dict(json.loads(line))
                 rows[str(row["id"])] = row
             except (ValueError, KeyError, TypeError) as fault:
                 raise DataError(
@@ -120,21 +121,28 @@ class RunRecord:
         """Whether the two runs read other questions; what was never noted counts as equal."""
         mine, theirs = (read_json(run.folder / "data.json") for run in (self, other))
         return any(
-            mine[k]["sha256"] != theirs[k]["sha256"]
+            _digest(mine[k]) != _digest(theirs[k])
             for k in mine.keys() & theirs.keys()
             if k.startswith("questions")
         )
 
     def events(self) -> list[dict[str, Any]]:
         path = self.folder / "events.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         rows = []
-        for line in lines:
+        for line in text.splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break  # a run that was killed may end in half a line
+            if isinstance(row, dict):
+                rows.append(row)
         return rows
+
+
+def _digest(row: Any) -> Any:
+    """Of a data file, as data.json has it."""
+    return row.get("sha256") if isinstance(row, dict) else None
 
 
 def _fate(folder: Path, about: dict[str, Any]) -> str:

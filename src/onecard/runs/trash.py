@@ -46,7 +46,14 @@ def restore(run_id: str) -> RunRecord:
     if source is None:
         raise not_found("run in the trash", run_id, [run.id for run in listing()])
     target = paths.runs() / run_id
-    source.rename(target)
+    try:
+        source.rename(target)
+    except OSError as fault:
+        raise DataError(
+            f"run {run_id} cannot be restored",
+            why=fault.strerror or str(fault),
+            fix="move a run of the same name away, or free some space",
+        ) from None
     (target / "thrown-away").unlink(missing_ok=True)
     return RunRecord(target)
 
