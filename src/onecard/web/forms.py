@@ -32,12 +32,46 @@ def task_facts(task: Task) -> dict[str, Any]:
         "summary": _(task.summary),
         "commands": [_command_facts(task, name, row) for name, row in task.commands.items()],
         "plans": [
-            {"name": name, "summary": _(row.summary), "example": row.example}
+            {
+                "name": name,
+                "summary": _(row.summary),
+                "example": row.example,
+                "command": planned_command(task, name),
+                "values": dict(row.values),
+            }
             for name, row in task.plans.items()
         ],
         "presets": api.presets(task.name),
         "trains": trains(task),
     }
+
+
+@lru_cache(maxsize=500)
+def _fields(task: str, config: str) -> frozenset[str]:
+    return frozenset(tasks.config_class(tasks.get(task), config).model_fields)
+
+
+def planned_command(task: Task, plan: str) -> str:
+    """The command that does what a plan plans: the one that its name ends with, else the one whose
+    settings are the most like its own; the first one of equals. Empty where there is none."""
+    rows = {name: row for name, row in task.commands.items() if not row.terminal}
+    last_word = plan.split("-")[-1]
+    if last_word in rows:
+        return last_word
+    fields = _fields(task.name, task.plans[plan].config)
+
+    def likeness(name: str) -> float:
+        others = _fields(task.name, rows[name].config)
+        return len(fields & others) / len(fields | others)
+
+    return max(rows, key=likeness, default="")
+
+
+def only_planned(task: Task, plan: str) -> list[str]:
+    """The settings of a plan that its command does not have: a start goes without them."""
+    row = task.commands.get(planned_command(task, plan))
+    fields = _fields(task.name, task.plans[plan].config)
+    return sorted(fields - (_fields(task.name, row.config) if row else frozenset()))
 
 
 def trains(task: Task) -> bool:

@@ -116,7 +116,8 @@ class Job:
             "created": about.get("created", ""),
             "server": self.is_server,
             "status": self.status,
-            "run": Path(run).name if run else "",
+            # one that ended before it had anything to keep leaves no folder
+            "run": Path(run).name if run and Path(run).is_dir() else "",
             "progress": {k: progress[k] for k in ("what", "done", "total") if k in progress},
             "settings": about.get("settings", {}),
             "error": end.get("error"),

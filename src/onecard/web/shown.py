@@ -12,8 +12,10 @@ from onecard.errors import NotFound
 MAX_JSON = 32 << 20
 MAX_ARTIFACTS = 500
 TAIL = 4000
-SANDBOX = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; sandbox"
-"""Policy of a file that is shown: whatever it holds runs no script and fetches nothing."""
+SANDBOX = "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; "
+SANDBOX += "sandbox allow-same-origin"
+"""Policy of a file that is shown: whatever it holds runs no script and fetches nothing but pictures
+from here. Without an origin of its own a report could not load those of its run."""
 KINDS = {
     "image": (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".bmp"),
     "audio": (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".webm"),

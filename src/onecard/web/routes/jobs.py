@@ -1,5 +1,6 @@
 """Jobs: start, look at, stop, resume; the model servers too."""
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -7,8 +8,8 @@ from pydantic import BaseModel, Field
 
 from onecard import api
 from onecard import tasks as task_list
-from onecard.errors import SettingsError
-from onecard.web import jobs, services, state
+from onecard.errors import DataError, SettingsError
+from onecard.web import forms, jobs, outputs, services, state
 
 router = APIRouter(tags=["jobs"])
 
@@ -35,11 +36,39 @@ def listing(limit: int = 50, active: bool = False) -> list[dict[str, Any]]:
 def create(request: Request, body: JobRequest) -> dict[str, Any]:
     """Put work into the queue. It runs in a process of its own and outlives page and server."""
     state.of(request).roots.check_values(body.values)
+    _check_inputs(body)
     job = jobs.create(body.task, body.command, body.values, preset=body.preset, card=body.card)
     if body.free_models:
         services.stop_all()
     jobs.start_queue()
     return job.as_dict()
+
+
+def _check_inputs(body: JobRequest) -> None:
+    """What the work reads is missed now, not when its turn in the queue comes.
+
+    Raises DataError. Names that are no plain path (`run:ID`, `shots/*.jpg`) are left to the work.
+    """
+    task = task_list.get(body.task)
+    row = task_list.command_of(task, body.command)
+    info = task_list.config_class(task, row.config).model_fields.get(row.positional)
+    if info is None or forms.kind(row.positional, info) not in ("path", "paths"):
+        return
+    value = body.values.get(row.positional)
+    for text in map(str, value if isinstance(value, list) else [value]):
+        if text.startswith(("/", "~")) and not set(text) & set("*?[") and not _exists(text):
+            raise DataError(
+                f"there is no file or folder '{text[:200]}'",
+                why=f"{row.positional} names it, and nothing lies there",
+                fix=f"choose one for {row.positional}",
+            )
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # no file has such a name
+        return False
 
 
 @router.get("/jobs/{job_id}")
@@ -58,6 +87,12 @@ def job(job_id: str, start: int = 0) -> dict[str, Any]:
 def result(job_id: str) -> dict[str, Any]:
     """What the work returned, as `--json` prints it."""
     return jobs.result(jobs.find(job_id))
+
+
+@router.get("/jobs/{job_id}/files")
+def files(request: Request, job_id: str) -> list[dict[str, Any]]:
+    """What it wrote outside its run's folder, below the page's roots: `GET /api/file` sends it."""
+    return outputs.of_job(state.of(request).roots, jobs.find(job_id))
 
 
 @router.post("/jobs/{job_id}/stop")
@@ -81,6 +116,13 @@ def again(job_id: str) -> dict[str, Any]:
     )
     jobs.start_queue()
     return row.as_dict()
+
+
+@router.get("/runs/{run_id}/outputs")
+def run_outputs(request: Request, run_id: str) -> list[dict[str, Any]]:
+    """What a run wrote outside its folder, below the page's roots: `GET /api/file` sends it."""
+    run = api.find_run(run_id)
+    return outputs.of_run(state.of(request).roots, run, settings_of(run))
 
 
 @router.post("/runs/{run_id}/resume", status_code=201)

@@ -55,6 +55,7 @@ def plan_form(name: str) -> dict[str, Any]:
         "plan": name,
         "summary": i18n.gettext(row.summary),
         "example": row.example,
+        "only_planned": forms.only_planned(the_task, name),
         "groups": groups,
     }
 

@@ -44,7 +44,7 @@ export function form(groups, { values = {}, change = () => {}, sliders = false, 
       });
     },
     set(more) {
-      for (const [name, value] of Object.entries(more)) fields.get(name)?.set(value);
+      for (const [name, value] of Object.entries(more)) fields.get(name)?.set(value === EMPTY ? "" : value);
     },
     reset() {
       for (const field of fields.values()) field.set(field.facts.default);
@@ -54,7 +54,9 @@ export function form(groups, { values = {}, change = () => {}, sliders = false, 
   return result;
 }
 
-const same = (one, other) => JSON.stringify(one ?? null) === JSON.stringify(other ?? null);
+// an empty field is what a setting without a default has
+const plain = (value) => JSON.stringify(value === "" ? null : value ?? null);
+const same = (one, other) => plain(one) === plain(other);
 
 /** A search over the settings: what does not match is hidden, groups with a match open. */
 function search(sections, fields) {
@@ -168,7 +170,8 @@ const WIDGETS = {
 };
 
 function text(facts, id, change) {
-  const long = ["question", "prompt", "system", "text"].includes(facts.name);
+  // a line break does not fit into one line: it would be lost
+  const long = ["question", "prompt", "system", "text"].includes(facts.name) || String(facts.default).includes("\n");
   const input = long
     ? el("textarea", { id, rows: 3, oninput: change })
     : el("input", { type: "text", id, spellcheck: "false", autocomplete: "off", onchange: change });
@@ -183,7 +186,10 @@ function text(facts, id, change) {
 function numeric(facts, id, change, sliders, step) {
   const low = facts.ge ?? facts.gt, high = facts.le ?? facts.lt;
   const input = el("input", { type: "number", id, step, min: low ?? null, max: high ?? null });
-  const read = () => (input.value === "" ? EMPTY : Number(input.value));
+  const read = () => {
+    if (input.validity.badInput) return "text"; // which the server refuses; empty it would be the default
+    return input.value === "" ? EMPTY : Number(input.value);
+  };
   const widget = { node: input, value: read, set: (value) => { input.value = value ?? ""; slider?.follow(); } };
   const slider = sliders ? makeSlider(facts, input, low, high, step) : null;
   input.addEventListener("input", () => { slider?.follow(); change(); });

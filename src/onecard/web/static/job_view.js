@@ -32,6 +32,8 @@ export function jobView(id, { ended = () => {}, title = "" } = {}) {
     if (["queued", "running"].includes(job.status)) return true;
     if (run) await run.now();
     run?.stop();
+    // the result stands below; a log with a warning stays open
+    if (job.status === "done" && job.text && !/warning|警告/i.test(log.textContent)) logNode.open = false;
     ended(job);
     return false;
   });

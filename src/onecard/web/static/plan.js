@@ -7,7 +7,7 @@ import { changes, memoryBar } from "./memory_bar.js";
 const tasks = await get("/tasks");
 const names = await get("/models/names");
 const select = $("#plan"), model = $("#model"), card = $("#card");
-let settings = null, turn = 0, timer = 0, task = "";
+let settings = null, turn = 0, timer = 0, task = "", onlyPlanned = [];
 
 for (const row of tasks) {
   select.append(el("optgroup", { label: row.name }, row.plans.map((plan) => el("option", { value: plan.name }, `${plan.name}: ${plan.summary}`))));
@@ -26,6 +26,7 @@ async function open(name, values = {}) {
   const data = await get(`/plans/${name}`);
   if (mine !== turn) return;
   task = data.task;
+  onlyPlanned = data.only_planned;
   select.value = name;
   const { model: chosen, ...rest } = values;
   model.value = chosen || data.example || "";
@@ -51,11 +52,17 @@ async function plan() {
     const open = $("#bar details")?.open ?? true;
     fill($("#bar"), memoryBar(data));
     $("#bar details").open = open;
-    $("#line").textContent = data.command;
+    line(data.command);
   } catch (fault) {
-    if (mine === turn) fill($("#bar"), faultBlock(fault));
+    if (mine === turn) { fill($("#bar"), faultBlock(fault)); line(""); }
   }
   begin(asked);
+}
+
+/** The command of the plan that is shown: none for settings that were refused. */
+function line(text) {
+  $("#line").textContent = text;
+  $("#copy").disabled = !text;
 }
 
 // a slider sends many events: the last one within a frame counts
@@ -64,18 +71,17 @@ function later() {
   timer = setTimeout(plan, 15);
 }
 
-/** The link to the page that does this work, with the settings that its command has too. */
+/** The link to the page that does this work, with the plan's own settings and the chosen ones. */
 function begin(asked) {
   const row = tasks.find((each) => each.name === task);
-  const command = asked.plan.includes("predict") ? "predict" : row.trains && isTraining(asked.plan, row) ? "train" : row.commands.find((each) => !each.terminal)?.name;
-  const link = $("#begin");
-  link.href = !row.trains && row.commands.some((each) => each.service === "chat")
+  const { command, values } = row.plans.find((each) => each.name === asked.plan);
+  $("#begin").href = !row.trains && row.commands.some((each) => each.service === "chat")
     ? `/chat?model=${encodeURIComponent(asked.values.model || "auto")}`
-    : `/tasks/${task}#${command}?${encodeURIComponent(JSON.stringify(asked.values))}`;
-  link.textContent = t("Start this");
+    : `/tasks/${task}#${command}?${encodeURIComponent(JSON.stringify({ ...values, ...asked.values }))}`;
+  const left = Object.keys({ ...values, ...asked.values }).filter((each) => onlyPlanned.includes(each));
+  fill($("#without"), left.length && !$("#begin").href.includes("/chat?")
+    ? t("{command} starts without {names}: the plan alone has such a setting.", { command: `${task} ${command}`, names: left.join(", ") }) : "");
 }
-
-const isTraining = (plan, row) => row.plans.length < 2 || !/infer|answer/.test(plan);
 
 $("#fit").addEventListener("click", action(async () => {
   const data = await post("/fit", body());

@@ -6,9 +6,10 @@ import { intervals } from "./chart.js";
 /** The summary of a run as nodes. */
 export async function runSummary(id) {
   const run = await get(`/runs/${id}`);
+  const written = await get(`/runs/${id}/outputs`).catch(() => []);
   const parts = [proof(run)];
   if (run.status !== "running") parts.push(await changedItems(run));
-  parts.push(artifacts(run), next(run));
+  parts.push(outputs(written), artifacts(run), next(run));
   return parts.filter(Boolean);
 }
 
@@ -16,13 +17,15 @@ export async function runSummary(id) {
 export function proof(run) {
   const names = Object.keys(run.metrics);
   if (!names.length && !run.verdicts.length) return null;
-  const pairs = names.filter((name) => names.includes(`base_${name}`));
-  const singles = names.filter((name) => !pairs.includes(name) && !(name.startsWith("base_") && pairs.includes(name.slice(5))));
+  const plain = (name) => name.replace(/^tuned_/, "");
+  const pairs = names.filter((name) => names.includes(`base_${plain(name)}`));
+  const bases = pairs.map((name) => `base_${plain(name)}`);
+  const singles = names.filter((name) => !pairs.includes(name) && !bases.includes(name));
   const row = (name) => ({ name, ...run.metrics[name] });
   return el("section", { class: "panel proof" }, el("h2", {}, t("Proof")),
     run.verdicts.length ? el("ul", { class: "verdicts" }, run.verdicts.map((text) => el("li", {}, String(text)))) : null,
     pairs.length ? table([t("score"), t("before"), t("after")], pairs.map((name) => [
-      el("span", { "data-word": name }, name), withInterval(run.metrics[`base_${name}`]), withInterval(run.metrics[name])]), { caption: t("before and after") }) : null,
+      el("span", { "data-word": plain(name) }, plain(name)), withInterval(run.metrics[`base_${plain(name)}`]), withInterval(run.metrics[name])]), { caption: t("before and after") }) : null,
     singles.length ? intervals(singles.map(row), { caption: t("scores") }) : null);
 }
 
@@ -51,18 +54,33 @@ async function changedItems(run) {
 const fileUrl = (run, name, download = false) => `/api/runs/${run.id}/files/${name.split("/").map(encodeURIComponent).join("/")}${download ? "?download=true" : ""}`;
 
 function artifacts(run) {
-  const pictures = run.artifacts.filter((file) => file.kind === "image");
-  const others = run.artifacts.filter((file) => file.kind !== "image");
-  if (!run.artifacts.length) return null;
-  return el("section", { class: "panel" }, el("h2", {}, t("Files")),
-    pictures.length ? el("div", { class: "gallery" }, pictures.slice(0, 60).map((file) => el("figure", {},
-      el("a", { href: fileUrl(run, file.name), target: "_blank" }, el("img", { src: fileUrl(run, file.name), loading: "lazy", alt: file.name })),
-      el("figcaption", { class: "help" }, file.name)))) : null,
-    others.some((file) => file.kind === "audio") ? others.filter((file) => file.kind === "audio").slice(0, 20).map((file) =>
-      el("p", {}, el("audio", { controls: true, preload: "none", src: fileUrl(run, file.name), "aria-label": file.name }), " ", file.name)) : null,
-    el("details", { open: others.length < 15 }, el("summary", {}, t("{n} files", { n: others.length })), table([t("file"), t("size"), ""], others.map((file) => [
-      ["text", "page"].includes(file.kind) ? el("a", { href: fileUrl(run, file.name), target: "_blank" }, file.name) : file.name,
-      bytes(file.bytes), el("a", { href: fileUrl(run, file.name, true), "aria-label": t("download {name}", { name: file.name }) }, t("download"))]))));
+  const visible = run.artifacts.filter((file) => !/(^|\/)\./.test(file.name));
+  return filesPanel(t("Files"), visible, (file, download) => fileUrl(run, file.name, download));
+}
+
+/** Files outside a run's folder: in an output_dir, or where the result says. */
+export function outputs(files) {
+  const url = (file, download) => `/api/file?path=${encodeURIComponent(file.path)}${download ? "&download=true" : ""}`;
+  return filesPanel(t("Written files"), files, url);
+}
+
+const IN_PLACE = ["text", "page", "video"];
+
+/** Pictures and sounds in place, everything as a list with downloads. */
+function filesPanel(title, files, url) {
+  if (!files.length) return null;
+  const of = (kind) => files.filter((file) => file.kind === kind);
+  const others = files.filter((file) => file.kind !== "image");
+  const name = (file) => el("span", { title: file.path || file.name }, file.name);
+  return el("section", { class: "panel" }, el("h2", {}, title),
+    of("image").length ? el("div", { class: "gallery" }, of("image").slice(0, 60).map((file) => el("figure", {},
+      el("a", { href: url(file), target: "_blank" }, el("img", { src: url(file), loading: "lazy", alt: file.name })),
+      el("figcaption", { class: "row help" }, name(file), el("a", { href: url(file, true), "aria-label": t("download {name}", { name: file.name }) }, t("download")))))) : null,
+    of("audio").slice(0, 20).map((file) =>
+      el("p", {}, el("audio", { controls: true, preload: "none", src: url(file), "aria-label": file.name }), " ", file.name)),
+    others.length ? el("details", { open: others.length < 15 }, el("summary", {}, t("{n} files", { n: others.length })), table([t("file"), t("size"), ""], others.map((file) => [
+      IN_PLACE.includes(file.kind) ? el("a", { href: url(file), target: "_blank", title: file.path || null }, file.name) : name(file),
+      bytes(file.bytes), el("a", { href: url(file, true), "aria-label": t("download {name}", { name: file.name }) }, t("download"))]))) : null);
 }
 
 /** Buttons to what a user does next with a run. */

@@ -3,6 +3,7 @@
 import { $, action, copy, el, faultBlock, fill, get, post, t, table } from "./api.js";
 import { form } from "./form.js";
 import { jobView } from "./job_view.js";
+import { outcome } from "./outcome.js";
 import { changes, memoryBar } from "./memory_bar.js";
 import { picturesEditor } from "./pictures_editor.js";
 import { rowsEditor } from "./rows_editor.js";
@@ -66,10 +67,10 @@ function commandView(command, start) {
   const left = el("div"), right = el("div", { class: "sticky" }), below = el("div");
   const node = el("div", {}, el("p", {}, command.summary), el("div", { class: "columns" }, left, right), below);
   const timer = { id: 0, turn: 0 };
-  let settings = null, job = null, card = "auto", preset = "";
-  const planNode = el("div"), lineNode = el("div"), extra = el("div");
+  let settings = null, job = null, card = "auto";
+  const planNode = el("div"), lineNode = el("div"), extra = el("div"), jump = el("span");
 
-  const body = () => ({ task: name, command: command.name, values: settings.values(), card, preset });
+  const body = () => ({ task: name, command: command.name, values: settings.values(), card });
 
   async function plan() {
     const turn = timer.turn += 1;
@@ -82,7 +83,8 @@ function commandView(command, start) {
       const line = data.command.replace(`${name} plan ${command.name}`, `${name} ${command.name}`);
       fill(lineNode, el("code", {}, line), " ", el("button", { type: "button", onclick: () => copy(line) }, t("Copy as command")));
     } catch (fault) {
-      if (turn === timer.turn) fill(planNode, faultBlock(fault));
+      // a command of settings that were refused would be another one's
+      if (turn === timer.turn) { fill(planNode, faultBlock(fault)); fill(lineNode); }
     }
   }
   const later = () => { clearTimeout(timer.id); timer.id = setTimeout(plan, 80); };
@@ -102,14 +104,16 @@ function commandView(command, start) {
 
   function follow(id) {
     job?.stop();
-    job = jobView(id, { ended: (row) => outcome(row, below, settings, command) });
-    fill(below, el("h2", {}, t("This job")), job.node, el("div", { id: "outcome" }));
+    const result = el("div", { id: "outcome" });
+    job = jobView(id, { ended: async (row) => fill(result, await ended(row, command, settings, later, result)) });
+    fill(below, el("h2", {}, t("This job")), job.node, result);
+    fill(jump, el("button", { type: "button", onclick: () => below.scrollIntoView() }, t("To the job below")));
   }
 
   (async () => {
     const data = await get(`/tasks/${name}/commands/${command.name}`);
     settings = form(data.groups, { values: start, change: later, hide: ["token", "allow_origin"] });
-    fill(left, el("div", { class: "panel" }, presets((chosen) => { preset = chosen; later(); }),
+    fill(left, el("div", { class: "panel" }, presets(settings, later),
       settings.node, el("button", { type: "button", onclick: () => { settings.reset(); later(); } }, t("Defaults"))));
     const cardInput = el("input", { id: "card", value: card, spellcheck: "false", list: "cards" });
     cardInput.addEventListener("change", () => { card = cardInput.value || "auto"; later(); });
@@ -118,7 +122,8 @@ function commandView(command, start) {
         el("button", { type: "button", onclick: makeFit }, t("Make it fit")),
         command.missing.length
           ? el("div", { class: "notice" }, t("{names} is not installed.", { names: command.missing.join(", ") }), " ", el("code", {}, command.fix))
-          : command.service ? serviceButton(() => body()) : el("button", { type: "button", class: "primary", id: "start", onclick: begin }, t("Start"))),
+          : command.service ? serviceButton(() => body()) : el("button", { type: "button", class: "primary", id: "start", onclick: begin }, t("Start")),
+        jump),
       extra, lineNode));
     plan();
     const rows = await get("/jobs?limit=200");
@@ -131,10 +136,18 @@ function commandView(command, start) {
   return { node, stop: () => { job?.stop(); clearTimeout(timer.id); } };
 }
 
-function presets(change) {
+/** A preset fills in its settings, so that they are seen and may be changed; the one before it is taken back. */
+function presets(settings, change) {
   if (!task.presets.length) return null;
-  const select = el("select", { id: "preset", onchange: () => change(select.value) },
-    el("option", { value: "" }, t("(none)")), task.presets.map((each) => el("option", { value: each }, each)));
+  let before = {};
+  const select = el("select", { id: "preset", onchange: action(async () => {
+    const values = select.value ? await get(`/tasks/${name}/presets/${encodeURIComponent(select.value)}`) : {};
+    settings.set(before);
+    const known = Object.keys(values).filter((each) => settings.fields.has(each));
+    before = Object.fromEntries(known.map((each) => [each, settings.fields.get(each).value()]));
+    settings.set(values);
+    change();
+  }) }, el("option", { value: "" }, t("(none)")), task.presets.map((each) => el("option", { value: each }, each)));
   return el("div", { class: "row field" }, el("label", { for: "preset" }, t("preset")), select);
 }
 
@@ -147,28 +160,29 @@ function serviceButton(body) {
   }) }, t("Start the server"));
 }
 
-/** What an ended job left: findings, a table or text, pictures, the proof, and where to go next. */
-async function outcome(job, below, settings, command) {
-  const node = $("#outcome", below) || below;
-  const result = job.status === "done" ? await get(`/jobs/${job.id}/result`).catch(() => null) : null;
-  const parts = [findings(result?.findings, settings, command, node)];
-  const isCheck = command.name === "check";
-  if (job.text) parts.push(el("details", { class: "panel", open: !job.run || isCheck }, el("summary", {}, t("Result")), el("pre", { tabindex: "0" }, job.text)));
-  if (job.run) {
-    const { runSummary } = await import("./run_summary.js");
-    parts.push(...(await runSummary(job.run)));
-  }
-  fill(node, parts);
+/** What an ended job left; after a check its findings first, and the way to the training. */
+async function ended(job, command, settings, change, node) {
+  const parts = await outcome(job);
+  if (command.name !== "check" || job.status !== "done") return parts;
+  const result = await get(`/jobs/${job.id}/result`).catch(() => null);
+  return [findings(result?.findings, settings, command, change, node), onwards(settings), ...parts];
+}
+
+/** To the training, with all settings that it shares with the check. */
+function onwards(settings) {
+  if (!commands.some((each) => each.name === "train")) return null;
+  const go = () => { location.hash = `train?${encodeURIComponent(JSON.stringify(settings.values()))}`; };
+  return el("p", {}, el("button", { type: "button", class: "primary", onclick: go }, t("Train on these data")));
 }
 
 /** What a check of data came upon, with a way to the rows. */
-export function findings(rows, settings, command, node) {
-  const path = settings?.fields.get(command.positional)?.value();
-  if (!Array.isArray(rows)) return command.name === "check" ? lookAtPictures(path) : null;
+function findings(rows, settings, command, change, node) {
+  const path = settings.fields.get(command.positional)?.value();
+  if (!Array.isArray(rows)) return lookAtPictures(path);
   const first = Array.isArray(path) ? path[0] : path;
   const open = (example) => {
     const line = Number((String(example).match(/\.\w+[:[](\d+)/) || [])[1] || 1);
-    const editor = rowsEditor(first, { start: Math.max(0, line - 3), saved: (copyPath) => settings.set({ [command.positional]: Array.isArray(path) ? [copyPath] : copyPath }) });
+    const editor = rowsEditor(first, { start: Math.max(0, line - 3), saved: (copyPath) => { settings.set({ [command.positional]: Array.isArray(path) ? [copyPath] : copyPath }); change(); } });
     $("#editor", node)?.remove();
     node.append(el("div", { id: "editor" }, editor));
     editor.scrollIntoView();
