@@ -6,6 +6,7 @@ import os
 import re
 import time
 
+import httpx
 import made_pictures
 import pytest
 from playwright.sync_api import expect
@@ -223,3 +224,37 @@ def test_checked_data_go_on_to_the_training(workbench, page):
     page.get_by_role("button", name="Train on these data").click(timeout=SLOW)
     expect(page.locator("#tab-train")).to_have_attribute("aria-selected", "true")
     expect(page.locator('[data-field="data"] input').first).to_have_value(str(folder))
+
+
+# What is shown is true
+
+
+def test_a_server_that_is_away_is_told_and_back_again(workbench, page):
+    page.goto(f"{workbench.url}/jobs")
+    expect(page.get_by_text("Nothing runs or waits.")).to_be_visible()
+    page.route("**/api/**", lambda route: route.abort())
+    expect(page.locator("#away")).to_be_visible()
+    page.unroute("**/api/**")
+    expect(page.locator("#away")).to_have_count(0)
+
+
+def test_a_model_server_tells_its_address_ends_and_starts_again(workbench, page):
+    page.goto(f"{workbench.url}/tasks/chat#serve")
+    fill_field(page, "model", "smollm2-135m")
+    page.get_by_role("button", name="Start the server").click()
+    address = page.locator(".job code.url")
+    expect(address).to_have_text(re.compile(r"^http://127"), timeout=SLOW)
+    job = page.url.rsplit("/", 1)[1]
+    token = workbench.api.get(f"/jobs/{job}").json()["token"]
+    models = f"{address.inner_text().removesuffix('/v1')}/v1/models"
+    assert httpx.get(models).status_code == 401
+    assert httpx.get(models, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    # the token stands in no file
+    for path in (workbench.home / "jobs" / job).iterdir():
+        assert token not in path.read_text()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".job .badge.stopped")).to_be_visible(timeout=SLOW)
+    expect(address).to_have_count(0)
+    page.get_by_role("button", name="Run again").click()
+    expect(page.locator(".job .badge.running")).to_be_visible(timeout=SLOW)
+    assert workbench.api.post("/services/stop").json() == {"stopped": 1}

@@ -25,22 +25,27 @@ WRITE_S = 0.25
 IDLE_S = 1800
 """A server that nobody used for so long ends by itself; the page's server touches `used`."""
 
+MIN_SECRET = 8
+"""Characters; anything shorter would take words out of a log."""
+
 
 class JobReporter(Reporter):
     """Lines go to the log, progress to a file."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, secrets: dict[str, str] | None = None) -> None:
+        """`secrets`: what the log may not hold -> what stands there instead."""
         self.folder, self._facts = folder, {}  # type: tuple[Path, dict[str, Any]]
-        self._last = 0.0
+        self._last, self._secrets = 0.0, secrets or {}
 
     def line(self, text: str = "") -> None:
-        sys.stdout.write(plain(redact(text)) + "\n")
-        sys.stdout.flush()
+        self.stream(text + "\n")
 
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}")
 
     def stream(self, text: str) -> None:
+        for secret, name in self._secrets.items():
+            text = text.replace(secret, name)
         sys.stdout.write(plain(redact(text)))
         sys.stdout.flush()
 
@@ -100,7 +105,7 @@ def main(folder: Path) -> int:
     fsio.write_text(folder / "process.json", json.dumps(process))
     with contextlib.suppress(OSError):
         os.chdir(about.get("cwd") or paths.home())
-    reporter = JobReporter(folder)
+    reporter = JobReporter(folder, _secrets(about["settings"]))
     if job.is_server:
         threading.Thread(target=_end_when_idle, args=(folder,), daemon=True).start()
     try:
@@ -134,6 +139,13 @@ def main(folder: Path) -> int:
     run = str(result.data.get("run", ""))
     jobs.write_end(folder, "done", text=result.text, data=result.data, run=run)
     return 0
+
+
+def _secrets(settings: dict[str, Any]) -> dict[str, str]:
+    """Value of each `env:NAME` among the settings -> its name: a server tells its token."""
+    names = [str(value) for value in settings.values() if str(value).startswith("env:")]
+    values = {os.environ.get(name.removeprefix("env:"), ""): name for name in names}
+    return {value: name for value, name in values.items() if len(value) >= MIN_SECRET}
 
 
 def _end_when_idle(folder: Path) -> None:

@@ -80,7 +80,10 @@ def job(job_id: str, start: int = 0) -> dict[str, Any]:
     if row.status == "queued" and not row.is_server:
         jobs.start_queue()  # where its process was killed
     place = waiting.index(job_id) + 1 if job_id in waiting else 0
-    return {**row.as_dict(), "output": output, "next": following, "place": place}
+    facts = {**row.as_dict(), "output": output, "next": following, "place": place}
+    if row.is_server and row.status == "running":
+        facts |= {"url": str(row.progress.get("url") or ""), "token": services.token()}
+    return facts
 
 
 @router.get("/jobs/{job_id}/result")
@@ -106,7 +109,12 @@ def stop(job_id: str) -> dict[str, Any]:
 @router.post("/jobs/{job_id}/again", status_code=201)
 def again(job_id: str) -> dict[str, Any]:
     """The same work once more, at the end of the queue."""
-    about = jobs.find(job_id).about
+    job = jobs.find(job_id)
+    about = job.about
+    if job.is_server:
+        command = task_list.command_of(task_list.get(about["task"]), about["command"])
+        values, card = about["settings"], about["card"]
+        return services.start(command.service, values, card=card, task=about["task"]).as_dict()
     row = jobs.create(
         about["task"],
         about["command"],

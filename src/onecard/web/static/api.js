@@ -37,14 +37,27 @@ export async function call(method, path, body, { signal } = {}) {
     reply = await fetch(`/api${path}`, options);
   } catch (fault) {
     if (fault.name === "AbortError") throw fault;
+    away(true);
     throw new Refusal(0, {
       what: t("The server does not answer."),
       why: t("It was stopped, or this machine slept."),
       fix: t("Start onecard ui again: running jobs go on without it."),
     });
   }
+  away(false);
   if (!reply.ok) throw await refusal(reply);
   return reply.status === 204 ? null : reply.json();
+}
+
+let answered = new Date();
+
+/** While the server is away the page says so: what it shows is old, a "running" too. */
+function away(isAway) {
+  const notice = $("#away");
+  if (!isAway) { answered = new Date(); notice?.remove(); return; }
+  if (notice) return;
+  document.body.append(el("div", { id: "away", class: "notice", role: "alert" },
+    t("The server does not answer: what stands here is of {time}.", { time: answered.toLocaleTimeString(language) })));
 }
 
 export async function refusal(reply) {

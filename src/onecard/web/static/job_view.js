@@ -1,7 +1,7 @@
 // A job as it is now: its place in the queue, progress, curves, memory, log, end. It looks at the
 // server's truth every second, so a page that was closed or slept shows the same when it is back.
 
-import { $, action, badge, el, faultBlock, fill, get, poll, post, t, when } from "./api.js";
+import { $, action, badge, copy, el, faultBlock, fill, get, poll, post, t, when } from "./api.js";
 import { curves } from "./chart.js";
 import { memoryBar } from "./memory_bar.js";
 
@@ -14,10 +14,10 @@ export function jobView(id, { ended = () => {}, title = "" } = {}) {
   const what = el("p", { class: "help", role: "status" });
   const live = el("div", { class: "live" });
   const log = el("pre", { class: "log", tabindex: "0", "aria-label": t("log") });
-  const fault = el("div");
+  const fault = el("div"), address = el("div");
   const logNode = el("details", { open: true, hidden: true }, el("summary", {}, t("Log")), log);
-  const node = el("section", { class: "panel job", "data-job": id }, head, bar, what, fault, live,
-    logNode);
+  const node = el("section", { class: "panel job", "data-job": id }, head, address, bar, what, fault,
+    live, logNode);
   let next = 0, run = null;
 
   const watch = poll(1000, async () => {
@@ -27,6 +27,7 @@ export function jobView(id, { ended = () => {}, title = "" } = {}) {
     logNode.hidden = !log.textContent.trim();
     header(head, job, title);
     progress(bar, what, job);
+    server(address, job);
     if (job.run && !run) run = runView(job.run, live);
     if (job.error) fill(fault, faultBlock(job.error));
     if (["queued", "running"].includes(job.status)) return true;
@@ -63,9 +64,21 @@ function header(head, job, title) {
     job.run ? el("a", { class: "button", href: `/runs/${job.run}` }, t("Open the run")) : null);
 }
 
+/** Where a model's server answers, and the token that it demands. */
+function server(node, job) {
+  const key = `${job.status} ${job.url}`;
+  if (!job.server || node.dataset.key === key) return;
+  node.dataset.key = key;
+  fill(node, job.status !== "running" ? null : job.url
+    ? el("p", { class: "row" }, el("b", {}, t("It answers at")), el("code", { class: "url" }, job.url),
+      el("button", { type: "button", onclick: () => copy(job.url) }, t("Copy the address")),
+      el("button", { type: "button", onclick: () => copy(job.token) }, t("Copy the token")))
+    : el("p", { class: "help", role: "status" }, t("The model is being loaded.")));
+}
+
 function progress(bar, what, job) {
   const { what: name, done, total } = job.progress;
-  const active = job.status === "running";
+  const active = job.status === "running" && !job.url;
   bar.hidden = !active;
   if (!active) { what.textContent = ""; return; }
   if (total) { bar.max = total; bar.value = done; } else bar.removeAttribute("value");
