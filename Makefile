@@ -23,12 +23,14 @@ test: $(VENV)/.full
 check: $(VENV)/.full
 	$(BIN)/ruff format --check src tests recipes
 	$(BIN)/ruff check src tests recipes
+	$(BIN)/deno fmt --quiet --check --line-width 100 src/onecard/web/static
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit src/onecard --durations=0 --durations-min=1
 
 format: $(VENV)/.full
 	$(BIN)/ruff format src tests recipes
 	$(BIN)/ruff check --fix src tests recipes
+	$(BIN)/deno fmt --quiet --line-width 100 src/onecard/web/static
 
 bench: $(VENV)/.full
 	@ls tests/bench/bench_*.py | sed 's|^|$(BIN)/python |'

@@ -87,6 +87,24 @@ def test_no_line_is_over_100_columns(path):
     assert not long
 
 
+PAGES = sorted((SRC / "web" / "static").glob("*.js")) + sorted(
+    (SRC / "web" / "static").glob("*.css")
+)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_loads_nothing_and_builds_no_html(path):
+    """100 columns; no address of elsewhere; text becomes HTML in one place a page, sanitised."""
+    text = path.read_text()
+    assert not [line for line in text.splitlines() if len(line) > 100]
+    assert not re.search(r"https?://(?!127\.|www\.w3\.org)", text)
+    assert not re.search(
+        r"\beval\(|new Function|document\.write|outerHTML *=|insertAdjacentHTML", text
+    )
+    if ".innerHTML" in text:
+        assert "sanitised" in text
+
+
 @pytest.mark.parametrize("path", FILES, ids=room)
 def test_a_module_says_what_it_is(path):
     if path.name != "__main__.py":

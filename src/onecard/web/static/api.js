@@ -54,17 +54,30 @@ let answered = new Date();
 /** While the server is away the page says so: what it shows is old, a "running" too. */
 function away(isAway) {
   const notice = $("#away");
-  if (!isAway) { answered = new Date(); notice?.remove(); return; }
+  if (!isAway) {
+    answered = new Date();
+    notice?.remove();
+    return;
+  }
   if (notice) return;
-  document.body.append(el("div", { id: "away", class: "notice", role: "alert" },
-    t("The server does not answer: what stands here is of {time}.", { time: answered.toLocaleTimeString(language) })));
+  document.body.append(
+    el(
+      "div",
+      { id: "away", class: "notice", role: "alert" },
+      t("The server does not answer: what stands here is of {time}.", {
+        time: answered.toLocaleTimeString(language),
+      }),
+    ),
+  );
 }
 
 export async function refusal(reply) {
   let error = { what: `${reply.status} ${reply.statusText}` };
   try {
     const data = await reply.json();
-    if (typeof data.error === "object") error = data.error.what ? data.error : { what: data.error.message };
+    if (typeof data.error === "object") {
+      error = data.error.what ? data.error : { what: data.error.message };
+    }
   } catch { /* no JSON: the status says it */ }
   if (reply.status === 401) location.href = "/login";
   return new Refusal(reply.status, error);
@@ -73,17 +86,22 @@ export async function refusal(reply) {
 export const get = (path, options) => call("GET", path, undefined, options);
 export const post = (path, body = {}, options) => call("POST", path, body, options);
 
-/** An element: el("a", {href, class, onclick, "aria-label"}, "text", child ...). Text is never HTML. */
+/** An element: el("a", {href, class, onclick}, "text", child ...). Text is never HTML. */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "class") node.className = value;
-    else if (["value", "checked", "disabled", "selected", "indeterminate"].includes(name)) node[name] = value;
-    else node.setAttribute(name, value === true ? "" : value);
+    else if (["value", "checked", "disabled", "selected", "indeterminate"].includes(name)) {
+      node[name] = value;
+    } else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(
+    ...children.flat(Infinity).filter((child) =>
+      child !== null && child !== undefined && child !== false
+    ),
+  );
   return node;
 }
 
@@ -91,25 +109,53 @@ export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** Put children in the place of what a node holds. */
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(
+    ...children.flat(Infinity).filter((child) =>
+      child !== null && child !== undefined && child !== false
+    ),
+  );
   return node;
 }
 
 /** A refusal as a block: what, why, fix. */
 export function faultBlock(fault) {
-  return el("div", { class: "fault", role: "alert" },
+  return el(
+    "div",
+    { class: "fault", role: "alert" },
     el("strong", {}, fault.what || fault.message || String(fault)),
     fault.why ? el("p", {}, el("b", {}, `${t("why")}: `), fault.why) : null,
-    fault.fix ? el("p", {}, el("b", {}, `${t("fix")}: `), fault.fix) : null);
+    fault.fix ? el("p", {}, el("b", {}, `${t("fix")}: `), fault.fix) : null,
+  );
 }
 
 /** A message at the edge of the page; an action as {text, run} adds a button. */
 export function toast(content, action = null) {
-  const node = el("div", { class: "toast" },
-    content instanceof Node ? content : typeof content === "string" ? el("span", {}, content) : faultBlock(content));
+  const node = el(
+    "div",
+    { class: "toast" },
+    content instanceof Node
+      ? content
+      : typeof content === "string"
+      ? el("span", {}, content)
+      : faultBlock(content),
+  );
   const close = () => node.remove();
-  if (action) node.append(el("button", { type: "button", onclick: () => { close(); action.run(); } }, action.text));
-  node.append(el("button", { type: "button", class: "quiet", "aria-label": t("Close"), onclick: close }, "×"));
+  if (action) {
+    node.append(el("button", {
+      type: "button",
+      onclick: () => {
+        close();
+        action.run();
+      },
+    }, action.text));
+  }
+  node.append(
+    el(
+      "button",
+      { type: "button", class: "quiet", "aria-label": t("Close"), onclick: close },
+      "×",
+    ),
+  );
   $("#toasts").append(node);
   if (typeof content === "string") setTimeout(close, 10000);
   return node;
@@ -132,7 +178,8 @@ export function action(work) {
   };
 }
 
-/** Call `work` every `ms` while the page is visible, at once when it becomes visible; until it returns false. */
+/** Call `work` every `ms` while the page is visible, at once when it becomes so, until it returns
+ * false. */
 export function poll(ms, work) {
   let timer = null, ended = false, busy = false;
   const step = async () => {
@@ -147,14 +194,24 @@ export function poll(ms, work) {
   };
   document.addEventListener("visibilitychange", step);
   step();
-  return { now: step, stop: () => { ended = true; clearTimeout(timer); document.removeEventListener("visibilitychange", step); } };
+  return {
+    now: step,
+    stop: () => {
+      ended = true;
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", step);
+    },
+  };
 }
 
 export function bytes(n) {
   if (n === null || n === undefined) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let i = 0;
-  while (Math.abs(n) >= 1024 && i < units.length - 1) { n /= 1024; i += 1; }
+  while (Math.abs(n) >= 1024 && i < units.length - 1) {
+    n /= 1024;
+    i += 1;
+  }
   return `${i < 2 ? Math.round(n) : n.toFixed(i === 2 ? 0 : 2)} ${units[i]}`;
 }
 
@@ -169,24 +226,43 @@ export function number(value) {
 
 export function when(text) {
   const date = new Date(text.replace(/([+-]\d\d)(\d\d)$/, "$1:$2"));
-  return Number.isNaN(date.getTime()) ? text : date.toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
+  return Number.isNaN(date.getTime())
+    ? text
+    : date.toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
 }
 
 /** A status as a badge, in the page's language. */
 export function badge(status) {
   const words = {
-    queued: t("queued"), running: t("running"), done: t("done"), failed: t("failed"), stopped: t("stopped"),
-    killed: t("killed"), cancelled: t("cancelled"), unknown: t("unknown"),
+    queued: t("queued"),
+    running: t("running"),
+    done: t("done"),
+    failed: t("failed"),
+    stopped: t("stopped"),
+    killed: t("killed"),
+    cancelled: t("cancelled"),
+    unknown: t("unknown"),
   };
   return el("span", { class: `badge ${status}` }, words[status] || status);
 }
 
 /** A table: head texts and rows of cells (texts or nodes). */
 export function table(head, rows, { caption = "" } = {}) {
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption || head.join(", ") },
-    el("table", {}, caption ? el("caption", {}, caption) : null,
+  return el(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption || head.join(", ") },
+    el(
+      "table",
+      {},
+      caption ? el("caption", {}, caption) : null,
       el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell ?? "")))))));
+      el(
+        "tbody",
+        {},
+        rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell ?? "")))),
+      ),
+    ),
+  );
 }
 
 /** Copy a text; where the clipboard is closed to the page, show it to be copied. */
@@ -202,12 +278,21 @@ export async function copy(text) {
 /** A question before something that cannot be undone. */
 export function confirmed(question, yes) {
   return new Promise((resolve) => {
-    const dialog = el("dialog", { "aria-label": question },
+    const dialog = el(
+      "dialog",
+      { "aria-label": question },
       el("p", {}, question),
-      el("div", { class: "row end" },
+      el(
+        "div",
+        { class: "row end" },
         el("button", { type: "button", onclick: () => dialog.close("no") }, t("Cancel")),
-        el("button", { type: "button", class: "danger", onclick: () => dialog.close("yes") }, yes)));
-    dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes"); });
+        el("button", { type: "button", class: "danger", onclick: () => dialog.close("yes") }, yes),
+      ),
+    );
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
     document.body.append(dialog);
     dialog.showModal();
   });

@@ -4,7 +4,7 @@ import { $, action, bytes, call, copy, el, fill, get, poll, post, t, toast } fro
 import { Composer } from "./chat_composer.js";
 import { ChatList } from "./chat_list.js";
 import { MessageView, parts } from "./chat_message.js";
-import { Settings, remembered } from "./chat_settings.js";
+import { remembered, Settings } from "./chat_settings.js";
 
 const PAGE = 100;
 const NEAR_PX = 60;
@@ -26,10 +26,20 @@ thread.addEventListener("scroll", () => {
   stick = thread.scrollHeight - thread.scrollTop - thread.clientHeight < NEAR_PX;
   $("#to-end").hidden = stick;
 }, { passive: true });
-const toEnd = () => { thread.scrollTop = thread.scrollHeight; };
-new ResizeObserver(() => { if (stick) toEnd(); }).observe(list);
-$("#to-end").addEventListener("click", () => { stick = true; toEnd(); $("#question").focus(); });
-new IntersectionObserver((entries) => { if (entries[0].isIntersecting) older(); }, { root: thread, rootMargin: "600px 0px 0px 0px" }).observe($("#older"));
+const toEnd = () => {
+  thread.scrollTop = thread.scrollHeight;
+};
+new ResizeObserver(() => {
+  if (stick) toEnd();
+}).observe(list);
+$("#to-end").addEventListener("click", () => {
+  stick = true;
+  toEnd();
+  $("#question").focus();
+});
+new IntersectionObserver((entries) => {
+  if (entries[0].isIntersecting) older();
+}, { root: thread, rootMargin: "600px 0px 0px 0px" }).observe($("#older"));
 $("#older-button").addEventListener("click", () => older());
 
 let busyWithOlder = false;
@@ -38,7 +48,9 @@ async function older() {
   busyWithOlder = true;
   const turn = loading;
   try {
-    const data = await get(`/chats/${chat.id}/messages?before=${views[0].message.id}&limit=${PAGE}`);
+    const data = await get(
+      `/chats/${chat.id}/messages?before=${views[0].message.id}&limit=${PAGE}`,
+    );
     if (turn !== loading) return false;
     const first = views[0].node, top = first.getBoundingClientRect().top;
     const added = data.messages.map(viewOf);
@@ -51,7 +63,9 @@ async function older() {
   } catch (fault) {
     toast(fault);
     return false;
-  } finally { busyWithOlder = false; }
+  } finally {
+    busyWithOlder = false;
+  }
 }
 
 // Messages
@@ -67,7 +81,10 @@ function show(messages) {
 function markLast() {
   views.forEach((view, i) => {
     const isLast = i === views.length - 1;
-    if (view.isLast !== isLast) { view.isLast = isLast; view.drawFoot(); }
+    if (view.isLast !== isLast) {
+      view.isLast = isLast;
+      view.drawFoot();
+    }
   });
 }
 
@@ -80,7 +97,9 @@ async function reload() {
   views = data.messages.map((message) => {
     const view = known.get(message.id);
     if (!view) return viewOf(message);
-    const same = ["status", "content", "html"].every((name) => view.message[name] === message[name]);
+    const same = ["status", "content", "html"].every((name) =>
+      view.message[name] === message[name]
+    );
     view.message = message;
     if (same) view.drawFoot();
     else view.draw();
@@ -129,11 +148,17 @@ class Stream {
     this.source = new EventSource(this.address);
     this.source.addEventListener("message", (event) => this.take(JSON.parse(event.data)));
     this.source.addEventListener("error", () => {
-      if (this.source?.readyState === EventSource.CLOSED) { this.close(); reload().catch(toast); }
+      if (this.source?.readyState === EventSource.CLOSED) {
+        this.close();
+        reload().catch(toast);
+      }
     });
   }
 
-  pause() { this.source?.close(); this.source = null; }
+  pause() {
+    this.source?.close();
+    this.source = null;
+  }
 
   close() {
     this.pause();
@@ -164,7 +189,10 @@ class Stream {
 
 function watch(view) {
   stream?.close();
-  if (!view || view.message.status !== "streaming") { composer.answering(false); return; }
+  if (!view || view.message.status !== "streaming") {
+    composer.answering(false);
+    return;
+  }
   stream = new Stream(view);
   view.progress("starting", "");
   composer.answering(true);
@@ -176,7 +204,9 @@ function watchLast() {
   watch(last);
 }
 
-function announce(text) { $("#announcer").textContent = text; }
+function announce(text) {
+  $("#announcer").textContent = text;
+}
 
 // Asking
 
@@ -187,7 +217,9 @@ async function send({ text, pictures }) {
     chat = await post("/chats", { service, model, system, settings });
     history.replaceState({}, "", `/chat?id=${chat.id}`);
     composer.draftKey = `draft-${chat.id}`;
-    try { localStorage.removeItem("draft-new"); } catch { /* storage is off */ }
+    try {
+      localStorage.removeItem("draft-new");
+    } catch { /* storage is off */ }
   }
   const ids = [];
   for (const row of pictures) {
@@ -207,11 +239,13 @@ async function stop() {
 }
 
 const ACTIONS = {
-  copy: ({ message }) => copy(message.role === "assistant" ? parts(message.content).answer : message.content),
-  edit: (view) => view.edit(async (content) => {
-    const reply = await post(`${path(view)}/edit`, { content });
-    await append(view.message.parent, reply.question, reply.answer);
-  }),
+  copy: ({ message }) =>
+    copy(message.role === "assistant" ? parts(message.content).answer : message.content),
+  edit: (view) =>
+    view.edit(async (content) => {
+      const reply = await post(`${path(view)}/edit`, { content });
+      await append(view.message.parent, reply.question, reply.answer);
+    }),
   regenerate: async (view) => {
     const { answer } = await post(`${path(view)}/regenerate`);
     await append(view.message.parent, answer);
@@ -231,7 +265,10 @@ const ACTIONS = {
     const { id } = chat, back = view.message.id;
     toast(t("The message and what follows it are deleted."), {
       text: t("Undo"),
-      run: () => post(`/chats/${id}/messages/${back}/restore`).then(() => (chat?.id === id ? reload() : null)).catch(toast),
+      run: () =>
+        post(`/chats/${id}/messages/${back}/restore`).then(
+          () => (chat?.id === id ? reload() : null),
+        ).catch(toast),
     });
     await refresh();
     $("#question").focus();
@@ -240,8 +277,15 @@ const ACTIONS = {
 const path = (view) => `/chats/${chat.id}/messages/${view.message.id}`;
 
 async function act(name, view) {
-  if (stream && name !== "copy") { toast(t("An answer is being made: wait, or stop it.")); return; }
-  try { await ACTIONS[name](view); } catch (fault) { toast(fault); }
+  if (stream && name !== "copy") {
+    toast(t("An answer is being made: wait, or stop it."));
+    return;
+  }
+  try {
+    await ACTIONS[name](view);
+  } catch (fault) {
+    toast(fault);
+  }
 }
 
 async function step(view, by) {
@@ -265,7 +309,10 @@ async function open(id, { push = true, message = 0 } = {}) {
   $("#chat").classList.remove("side-open");
   try {
     if (message) await post(`/chats/${id}/messages/${message}/select`);
-    const [row, data] = await Promise.all([get(`/chats/${id}`), get(`/chats/${id}/messages?limit=${PAGE}`)]);
+    const [row, data] = await Promise.all([
+      get(`/chats/${id}`),
+      get(`/chats/${id}/messages?limit=${PAGE}`),
+    ]);
     if (turn !== loading) return;
     chat = row;
     more = data.more;
@@ -288,7 +335,9 @@ async function open(id, { push = true, message = 0 } = {}) {
 }
 
 async function showMessage(id) {
-  for (let i = 0; i < 50 && !views.some((view) => view.message.id === id); i += 1) if (!(await older())) break;
+  for (let i = 0; i < 50 && !views.some((view) => view.message.id === id); i += 1) {
+    if (!(await older())) break;
+  }
   const view = views.find((each) => each.message.id === id);
   view?.node.scrollIntoView({ block: "center" });
   view?.node.focus({ preventScroll: true });
@@ -301,7 +350,10 @@ function begin({ push = true } = {}) {
   chat = null;
   const kept = remembered();
   draft = {
-    title: "", system: "", service: kept.service === "vision" ? "vision" : "chat", model: kept.model || "auto",
+    title: "",
+    system: "",
+    service: kept.service === "vision" ? "vision" : "chat",
+    model: kept.model || "auto",
     settings: { ...defaults, ...kept.settings },
   };
   views = [];
@@ -330,8 +382,12 @@ function drawHead() {
     $("#export-json").href = `/api/chats/${chat.id}/export?form=json`;
   }
   settings.draw();
-  const used = views.findLast((view) => view.message.role === "assistant" && view.message.status === "complete")?.message.model;
-  if (facts().model === "auto" && used && used !== "auto") $("#model-name").textContent = `auto: ${used}`;
+  const used = views.findLast((view) =>
+    view.message.role === "assistant" && view.message.status === "complete"
+  )?.message.model;
+  if (facts().model === "auto" && used && used !== "auto") {
+    $("#model-name").textContent = `auto: ${used}`;
+  }
   chats.mark(chat ? chat.id : "");
 }
 
@@ -344,15 +400,36 @@ function drawWelcome() {
     t("Write a Python function that finds the longest line of a file."),
     t("Make a table of three fruits with their colours."),
   ];
-  fill(node, el("h2", {}, t("What shall we talk about?")),
-    el("p", { class: "help" }, t("The model runs on this machine: nothing that you write leaves it.")),
-    el("div", { class: "row" }, ideas.map((text) => el("button", {
-      type: "button", class: "suggestion", onclick: () => { $("#question").value = ""; composer.insert(text); },
-    }, text))));
+  fill(
+    node,
+    el("h2", {}, t("What shall we talk about?")),
+    el(
+      "p",
+      { class: "help" },
+      t("The model runs on this machine: nothing that you write leaves it."),
+    ),
+    el(
+      "div",
+      { class: "row" },
+      ideas.map((text) =>
+        el("button", {
+          type: "button",
+          class: "suggestion",
+          onclick: () => {
+            $("#question").value = "";
+            composer.insert(text);
+          },
+        }, text)
+      ),
+    ),
+  );
 }
 
 async function save(changes) {
-  if (!chat) { draft = { ...draft, ...changes }; return; }
+  if (!chat) {
+    draft = { ...draft, ...changes };
+    return;
+  }
   chat = await call("PATCH", `/chats/${chat.id}`, changes);
   chat.settings = { ...defaults, ...chat.settings };
   serverStatus();
@@ -364,7 +441,10 @@ async function refresh() {
     const id = chat?.id;
     if (id) {
       const row = await get(`/chats/${id}`);
-      if (chat?.id === id) { chat = row; drawHead(); }
+      if (chat?.id === id) {
+        chat = row;
+        drawHead();
+      }
     }
     await chats.load();
   } catch { /* the next look tells */ }
@@ -379,7 +459,9 @@ async function serverStatus() {
     const words = { none: t("not loaded"), loading: t("loading"), ready: t("ready") };
     const memory = row.bytes ? ` · ${bytes(row.bytes)}` : "";
     $("#server").textContent = `${words[row.status]}${memory}`;
-    $("#server").title = row.planned_bytes ? t("planned: {n} for the model", { n: bytes(row.planned_bytes) }) : "";
+    $("#server").title = row.planned_bytes
+      ? t("planned: {n} for the model", { n: bytes(row.planned_bytes) })
+      : "";
   } catch { /* told elsewhere */ }
 }
 
@@ -391,37 +473,65 @@ for (const menu of document.querySelectorAll(".menu")) {
     if (event.newState !== "open") return;
     const box = button.getBoundingClientRect();
     menu.style.top = `${box.bottom + 4}px`;
-    menu.style.left = `${Math.max(8, Math.min(box.right - menu.offsetWidth, innerWidth - menu.offsetWidth - 8))}px`;
+    menu.style.left = `${
+      Math.max(8, Math.min(box.right - menu.offsetWidth, innerWidth - menu.offsetWidth - 8))
+    }px`;
     menu.querySelector("button, a")?.focus();
   });
-  menu.addEventListener("click", (event) => { if (event.target.matches("a")) menu.hidePopover(); });
+  menu.addEventListener("click", (event) => {
+    if (event.target.matches("a")) menu.hidePopover();
+  });
 }
-const fromMenu = (menu, work) => action(async (event) => { $(menu).hidePopover(); await work(event); });
+const fromMenu = (menu, work) =>
+  action(async (event) => {
+    $(menu).hidePopover();
+    await work(event);
+  });
 
-$("#rename").addEventListener("click", fromMenu("#chat-menu", async () => {
-  const title = await asked(t("Title"), chat.title);
-  if (title === null) return;
-  await save({ title });
-  await refresh();
-}));
-$("#archive").addEventListener("click", fromMenu("#chat-menu", async () => {
-  const { id, archived } = chat;
-  await save({ archived: !archived });
-  await refresh();
-  toast(archived ? t("The conversation is in the list again.") : t("The conversation is in the archive."), {
-    text: t("Undo"), run: () => call("PATCH", `/chats/${id}`, { archived }).then(refresh).catch(toast),
-  });
-}));
-$("#delete").addEventListener("click", fromMenu("#chat-menu", async () => {
-  const { id } = chat;
-  await call("DELETE", `/chats/${id}`);
-  begin();
-  await chats.load();
-  toast(t("The conversation is deleted."), {
-    text: t("Undo"), run: () => post(`/chats/${id}/restore`).then(() => open(id)).then(() => chats.load()).catch(toast),
-  });
-}));
-$("#import").addEventListener("click", () => { $("#all-menu").hidePopover(); $("#import-input").click(); });
+$("#rename").addEventListener(
+  "click",
+  fromMenu("#chat-menu", async () => {
+    const title = await asked(t("Title"), chat.title);
+    if (title === null) return;
+    await save({ title });
+    await refresh();
+  }),
+);
+$("#archive").addEventListener(
+  "click",
+  fromMenu("#chat-menu", async () => {
+    const { id, archived } = chat;
+    await save({ archived: !archived });
+    await refresh();
+    toast(
+      archived
+        ? t("The conversation is in the list again.")
+        : t("The conversation is in the archive."),
+      {
+        text: t("Undo"),
+        run: () => call("PATCH", `/chats/${id}`, { archived }).then(refresh).catch(toast),
+      },
+    );
+  }),
+);
+$("#delete").addEventListener(
+  "click",
+  fromMenu("#chat-menu", async () => {
+    const { id } = chat;
+    await call("DELETE", `/chats/${id}`);
+    begin();
+    await chats.load();
+    toast(t("The conversation is deleted."), {
+      text: t("Undo"),
+      run: () =>
+        post(`/chats/${id}/restore`).then(() => open(id)).then(() => chats.load()).catch(toast),
+    });
+  }),
+);
+$("#import").addEventListener("click", () => {
+  $("#all-menu").hidePopover();
+  $("#import-input").click();
+});
 $("#import-input").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   event.target.value = "";
@@ -431,11 +541,17 @@ $("#import-input").addEventListener("change", async (event) => {
 /** Each conversation of a file by itself: a request holds 32 MiB. */
 async function importFile(file) {
   let data = null;
-  try { data = JSON.parse(await file.text()); } catch { /* the server tells what is wrong */ }
+  try {
+    data = JSON.parse(await file.text());
+  } catch { /* the server tells what is wrong */ }
   const rows = Array.isArray(data?.chats) ? data.chats : [data];
   let last = "";
   for (const row of rows) {
-    const reply = await call("POST", "/chats/import", new Blob([row === null ? await file.text() : JSON.stringify(row)]));
+    const reply = await call(
+      "POST",
+      "/chats/import",
+      new Blob([row === null ? await file.text() : JSON.stringify(row)]),
+    );
     last = reply.chats.at(-1)?.id || last;
   }
   await chats.load();
@@ -447,11 +563,26 @@ async function importFile(file) {
 function asked(label, value) {
   return new Promise((resolve) => {
     const field = el("input", { type: "text", id: "asked", value, maxlength: "200" });
-    const dialog = el("dialog", { "aria-label": label }, el("form", { method: "dialog", class: "stack" },
-      el("label", { for: "asked" }, label), field,
-      el("div", { class: "row end" }, el("button", { type: "button", onclick: () => dialog.close() }, t("Cancel")),
-        el("button", { type: "submit", class: "primary", value: "yes" }, t("Save")))));
-    dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "yes" ? field.value.trim() : null); });
+    const dialog = el(
+      "dialog",
+      { "aria-label": label },
+      el(
+        "form",
+        { method: "dialog", class: "stack" },
+        el("label", { for: "asked" }, label),
+        field,
+        el(
+          "div",
+          { class: "row end" },
+          el("button", { type: "button", onclick: () => dialog.close() }, t("Cancel")),
+          el("button", { type: "submit", class: "primary", value: "yes" }, t("Save")),
+        ),
+      ),
+    );
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes" ? field.value.trim() : null);
+    });
     document.body.append(dialog);
     dialog.showModal();
     field.select();
@@ -462,12 +593,16 @@ $("#side-button").addEventListener("click", () => {
   const narrow = matchMedia("(max-width: 48rem)").matches;
   const root = $("#chat");
   root.classList.toggle(narrow ? "side-open" : "side-closed");
-  const shown = narrow ? root.classList.contains("side-open") : !root.classList.contains("side-closed");
+  const shown = narrow
+    ? root.classList.contains("side-open")
+    : !root.classList.contains("side-closed");
   $("#side-button").setAttribute("aria-expanded", String(shown));
   if (narrow && shown) $("#search").focus();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && $("#chat").classList.contains("side-open")) $("#side-button").click();
+  if (event.key === "Escape" && $("#chat").classList.contains("side-open")) {
+    $("#side-button").click();
+  }
 });
 $("#chat-main").addEventListener("click", (event) => {
   if (!event.target.closest("#side-button")) $("#chat").classList.remove("side-open");
@@ -476,13 +611,24 @@ $("#new-chat").addEventListener("click", () => begin());
 
 // The start
 
-const defaults = await get("/chats/settings").catch(() => ({ temperature: 0.7, top_p: 0.95, max_tokens: 1024, seed: null, n_ctx: 4096 }));
+const defaults = await get("/chats/settings").catch(() => ({
+  temperature: 0.7,
+  top_p: 0.95,
+  max_tokens: 1024,
+  seed: null,
+  n_ctx: 4096,
+}));
 draft = { title: "", system: "", service: "chat", model: "auto", settings: defaults };
 const chats = new ChatList((id, message) => open(id, { message }));
 const settings = new Settings(facts, save);
 const composer = new Composer({
-  send, stop, sees: () => facts().service === "vision",
-  offerVision: async () => { await save({ service: "vision", model: "auto" }); settings.draw(); },
+  send,
+  stop,
+  sees: () => facts().service === "vision",
+  offerVision: async () => {
+    await save({ service: "vision", model: "auto" });
+    settings.draw();
+  },
 });
 
 function fromAddress(push) {
@@ -492,11 +638,18 @@ function fromAddress(push) {
   const question = words.get("q");
   if (question) $("#question").value = question.slice(0, 10000);
   const model = words.get("model");
-  if (model) return save({ model: model.slice(0, 4096), service: words.get("service") === "vision" ? "vision" : "chat" }).then(() => settings.draw());
+  if (model) {
+    return save({
+      model: model.slice(0, 4096),
+      service: words.get("service") === "vision" ? "vision" : "chat",
+    }).then(() => settings.draw());
+  }
   return null;
 }
 addEventListener("popstate", () => fromAddress(false));
-if (matchMedia("(max-width: 48rem)").matches) $("#side-button").setAttribute("aria-expanded", "false");
+if (matchMedia("(max-width: 48rem)").matches) {
+  $("#side-button").setAttribute("aria-expanded", "false");
+}
 await Promise.all([fromAddress(false), chats.load()]);
 document.body.dataset.ready = "chat";
 

@@ -8,19 +8,26 @@ const MAX_SPEECH_S = 15 * 60;
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
 
 export class Composer {
-  /** `send({text, pictures})` is awaited and keeps what was written where it throws; `stop()` ends the
-   *  answer; `sees()`: whether the model takes pictures; `offerVision()` turns to one that does. */
+  /** `send({text, pictures})` is awaited and keeps what was written where it throws; `stop()` ends
+   *  the answer; `sees()`: whether the model takes pictures; `offerVision()` turns to one that
+   *  does. */
   constructor({ send, stop, sees, offerVision }) {
     Object.assign(this, { send, stop, sees, offerVision });
     this.text = $("#question");
     this.pictures = [];
     this.draftKey = "";
     this.busy = false;
-    $("#composer").addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
+    $("#composer").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
     $("#stop").addEventListener("click", action(() => stop()));
     this.text.addEventListener("keydown", (event) => {
       if (event.isComposing || event.keyCode === 229) return; // an input method is choosing a word
-      if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); this.submit(); }
+      if (event.key === "Enter" && !event.shiftKey) {
+        event.preventDefault();
+        this.submit();
+      }
       if (event.key === "Escape" && !$("#stop").hidden) $("#stop").click();
     });
     let timer = null;
@@ -32,10 +39,16 @@ export class Composer {
     addEventListener("pagehide", () => this.keepDraft());
     this.text.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files || [])];
-      if (files.length) { event.preventDefault(); this.attach(files); }
+      if (files.length) {
+        event.preventDefault();
+        this.attach(files);
+      }
     });
     $("#attach").addEventListener("click", () => $("#picture-input").click());
-    $("#picture-input").addEventListener("change", (event) => { this.attach([...event.target.files]); event.target.value = ""; });
+    $("#picture-input").addEventListener("change", (event) => {
+      this.attach([...event.target.files]);
+      event.target.value = "";
+    });
     this.listenToDrops();
     this.speech = new Speech((text) => this.insert(text));
   }
@@ -43,8 +56,15 @@ export class Composer {
   listenToDrops() {
     const main = $("#chat-main"), box = $("#composer-box");
     const hasFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
-    main.addEventListener("dragover", (event) => { if (hasFiles(event)) { event.preventDefault(); box.classList.add("drop"); } });
-    main.addEventListener("dragleave", (event) => { if (!main.contains(event.relatedTarget)) box.classList.remove("drop"); });
+    main.addEventListener("dragover", (event) => {
+      if (hasFiles(event)) {
+        event.preventDefault();
+        box.classList.add("drop");
+      }
+    });
+    main.addEventListener("dragleave", (event) => {
+      if (!main.contains(event.relatedTarget)) box.classList.remove("drop");
+    });
     main.addEventListener("drop", (event) => {
       if (!hasFiles(event)) return;
       event.preventDefault();
@@ -55,7 +75,9 @@ export class Composer {
 
   /** Browsers without field-sizing: as many rows as lines. */
   grow() {
-    if (!CSS.supports("field-sizing", "content")) this.text.rows = Math.min(12, this.text.value.split("\n").length);
+    if (!CSS.supports("field-sizing", "content")) {
+      this.text.rows = Math.min(12, this.text.value.split("\n").length);
+    }
   }
 
   async submit() {
@@ -97,7 +119,9 @@ export class Composer {
     this.draftKey = key;
     this.clearPictures();
     let draft = "";
-    try { draft = localStorage.getItem(key) || ""; } catch { /* storage is off */ }
+    try {
+      draft = localStorage.getItem(key) || "";
+    } catch { /* storage is off */ }
     this.text.value = draft;
     this.grow();
   }
@@ -105,8 +129,9 @@ export class Composer {
   keepDraft() {
     if (!this.draftKey) return;
     try {
-      if (this.text.value.trim()) localStorage.setItem(this.draftKey, this.text.value.slice(0, 50000));
-      else localStorage.removeItem(this.draftKey);
+      if (this.text.value.trim()) {
+        localStorage.setItem(this.draftKey, this.text.value.slice(0, 50000));
+      } else localStorage.removeItem(this.draftKey);
     } catch { /* storage is off or full */ }
   }
 
@@ -114,16 +139,27 @@ export class Composer {
 
   attach(files) {
     const pictures = files.filter((file) => TYPES.includes(file.type));
-    if (pictures.length < files.length) toast(t("Only PNG, JPEG and WebP pictures can be attached."));
+    if (pictures.length < files.length) {
+      toast(t("Only PNG, JPEG and WebP pictures can be attached."));
+    }
     if (!pictures.length) return;
     if (!this.sees()) {
-      toast(t("This model sees no pictures."), { text: t("Take one that does"), run: async () => { await this.offerVision(); this.attach(files); } });
+      toast(t("This model sees no pictures."), {
+        text: t("Take one that does"),
+        run: async () => {
+          await this.offerVision();
+          this.attach(files);
+        },
+      });
       return;
     }
     for (const file of pictures) {
-      if (file.size > MAX_PICTURE_BYTES) toast(t("{name} is larger than 10 MiB.", { name: file.name }));
-      else if (this.pictures.length >= MAX_PICTURES) { toast(t("At most {n} pictures in one message.", { n: MAX_PICTURES })); break; }
-      else this.pictures.push({ file, url: URL.createObjectURL(file) });
+      if (file.size > MAX_PICTURE_BYTES) {
+        toast(t("{name} is larger than 10 MiB.", { name: file.name }));
+      } else if (this.pictures.length >= MAX_PICTURES) {
+        toast(t("At most {n} pictures in one message.", { n: MAX_PICTURES }));
+        break;
+      } else this.pictures.push({ file, url: URL.createObjectURL(file) });
     }
     this.drawPictures();
   }
@@ -136,11 +172,26 @@ export class Composer {
 
   drawPictures() {
     $("#attached").hidden = !this.pictures.length;
-    fill($("#attached"), this.pictures.map((row) => el("li", {}, el("img", { src: row.url, alt: row.file.name }),
-      el("button", {
-        type: "button", "aria-label": t("Remove {name}", { name: row.file.name }),
-        onclick: () => { URL.revokeObjectURL(row.url); this.pictures = this.pictures.filter((each) => each !== row); this.drawPictures(); this.text.focus(); },
-      }, "×"))));
+    fill(
+      $("#attached"),
+      this.pictures.map((row) =>
+        el(
+          "li",
+          {},
+          el("img", { src: row.url, alt: row.file.name }),
+          el("button", {
+            type: "button",
+            "aria-label": t("Remove {name}", { name: row.file.name }),
+            onclick: () => {
+              URL.revokeObjectURL(row.url);
+              this.pictures = this.pictures.filter((each) => each !== row);
+              this.drawPictures();
+              this.text.focus();
+            },
+          }, "×"),
+        )
+      ),
+    );
   }
 }
 
@@ -153,7 +204,10 @@ class Speech {
     this.recorder = null;
     this.request = null;
     this.button.addEventListener("click", () => this.toggle());
-    $("#transcribe-file").addEventListener("click", () => { $("#all-menu").hidePopover(); $("#sound-input").click(); });
+    $("#transcribe-file").addEventListener("click", () => {
+      $("#all-menu").hidePopover();
+      $("#sound-input").click();
+    });
     $("#sound-input").addEventListener("change", (event) => {
       const file = event.target.files[0];
       event.target.value = "";
@@ -162,10 +216,21 @@ class Speech {
   }
 
   async toggle() {
-    if (this.request) { this.request.abort(); return; }
-    if (this.recorder) { this.recorder.stop(); return; }
+    if (this.request) {
+      this.request.abort();
+      return;
+    }
+    if (this.recorder) {
+      this.recorder.stop();
+      return;
+    }
     if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
-      toast(t("The browser gives this page no microphone: open it on this machine (127.0.0.1) or over https."));
+      toast(
+        t(
+          "The browser gives this page no microphone: open it on this machine (127.0.0.1) " +
+            "or over https.",
+        ),
+      );
       return;
     }
     let stream;
@@ -210,7 +275,12 @@ class Speech {
     this.note.textContent = t("Transcribing …");
     this.request = new AbortController();
     try {
-      const reply = await fetch("/api/transcriptions", { method: "POST", headers: headers(), body: sound, signal: this.request.signal });
+      const reply = await fetch("/api/transcriptions", {
+        method: "POST",
+        headers: headers(),
+        body: sound,
+        signal: this.request.signal,
+      });
       if (!reply.ok) throw await refusal(reply);
       const { text } = await reply.json();
       if (text.trim()) this.give(text.trim());

@@ -18,9 +18,15 @@ export class ChatList {
     let timer = null;
     $("#search").addEventListener("input", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => { this.size = PAGE; this.load(); }, 200);
+      timer = setTimeout(() => {
+        this.size = PAGE;
+        this.load();
+      }, 200);
     });
-    $("#more-chats").addEventListener("click", () => { this.size += PAGE; this.load(); });
+    $("#more-chats").addEventListener("click", () => {
+      this.size += PAGE;
+      this.load();
+    });
     $("#show-archived").addEventListener("click", (event) => {
       this.archived = !this.archived;
       event.target.setAttribute("aria-pressed", String(this.archived));
@@ -33,7 +39,11 @@ export class ChatList {
     const turn = ++this.turn, query = $("#search").value.trim();
     let data;
     try {
-      data = await get(`/chats?q=${encodeURIComponent(query)}&limit=${Math.min(this.size, 200)}&archived=${this.archived}`);
+      data = await get(
+        `/chats?q=${encodeURIComponent(query)}&limit=${
+          Math.min(this.size, 200)
+        }&archived=${this.archived}`,
+      );
     } catch (fault) {
       toast(fault);
       return;
@@ -41,9 +51,15 @@ export class ChatList {
     if (turn !== this.turn) return; // a later search has answered already
     this.rows = data.chats;
     this.note.textContent = "";
-    if (query) this.note.textContent = data.total ? t("{n} found", { n: data.total }) : t("Nothing is found.");
-    else if (!data.total) this.note.textContent = this.archived ? t("The archive is empty.") : t("No conversation yet.");
-    else if (this.archived) this.note.textContent = t("Archive");
+    if (query) {
+      this.note.textContent = data.total
+        ? t("{n} found", { n: data.total })
+        : t("Nothing is found.");
+    } else if (!data.total) {
+      this.note.textContent = this.archived
+        ? t("The archive is empty.")
+        : t("No conversation yet.");
+    } else if (this.archived) this.note.textContent = t("Archive");
     $("#more-chats").hidden = data.total <= data.chats.length || this.size >= 200;
     let day = "";
     const nodes = [];
@@ -59,14 +75,21 @@ export class ChatList {
   link(row) {
     const address = `/chat?id=${row.id}`;
     const title = row.title || t("New conversation");
-    return el("a", {
-      href: address, "data-id": row.id, title,
-      onclick: (event) => {
-        if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-        event.preventDefault();
-        this.open(row.id, row.message || 0);
+    return el(
+      "a",
+      {
+        href: address,
+        "data-id": row.id,
+        title,
+        onclick: (event) => {
+          if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+          event.preventDefault();
+          this.open(row.id, row.message || 0);
+        },
       },
-    }, el("span", { class: "line" }, title), row.passage ? passage(row.passage) : null);
+      el("span", { class: "line" }, title),
+      row.passage ? passage(row.passage) : null,
+    );
   }
 
   mark(id) {
@@ -79,7 +102,13 @@ export class ChatList {
 }
 
 function passage({ text, start, end }) {
-  return el("span", { class: "passage" }, text.slice(0, start), el("mark", {}, text.slice(start, end)), text.slice(end));
+  return el(
+    "span",
+    { class: "passage" },
+    text.slice(0, start),
+    el("mark", {}, text.slice(start, end)),
+    text.slice(end),
+  );
 }
 
 function dayOf(seconds) {

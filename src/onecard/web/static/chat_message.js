@@ -2,16 +2,19 @@
 
 import { bytes, copy, el, faultBlock, fill, language, t } from "./api.js";
 
-/** The text of an answer as {thinking, answer}: a model's thoughts stand in <think> at its beginning. */
+/** The text of an answer as {thinking, answer}: thoughts stand in <think> at its beginning. */
 export function parts(text) {
   const begin = /^\s*<think>\n?/.exec(text);
   if (!begin) return { thinking: "", answer: text };
   const end = text.indexOf("</think>");
   if (end < 0) return { thinking: text.slice(begin[0].length), answer: "" };
-  return { thinking: text.slice(begin[0].length, end).trim(), answer: text.slice(end + 8).trimStart() };
+  return {
+    thinking: text.slice(begin[0].length, end).trim(),
+    answer: text.slice(end + 8).trimStart(),
+  };
 }
 
-/** HTML that the server has sanitised, put in place of what differs: what was read and selected stays. */
+/** HTML that the server has sanitised, put in place of what differs: what is selected stays. */
 class Prose {
   constructor() {
     this.node = el("div", { class: "prose" });
@@ -23,7 +26,10 @@ class Prose {
     template.innerHTML = html; // the only place: HTML of web/markdown.py and nothing else
     const fresh = [...template.content.children];
     let same = 0;
-    while (same < fresh.length && same < this.sources.length && fresh[same].outerHTML === this.sources[same]) same += 1;
+    while (
+      same < fresh.length && same < this.sources.length &&
+      fresh[same].outerHTML === this.sources[same]
+    ) same += 1;
     while (this.node.children.length > same) this.node.lastElementChild.remove();
     this.sources.length = same;
     for (const child of fresh.slice(same)) {
@@ -44,11 +50,23 @@ function decorated(child) {
     pre.setAttribute("aria-label", name ? t("Code: {language}", { language: name }) : t("Code"));
     const box = el("div", { class: "code-box" });
     pre.replaceWith(box);
-    box.append(el("div", { class: "code-head" }, el("span", {}, name || t("text")),
-      el("button", { type: "button", onclick: () => copy(pre.textContent) }, t("Copy"))), pre);
+    box.append(
+      el(
+        "div",
+        { class: "code-head" },
+        el("span", {}, name || t("text")),
+        el("button", { type: "button", onclick: () => copy(pre.textContent) }, t("Copy")),
+      ),
+      pre,
+    );
   }
   for (const table of holder.querySelectorAll("table")) {
-    const scroll = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("Table") });
+    const scroll = el("div", {
+      class: "scroll",
+      tabindex: "0",
+      role: "region",
+      "aria-label": t("Table"),
+    });
     table.replaceWith(scroll);
     scroll.append(table);
   }
@@ -62,7 +80,13 @@ function statsText(message) {
   if (message.model) words.push(message.model);
   if (stats.tokens) words.push(t("{n} tokens", { n: stats.tokens.toLocaleString(language) }));
   if (stats.tokens_per_s) words.push(t("{n} tokens/s", { n: rate(stats.tokens_per_s) }));
-  if (stats.first_token_s) words.push(t("first token after {n} s", { n: stats.first_token_s.toLocaleString(language, { maximumFractionDigits: 2 }) }));
+  if (stats.first_token_s) {
+    words.push(
+      t("first token after {n} s", {
+        n: stats.first_token_s.toLocaleString(language, { maximumFractionDigits: 2 }),
+      }),
+    );
+  }
   if (stats.memory_bytes) words.push(t("{n} of memory", { n: bytes(stats.memory_bytes) }));
   return words.join(" · ");
 }
@@ -76,17 +100,43 @@ export class MessageView {
     this.who = el("p", { class: "who" });
     this.plain = el("div", { class: "plain" });
     this.thought = el("div", { class: "thought" });
-    this.thinking = el("details", { class: "thinking", hidden: true }, el("summary", {}, t("Thoughts")), this.thought);
-    this.pictures = el("div", { class: "pictures" }, message.pictures.map((name) => {
-      const address = `/api/chats/${chat}/pictures/${name}`;
-      return el("a", { href: address, target: "_blank" }, el("img", { src: address, alt: t("A picture that you sent"), loading: "lazy" }));
-    }));
+    this.thinking = el(
+      "details",
+      { class: "thinking", hidden: true },
+      el("summary", {}, t("Thoughts")),
+      this.thought,
+    );
+    this.pictures = el(
+      "div",
+      { class: "pictures" },
+      message.pictures.map((name) => {
+        const address = `/api/chats/${chat}/pictures/${name}`;
+        return el(
+          "a",
+          { href: address, target: "_blank" },
+          el("img", { src: address, alt: t("A picture that you sent"), loading: "lazy" }),
+        );
+      }),
+    );
     this.state = el("div", { class: "state", hidden: true });
     this.notes = el("div", {});
     this.foot = el("div", { class: "foot" });
-    this.body = el("div", { class: "body" }, message.pictures.length ? this.pictures : null, this.thinking,
-      this.prose ? this.prose.node : this.plain, this.state);
-    this.node = el("li", { class: `message ${message.role}`, tabindex: "-1" }, this.who, this.body, this.notes, this.foot);
+    this.body = el(
+      "div",
+      { class: "body" },
+      message.pictures.length ? this.pictures : null,
+      this.thinking,
+      this.prose ? this.prose.node : this.plain,
+      this.state,
+    );
+    this.node = el(
+      "li",
+      { class: `message ${message.role}`, tabindex: "-1" },
+      this.who,
+      this.body,
+      this.notes,
+      this.foot,
+    );
     this.draw();
   }
 
@@ -120,16 +170,30 @@ export class MessageView {
   drawNotes() {
     const message = this.message, stats = message.stats || {}, nodes = [];
     if (stats.left_out) {
-      nodes.push(el("p", { class: "help" }, t("The {n} oldest messages were left out: the conversation is longer than the model's context of {tokens} tokens.",
-        { n: stats.left_out, tokens: (stats.n_ctx || 0).toLocaleString(language) })));
+      nodes.push(
+        el(
+          "p",
+          { class: "help" },
+          t(
+            "The {n} oldest messages were left out: the conversation is longer than the " +
+              "model's context of {tokens} tokens.",
+            { n: stats.left_out, tokens: (stats.n_ctx || 0).toLocaleString(language) },
+          ),
+        ),
+      );
     }
-    if (message.status === "failed") nodes.push(faultBlock(message.error || { what: t("The answer failed.") }));
+    if (message.status === "failed") {
+      nodes.push(faultBlock(message.error || { what: t("The answer failed.") }));
+    }
     if (message.status === "complete" && message.role === "assistant" && !message.content.trim()) {
       nodes.push(el("p", { class: "help" }, t("The model answered nothing.")));
     }
-    if (message.status === "stopped") nodes.push(el("p", { class: "help" }, t("Stopped. What was written is kept.")));
-    else if (stats.finish === "length" && message.role === "assistant") {
-      nodes.push(el("p", { class: "help" }, t("Cut at the longest answer or at the end of the context.")));
+    if (message.status === "stopped") {
+      nodes.push(el("p", { class: "help" }, t("Stopped. What was written is kept.")));
+    } else if (stats.finish === "length" && message.role === "assistant") {
+      nodes.push(
+        el("p", { class: "help" }, t("Cut at the longest answer or at the end of the context.")),
+      );
     }
     fill(this.notes, nodes);
   }
@@ -137,14 +201,24 @@ export class MessageView {
   /** What a running answer is doing. */
   progress(state, note) {
     const words = {
-      starting: t("Starting …"), loading: t("The model is loading …"), waiting: t("Waiting for the first word …"),
+      starting: t("Starting …"),
+      loading: t("The model is loading …"),
+      waiting: t("Waiting for the first word …"),
       writing: "",
     };
     const shown = state in words && (state !== "writing" || !this.message.content);
     this.state.hidden = !shown;
-    if (!shown) { this.stopClock(); return; }
+    if (!shown) {
+      this.stopClock();
+      return;
+    }
     if (!this.state.firstChild) {
-      this.state.append(el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), el("span"), el("span", { class: "seconds" }), el("span", { class: "log-line" }));
+      this.state.append(
+        el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
+        el("span"),
+        el("span", { class: "seconds" }),
+        el("span", { class: "log-line" }),
+      );
     }
     const [, text, , line] = this.state.children;
     if (text.textContent !== words[state]) text.textContent = words[state];
@@ -152,12 +226,15 @@ export class MessageView {
     this.startClock();
   }
 
-  /** A clock instead of an animation: sixty frames a second would slow a model on the same processor. */
+  /** A clock and no animation: sixty frames a second would slow a model on the processor. */
   startClock() {
     if (this.clock) return;
     const begin = performance.now();
     this.clock = setInterval(() => {
-      if (!this.node.isConnected) { this.stopClock(); return; }
+      if (!this.node.isConnected) {
+        this.stopClock();
+        return;
+      }
       const seconds = Math.round((performance.now() - begin) / 1000);
       const [dots, , clock] = this.state.children;
       dots.dataset.at = String(seconds % 3);
@@ -171,7 +248,12 @@ export class MessageView {
   }
 
   button(name, text, label = text) {
-    return el("button", { type: "button", "aria-label": label, "data-act": name, onclick: () => this.act(name, this) }, text);
+    return el("button", {
+      type: "button",
+      "aria-label": label,
+      "data-act": name,
+      onclick: () => this.act(name, this),
+    }, text);
   }
 
   drawFoot() {
@@ -191,11 +273,15 @@ export class MessageView {
       else {
         actions.push(this.button("regenerate", t("Answer again")));
         const cut = message.status !== "complete" || (message.stats || {}).finish === "length";
-        if (this.isLast && cut && message.content) actions.push(this.button("continue", t("Go on")));
+        if (this.isLast && cut && message.content) {
+          actions.push(this.button("continue", t("Go on")));
+        }
       }
       actions.push(this.button("delete", t("Delete")));
       nodes.push(el("span", { class: "actions" }, actions));
-      if (message.role === "assistant") nodes.push(el("span", { class: "stats" }, statsText(message)));
+      if (message.role === "assistant") {
+        nodes.push(el("span", { class: "stats" }, statsText(message)));
+      }
     }
     fill(this.foot, nodes);
   }
@@ -203,20 +289,44 @@ export class MessageView {
   /** A text field in place of the question. `send(text)` is awaited. */
   edit(send) {
     if (this.node.classList.contains("editing")) return;
-    const field = el("textarea", { rows: String(Math.min(12, this.message.content.split("\n").length + 1)), "aria-label": t("Your message"), value: this.message.content });
-    const close = () => { this.node.classList.remove("editing"); form.replaceWith(this.plain); this.foot.hidden = false; };
+    const field = el("textarea", {
+      rows: String(Math.min(12, this.message.content.split("\n").length + 1)),
+      "aria-label": t("Your message"),
+      value: this.message.content,
+    });
+    const close = () => {
+      this.node.classList.remove("editing");
+      form.replaceWith(this.plain);
+      this.foot.hidden = false;
+    };
     const submit = async (event) => {
       event?.preventDefault();
-      try { await send(field.value); } catch (fault) { fill(problem, faultBlock(fault)); return; }
+      try {
+        await send(field.value);
+      } catch (fault) {
+        fill(problem, faultBlock(fault));
+        return;
+      }
       close();
     };
     const problem = el("div", {});
-    const form = el("form", { class: "stack", onsubmit: submit }, field, problem,
-      el("div", { class: "row end" }, el("button", { type: "button", onclick: close }, t("Cancel")),
-        el("button", { type: "submit", class: "primary" }, t("Send"))));
+    const form = el(
+      "form",
+      { class: "stack", onsubmit: submit },
+      field,
+      problem,
+      el(
+        "div",
+        { class: "row end" },
+        el("button", { type: "button", onclick: close }, t("Cancel")),
+        el("button", { type: "submit", class: "primary" }, t("Send")),
+      ),
+    );
     form.addEventListener("keydown", (event) => {
       if (event.key === "Escape") close();
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === field) submit(event);
+      if (
+        event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target === field
+      ) submit(event);
     });
     this.node.classList.add("editing");
     this.foot.hidden = true;

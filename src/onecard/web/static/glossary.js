@@ -26,10 +26,14 @@ function show(node, row) {
   tip.style.maxWidth = `${width}px`;
   tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - width - 8))}px`;
   const below = box.bottom + 6;
-  tip.style.top = `${below + tip.offsetHeight > innerHeight ? Math.max(4, box.top - tip.offsetHeight - 6) : below}px`;
+  tip.style.top = `${
+    below + tip.offsetHeight > innerHeight ? Math.max(4, box.top - tip.offsetHeight - 6) : below
+  }px`;
 }
 
-const hide = () => { tip.hidden = true; };
+const hide = () => {
+  tip.hidden = true;
+};
 
 /** Mark a node as a term: focusable, described by the tooltip. */
 function mark(node, row) {
@@ -59,6 +63,8 @@ export async function watchTerms() {
       for (const node of record.addedNodes) if (node.nodeType === 1) look(node.parentNode || node);
     }
   }).observe(document.body, { childList: true, subtree: true });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hide();
+  });
   addEventListener("scroll", hide, { passive: true });
 }

@@ -9,7 +9,16 @@ const result = el("div");
 try {
   const job = await get(`/jobs/${root.dataset.job}`);
   const view = jobView(job.id, { ended: async (row) => fill(result, await outcome(row)) });
-  fill(root, view.node, result, el("p", {}, el("a", { href: `/tasks/${job.task}#${job.command}` }, `${job.task} ${job.command}`)));
+  fill(
+    root,
+    view.node,
+    result,
+    el(
+      "p",
+      {},
+      el("a", { href: `/tasks/${job.task}#${job.command}` }, `${job.task} ${job.command}`),
+    ),
+  );
 } catch (fault) {
   fill(root, faultBlock(fault));
 }

@@ -16,8 +16,17 @@ export function jobView(id, { ended = () => {}, title = "" } = {}) {
   const log = el("pre", { class: "log", tabindex: "0", "aria-label": t("log") });
   const fault = el("div"), address = el("div");
   const logNode = el("details", { open: true, hidden: true }, el("summary", {}, t("Log")), log);
-  const node = el("section", { class: "panel job", "data-job": id }, head, address, bar, what, fault,
-    live, logNode);
+  const node = el(
+    "section",
+    { class: "panel job", "data-job": id },
+    head,
+    address,
+    bar,
+    what,
+    fault,
+    live,
+    logNode,
+  );
   let next = 0, run = null;
 
   const watch = poll(1000, async () => {
@@ -34,11 +43,19 @@ export function jobView(id, { ended = () => {}, title = "" } = {}) {
     if (run) await run.now();
     run?.stop();
     // the result stands below; a log with a warning stays open
-    if (job.status === "done" && job.text && !/warning|警告/i.test(log.textContent)) logNode.open = false;
+    if (job.status === "done" && job.text && !/warning|警告/i.test(log.textContent)) {
+      logNode.open = false;
+    }
     ended(job);
     return false;
   });
-  return { node, stop: () => { watch.stop(); run?.stop(); } };
+  return {
+    node,
+    stop: () => {
+      watch.stop();
+      run?.stop();
+    },
+  };
 }
 
 function append(log, text) {
@@ -54,14 +71,34 @@ function header(head, job, title) {
   if (head.dataset.key === key) return;
   head.dataset.key = key;
   const isTraining = Boolean(job.run);
-  fill(head,
-    el("strong", {}, title || `${job.task} ${job.command}`), badge(job.status),
+  fill(
+    head,
+    el("strong", {}, title || `${job.task} ${job.command}`),
+    badge(job.status),
     job.place ? el("span", {}, t("place {n} in the queue", { n: job.place })) : null,
-    el("span", { class: "help" }, when(job.created)), el("span", { class: "grow" }),
-    active ? el("button", { type: "button", onclick: action(async () => post(`/jobs/${job.id}/stop`)) },
-      job.status === "queued" ? t("Cancel") : isTraining ? t("Stop and keep a checkpoint") : t("Stop")) : null,
-    !active ? el("button", { type: "button", onclick: action(async () => { location.href = `/jobs/${(await post(`/jobs/${job.id}/again`)).id}`; }) }, t("Run again")) : null,
-    job.run ? el("a", { class: "button", href: `/runs/${job.run}` }, t("Open the run")) : null);
+    el("span", { class: "help" }, when(job.created)),
+    el("span", { class: "grow" }),
+    active
+      ? el(
+        "button",
+        { type: "button", onclick: action(async () => post(`/jobs/${job.id}/stop`)) },
+        job.status === "queued"
+          ? t("Cancel")
+          : isTraining
+          ? t("Stop and keep a checkpoint")
+          : t("Stop"),
+      )
+      : null,
+    !active
+      ? el("button", {
+        type: "button",
+        onclick: action(async () => {
+          location.href = `/jobs/${(await post(`/jobs/${job.id}/again`)).id}`;
+        }),
+      }, t("Run again"))
+      : null,
+    job.run ? el("a", { class: "button", href: `/runs/${job.run}` }, t("Open the run")) : null,
+  );
 }
 
 /** Where a model's server answers, and the token that it demands. */
@@ -69,19 +106,33 @@ function server(node, job) {
   const key = `${job.status} ${job.url}`;
   if (!job.server || node.dataset.key === key) return;
   node.dataset.key = key;
-  fill(node, job.status !== "running" ? null : job.url
-    ? el("p", { class: "row" }, el("b", {}, t("It answers at")), el("code", { class: "url" }, job.url),
-      el("button", { type: "button", onclick: () => copy(job.url) }, t("Copy the address")),
-      el("button", { type: "button", onclick: () => copy(job.token) }, t("Copy the token")))
-    : el("p", { class: "help", role: "status" }, t("The model is being loaded.")));
+  fill(
+    node,
+    job.status !== "running" ? null : job.url
+      ? el(
+        "p",
+        { class: "row" },
+        el("b", {}, t("It answers at")),
+        el("code", { class: "url" }, job.url),
+        el("button", { type: "button", onclick: () => copy(job.url) }, t("Copy the address")),
+        el("button", { type: "button", onclick: () => copy(job.token) }, t("Copy the token")),
+      )
+      : el("p", { class: "help", role: "status" }, t("The model is being loaded.")),
+  );
 }
 
 function progress(bar, what, job) {
   const { what: name, done, total } = job.progress;
   const active = job.status === "running" && !job.url;
   bar.hidden = !active;
-  if (!active) { what.textContent = ""; return; }
-  if (total) { bar.max = total; bar.value = done; } else bar.removeAttribute("value");
+  if (!active) {
+    what.textContent = "";
+    return;
+  }
+  if (total) {
+    bar.max = total;
+    bar.value = done;
+  } else bar.removeAttribute("value");
   what.textContent = name ? `${name}  ${done} / ${total || "?"}` : t("working");
 }
 
@@ -106,7 +157,20 @@ export function runView(id, node) {
 function samples(node, id, names) {
   if (node.dataset.names === names.join()) return;
   node.dataset.names = names.join();
-  fill(node, names.map((name) => el("figure", {}, el("img", { src: `/api/runs/${id}/files/${name.split("/").map(encodeURIComponent).join("/")}`, alt: name }), el("figcaption", { class: "help" }, name))));
+  fill(
+    node,
+    names.map((name) =>
+      el(
+        "figure",
+        {},
+        el("img", {
+          src: `/api/runs/${id}/files/${name.split("/").map(encodeURIComponent).join("/")}`,
+          alt: name,
+        }),
+        el("figcaption", { class: "help" }, name),
+      )
+    ),
+  );
 }
 
 function bar(plan, data) {
@@ -119,9 +183,14 @@ function bar(plan, data) {
 export function drawCurves(node, all, marker = []) {
   const groups = new Map();
   for (const [name, points] of Object.entries(all)) {
-    const key = name.replace(/^(val|eval|train|quick_val|base)_/, "").replace(/_(val|eval|train)$/, "");
+    const key = name.replace(/^(val|eval|train|quick_val|base)_/, "").replace(
+      /_(val|eval|train)$/,
+      "",
+    );
     groups.set(key, [...(groups.get(key) || []), { name, points }]);
   }
-  const order = [...groups].sort((one, other) => Number(other[0] === "loss") - Number(one[0] === "loss"));
+  const order = [...groups].sort((one, other) =>
+    Number(other[0] === "loss") - Number(one[0] === "loss")
+  );
   fill(node, order.map(([name, series]) => curves(series, { title: name, marker })));
 }

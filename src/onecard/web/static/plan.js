@@ -10,14 +10,24 @@ const select = $("#plan"), model = $("#model"), card = $("#card");
 let settings = null, turn = 0, timer = 0, task = "", onlyPlanned = [];
 
 for (const row of tasks) {
-  select.append(el("optgroup", { label: row.name }, row.plans.map((plan) => el("option", { value: plan.name }, `${plan.name}: ${plan.summary}`))));
+  select.append(
+    el(
+      "optgroup",
+      { label: row.name },
+      row.plans.map((plan) => el("option", { value: plan.name }, `${plan.name}: ${plan.summary}`)),
+    ),
+  );
 }
 fill($("#models"), names.models.map((name) => el("option", { value: name })));
 fill($("#cards"), names.cards.map((name) => el("option", { value: name })));
 
 /** What another page asked for behind the number sign: {plan, values}. */
 function wanted() {
-  try { return JSON.parse(decodeURIComponent(location.hash.slice(1))); } catch { return {}; }
+  try {
+    return JSON.parse(decodeURIComponent(location.hash.slice(1)));
+  } catch {
+    return {};
+  }
 }
 
 async function open(name, values = {}) {
@@ -30,22 +40,38 @@ async function open(name, values = {}) {
   select.value = name;
   const { model: chosen, ...rest } = values;
   model.value = chosen || data.example || "";
-  settings = form(data.groups, { values: rest, change: later, sliders: true, hide: ["model"], open: 3 });
+  settings = form(data.groups, {
+    values: rest,
+    change: later,
+    sliders: true,
+    hide: ["model"],
+    open: 3,
+  });
   fill($("#settings"), settings.node);
   fill($("#changes"));
   await plan();
   try {
     const rows = await post("/plan/levers", body());
-    if (select.value === name) settings.lift(rows.slice(0, 12).map((row) => row.name), t("What moves the memory"));
+    if (select.value === name) {
+      settings.lift(rows.slice(0, 12).map((row) => row.name), t("What moves the memory"));
+    }
   } catch { /* no plan, no levers: the refusal stands in the bar's place */ }
 }
 
-const body = () => ({ plan: select.value, card: card.value || "auto", values: { ...(model.value ? { model: model.value } : {}), ...settings.values() } });
+const body = () => ({
+  plan: select.value,
+  card: card.value || "auto",
+  values: { ...(model.value ? { model: model.value } : {}), ...settings.values() },
+});
 
 async function plan() {
   const mine = turn += 1;
   const asked = body();
-  history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify({ plan: asked.plan, values: asked.values }))}`);
+  history.replaceState(
+    null,
+    "",
+    `#${encodeURIComponent(JSON.stringify({ plan: asked.plan, values: asked.values }))}`,
+  );
   try {
     const data = await post("/plan", asked);
     if (mine !== turn) return;
@@ -54,7 +80,10 @@ async function plan() {
     $("#bar details").open = open;
     line(data.command);
   } catch (fault) {
-    if (mine === turn) { fill($("#bar"), faultBlock(fault)); line(""); }
+    if (mine === turn) {
+      fill($("#bar"), faultBlock(fault));
+      line("");
+    }
   }
   begin(asked);
 }
@@ -77,22 +106,36 @@ function begin(asked) {
   const { command, values } = row.plans.find((each) => each.name === asked.plan);
   $("#begin").href = !row.trains && row.commands.some((each) => each.service === "chat")
     ? `/chat?model=${encodeURIComponent(asked.values.model || "auto")}`
-    : `/tasks/${task}#${command}?${encodeURIComponent(JSON.stringify({ ...values, ...asked.values }))}`;
-  const left = Object.keys({ ...values, ...asked.values }).filter((each) => onlyPlanned.includes(each));
-  fill($("#without"), left.length && !$("#begin").href.includes("/chat?")
-    ? t("{command} starts without {names}: the plan alone has such a setting.", { command: `${task} ${command}`, names: left.join(", ") }) : "");
+    : `/tasks/${task}#${command}?${
+      encodeURIComponent(JSON.stringify({ ...values, ...asked.values }))
+    }`;
+  const left = Object.keys({ ...values, ...asked.values }).filter((each) =>
+    onlyPlanned.includes(each)
+  );
+  fill(
+    $("#without"),
+    left.length && !$("#begin").href.includes("/chat?")
+      ? t("{command} starts without {names}: the plan alone has such a setting.", {
+        command: `${task} ${command}`,
+        names: left.join(", "),
+      })
+      : "",
+  );
 }
 
-$("#fit").addEventListener("click", action(async () => {
-  const data = await post("/fit", body());
-  fill($("#changes"), data.error ? faultBlock(data.error) : changes(data.changes));
-  for (const row of data.changes) {
-    const { model: other, ...rest } = row.changes;
-    if (other) model.value = other;
-    settings.set(rest);
-  }
-  await plan();
-}));
+$("#fit").addEventListener(
+  "click",
+  action(async () => {
+    const data = await post("/fit", body());
+    fill($("#changes"), data.error ? faultBlock(data.error) : changes(data.changes));
+    for (const row of data.changes) {
+      const { model: other, ...rest } = row.changes;
+      if (other) model.value = other;
+      settings.set(rest);
+    }
+    await plan();
+  }),
+);
 $("#copy").addEventListener("click", () => copy($("#line").textContent));
 select.addEventListener("change", action(() => open(select.value)));
 model.addEventListener("input", later);
@@ -100,4 +143,7 @@ card.addEventListener("input", later);
 
 const start = wanted();
 const known = tasks.flatMap((row) => row.plans.map((each) => each.name));
-await open(known.includes(start.plan) ? start.plan : known.includes("qlora") ? "qlora" : known[0], start.values || {});
+await open(
+  known.includes(start.plan) ? start.plan : known.includes("qlora") ? "qlora" : known[0],
+  start.values || {},
+);

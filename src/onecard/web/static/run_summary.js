@@ -22,11 +22,26 @@ export function proof(run) {
   const bases = pairs.map((name) => `base_${plain(name)}`);
   const singles = names.filter((name) => !pairs.includes(name) && !bases.includes(name));
   const row = (name) => ({ name, ...run.metrics[name] });
-  return el("section", { class: "panel proof" }, el("h2", {}, t("Proof")),
-    run.verdicts.length ? el("ul", { class: "verdicts" }, run.verdicts.map((text) => el("li", {}, String(text)))) : null,
-    pairs.length ? table([t("score"), t("before"), t("after")], pairs.map((name) => [
-      el("span", { "data-word": plain(name) }, plain(name)), withInterval(run.metrics[`base_${plain(name)}`]), withInterval(run.metrics[name])]), { caption: t("before and after") }) : null,
-    singles.length ? intervals(singles.map(row), { caption: t("scores") }) : null);
+  return el(
+    "section",
+    { class: "panel proof" },
+    el("h2", {}, t("Proof")),
+    run.verdicts.length
+      ? el("ul", { class: "verdicts" }, run.verdicts.map((text) => el("li", {}, String(text))))
+      : null,
+    pairs.length
+      ? table(
+        [t("score"), t("before"), t("after")],
+        pairs.map((name) => [
+          el("span", { "data-word": plain(name) }, plain(name)),
+          withInterval(run.metrics[`base_${plain(name)}`]),
+          withInterval(run.metrics[name]),
+        ]),
+        { caption: t("before and after") },
+      )
+      : null,
+    singles.length ? intervals(singles.map(row), { caption: t("scores") }) : null,
+  );
 }
 
 function withInterval(row) {
@@ -36,22 +51,64 @@ function withInterval(row) {
 
 async function changedItems(run) {
   let data;
-  try { data = await get(`/runs/${run.id}/items?limit=30`); } catch { return null; }
+  try {
+    data = await get(`/runs/${run.id}/items?limit=30`);
+  } catch {
+    return null;
+  }
   if (!data.total) return null;
   const rows = data.items.map((item) => {
-    const answers = item.answers || Object.fromEntries(["base", "tuned", "heard"].filter((name) => name in item).map((name) => [name, item[name]]));
-    const scores = Object.entries(item.scores || {}).filter(([, value]) => typeof value === "number");
-    return el("details", { class: "item" },
-      el("summary", {}, String(item.question || item.id).slice(0, 120), " ", el("span", { class: "help" },
-        scores.slice(0, 4).map(([name, value]) => `${name} ${number(value)}`).join(", "))),
-      el("div", { class: "columns" }, Object.entries(answers).map(([name, text]) => el("div", {}, el("b", {}, name), el("p", { class: "answer" }, String(text)))),
-        item.reference ? el("div", {}, el("b", {}, t("reference")), el("p", { class: "answer" }, String(item.reference))) : null));
+    const answers = item.answers ||
+      Object.fromEntries(
+        ["base", "tuned", "heard"].filter((name) => name in item).map((name) => [name, item[name]]),
+      );
+    const scores = Object.entries(item.scores || {}).filter(([, value]) =>
+      typeof value === "number"
+    );
+    return el(
+      "details",
+      { class: "item" },
+      el(
+        "summary",
+        {},
+        String(item.question || item.id).slice(0, 120),
+        " ",
+        el(
+          "span",
+          { class: "help" },
+          scores.slice(0, 4).map(([name, value]) => `${name} ${number(value)}`).join(", "),
+        ),
+      ),
+      el(
+        "div",
+        { class: "columns" },
+        Object.entries(answers).map(([name, text]) =>
+          el("div", {}, el("b", {}, name), el("p", { class: "answer" }, String(text)))
+        ),
+        item.reference
+          ? el(
+            "div",
+            {},
+            el("b", {}, t("reference")),
+            el("p", { class: "answer" }, String(item.reference)),
+          )
+          : null,
+      ),
+    );
   });
-  return el("section", { class: "panel" }, el("h2", {}, t("Items, those that changed most first")),
-    el("p", { class: "help" }, t("{n} of {total}", { n: rows.length, total: data.total })), rows);
+  return el(
+    "section",
+    { class: "panel" },
+    el("h2", {}, t("Items, those that changed most first")),
+    el("p", { class: "help" }, t("{n} of {total}", { n: rows.length, total: data.total })),
+    rows,
+  );
 }
 
-const fileUrl = (run, name, download = false) => `/api/runs/${run.id}/files/${name.split("/").map(encodeURIComponent).join("/")}${download ? "?download=true" : ""}`;
+const fileUrl = (run, name, download = false) =>
+  `/api/runs/${run.id}/files/${name.split("/").map(encodeURIComponent).join("/")}${
+    download ? "?download=true" : ""
+  }`;
 
 function artifacts(run) {
   const visible = run.artifacts.filter((file) => !/(^|\/)\./.test(file.name));
@@ -60,7 +117,8 @@ function artifacts(run) {
 
 /** Files outside a run's folder: in an output_dir, or where the result says. */
 export function outputs(files) {
-  const url = (file, download) => `/api/file?path=${encodeURIComponent(file.path)}${download ? "&download=true" : ""}`;
+  const url = (file, download) =>
+    `/api/file?path=${encodeURIComponent(file.path)}${download ? "&download=true" : ""}`;
   return filesPanel(t("Written files"), files, url);
 }
 
@@ -72,29 +130,127 @@ function filesPanel(title, files, url) {
   const of = (kind) => files.filter((file) => file.kind === kind);
   const others = files.filter((file) => file.kind !== "image");
   const name = (file) => el("span", { title: file.path || file.name }, file.name);
-  return el("section", { class: "panel" }, el("h2", {}, title),
-    of("image").length ? el("div", { class: "gallery" }, of("image").slice(0, 60).map((file) => el("figure", {},
-      el("a", { href: url(file), target: "_blank" }, el("img", { src: url(file), loading: "lazy", alt: file.name })),
-      el("figcaption", { class: "row help" }, name(file), el("a", { href: url(file, true), "aria-label": t("download {name}", { name: file.name }) }, t("download")))))) : null,
+  return el(
+    "section",
+    { class: "panel" },
+    el("h2", {}, title),
+    of("image").length
+      ? el(
+        "div",
+        { class: "gallery" },
+        of("image").slice(0, 60).map((file) =>
+          el(
+            "figure",
+            {},
+            el(
+              "a",
+              { href: url(file), target: "_blank" },
+              el("img", { src: url(file), loading: "lazy", alt: file.name }),
+            ),
+            el(
+              "figcaption",
+              { class: "row help" },
+              name(file),
+              el("a", {
+                href: url(file, true),
+                "aria-label": t("download {name}", { name: file.name }),
+              }, t("download")),
+            ),
+          )
+        ),
+      )
+      : null,
     of("audio").slice(0, 20).map((file) =>
-      el("p", {}, el("audio", { controls: true, preload: "none", src: url(file), "aria-label": file.name }), " ", file.name)),
-    others.length ? el("details", { open: others.length < 15 }, el("summary", {}, t("{n} files", { n: others.length })), table([t("file"), t("size"), ""], others.map((file) => [
-      IN_PLACE.includes(file.kind) ? el("a", { href: url(file), target: "_blank", title: file.path || null }, file.name) : name(file),
-      bytes(file.bytes), el("a", { href: url(file, true), "aria-label": t("download {name}", { name: file.name }) }, t("download"))]))) : null);
+      el(
+        "p",
+        {},
+        el("audio", { controls: true, preload: "none", src: url(file), "aria-label": file.name }),
+        " ",
+        file.name,
+      )
+    ),
+    others.length
+      ? el(
+        "details",
+        { open: others.length < 15 },
+        el("summary", {}, t("{n} files", { n: others.length })),
+        table(
+          [t("file"), t("size"), ""],
+          others.map((file) => [
+            IN_PLACE.includes(file.kind)
+              ? el("a", { href: url(file), target: "_blank", title: file.path || null }, file.name)
+              : name(file),
+            bytes(file.bytes),
+            el("a", {
+              href: url(file, true),
+              "aria-label": t("download {name}", { name: file.name }),
+            }, t("download")),
+          ]),
+        ),
+      )
+      : null,
+  );
 }
 
 /** Buttons to what a user does next with a run. */
 export function next(run) {
   const row = el("div", { class: "row" });
-  const go = (path) => async () => { location.href = `/jobs/${(await post(path)).id}`; };
-  if (run.can_resume) row.append(el("button", { type: "button", class: "primary", onclick: action(go(`/runs/${run.id}/resume`)) }, t("Resume from the checkpoint")));
-  if (run.status !== "running") row.append(el("button", { type: "button", onclick: action(go(`/runs/${run.id}/rerun`)) }, t("Run again")));
-  if (run.model) row.append(el("a", { class: "button primary", id: "open-in-chat", href: `/chat?model=${encodeURIComponent(`run:${run.id}`)}` }, t("Open in chat")));
-  for (const command of run.next || []) {
-    row.append(el("a", { class: "button", href: `/tasks/${run.task}#${command.name}?${encodeURIComponent(JSON.stringify(command.values))}` }, `${run.task} ${command.name}`));
+  const go = (path) => async () => {
+    location.href = `/jobs/${(await post(path)).id}`;
+  };
+  if (run.can_resume) {
+    row.append(
+      el("button", {
+        type: "button",
+        class: "primary",
+        onclick: action(go(`/runs/${run.id}/resume`)),
+      }, t("Resume from the checkpoint")),
+    );
   }
-  if (run.can_vote) row.append(el("a", { class: "button", href: `/runs/${run.id}/blind` }, t("Compare blindly")));
-  const links = ["report.html", "notebook.ipynb"].filter((name) => run.artifacts.some((file) => file.name === name));
-  for (const name of links) row.append(el("a", { class: "button", href: fileUrl(run, name, name.endsWith("ipynb")), target: "_blank" }, name === "report.html" ? t("Report") : t("Notebook")));
-  return row.children.length ? el("section", { class: "panel" }, el("h2", {}, t("Next")), row) : null;
+  if (run.status !== "running") {
+    row.append(
+      el(
+        "button",
+        { type: "button", onclick: action(go(`/runs/${run.id}/rerun`)) },
+        t("Run again"),
+      ),
+    );
+  }
+  if (run.model) {
+    row.append(
+      el("a", {
+        class: "button primary",
+        id: "open-in-chat",
+        href: `/chat?model=${encodeURIComponent(`run:${run.id}`)}`,
+      }, t("Open in chat")),
+    );
+  }
+  for (const command of run.next || []) {
+    row.append(
+      el("a", {
+        class: "button",
+        href: `/tasks/${run.task}#${command.name}?${
+          encodeURIComponent(JSON.stringify(command.values))
+        }`,
+      }, `${run.task} ${command.name}`),
+    );
+  }
+  if (run.can_vote) {
+    row.append(el("a", { class: "button", href: `/runs/${run.id}/blind` }, t("Compare blindly")));
+  }
+  const links = ["report.html", "notebook.ipynb"].filter((name) =>
+    run.artifacts.some((file) => file.name === name)
+  );
+  for (const name of links) {
+    row.append(
+      el("a", {
+        class: "button",
+        href: fileUrl(run, name, name.endsWith("ipynb")),
+        target: "_blank",
+      }, name === "report.html" ? t("Report") : t("Notebook")),
+    );
+  }
+  return row.children.length
+    ? el("section", { class: "panel" }, el("h2", {}, t("Next")), row)
+    : null;
 }

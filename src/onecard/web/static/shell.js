@@ -10,9 +10,12 @@ $("#language").addEventListener("change", (event) => {
 
 $("#theme").addEventListener("click", () => {
   const root = document.documentElement;
-  const isDark = (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const isDark = (root.dataset.theme ||
+    (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   root.dataset.theme = isDark ? "light" : "dark";
-  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* storage is off: for this page only */ }
+  try {
+    localStorage.setItem("theme", root.dataset.theme);
+  } catch { /* storage is off: for this page only */ }
 });
 
 const menu = $("#menu-button");
@@ -29,7 +32,9 @@ if (location.pathname !== "/login") {
   poll(5000, async () => {
     const device = await get("/device");
     $("#bar-device").textContent = t("{name}: {used} of {total} used", {
-      name: device.name, used: bytes(device.total_bytes - device.free_bytes), total: bytes(device.total_bytes),
+      name: device.name,
+      used: bytes(device.total_bytes - device.free_bytes),
+      total: bytes(device.total_bytes),
     });
   });
   watchTerms();

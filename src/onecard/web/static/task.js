@@ -24,7 +24,15 @@ function order(command) {
 }
 
 for (const command of commands) {
-  tabs.append(el("button", { type: "button", role: "tab", id: `tab-${command.name}`, "aria-controls": "panel", onclick: () => show(command) }, command.name));
+  tabs.append(
+    el("button", {
+      type: "button",
+      role: "tab",
+      id: `tab-${command.name}`,
+      "aria-controls": "panel",
+      onclick: () => show(command),
+    }, command.name),
+  );
 }
 tabs.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
@@ -39,15 +47,25 @@ fill(root, tabs, panel);
 /** Values that a page before asked for: #train?model=x&... as JSON behind the question mark. */
 function wanted() {
   const [command, query] = location.hash.slice(1).split("?");
-  try { return [command, query ? JSON.parse(decodeURIComponent(query)) : {}]; } catch { return [command, {}]; }
+  try {
+    return [command, query ? JSON.parse(decodeURIComponent(query)) : {}];
+  } catch {
+    return [command, {}];
+  }
 }
 
 const draftKey = (command) => `draft ${name} ${command}`;
 function draft(command) {
-  try { return JSON.parse(sessionStorage.getItem(draftKey(command)) || "{}"); } catch { return {}; }
+  try {
+    return JSON.parse(sessionStorage.getItem(draftKey(command)) || "{}");
+  } catch {
+    return {};
+  }
 }
 function keep(command, values) {
-  try { sessionStorage.setItem(draftKey(command), JSON.stringify(values)); } catch { /* storage is off */ }
+  try {
+    sessionStorage.setItem(draftKey(command), JSON.stringify(values));
+  } catch { /* storage is off */ }
 }
 
 async function show(command, values = {}) {
@@ -65,7 +83,13 @@ async function show(command, values = {}) {
 
 function commandView(command, start) {
   const left = el("div"), right = el("div", { class: "sticky" }), below = el("div");
-  const node = el("div", {}, el("p", {}, command.summary), el("div", { class: "columns" }, left, right), below);
+  const node = el(
+    "div",
+    {},
+    el("p", {}, command.summary),
+    el("div", { class: "columns" }, left, right),
+    below,
+  );
   const timer = { id: 0, turn: 0 };
   let settings = null, job = null, card = "auto";
   const planNode = el("div"), lineNode = el("div"), extra = el("div"), jump = el("span");
@@ -81,17 +105,31 @@ function commandView(command, start) {
       if (turn !== timer.turn) return;
       fill(planNode, memoryBar(data));
       const line = data.command.replace(`${name} plan ${command.name}`, `${name} ${command.name}`);
-      fill(lineNode, el("code", {}, line), " ", el("button", { type: "button", onclick: () => copy(line) }, t("Copy as command")));
+      fill(
+        lineNode,
+        el("code", {}, line),
+        " ",
+        el("button", { type: "button", onclick: () => copy(line) }, t("Copy as command")),
+      );
     } catch (fault) {
       // a command of settings that were refused would be another one's
-      if (turn === timer.turn) { fill(planNode, faultBlock(fault)); fill(lineNode); }
+      if (turn === timer.turn) {
+        fill(planNode, faultBlock(fault));
+        fill(lineNode);
+      }
     }
   }
-  const later = () => { clearTimeout(timer.id); timer.id = setTimeout(plan, 80); };
+  const later = () => {
+    clearTimeout(timer.id);
+    timer.id = setTimeout(plan, 80);
+  };
 
   const makeFit = action(async () => {
     const data = await post("/fit", body());
-    if (data.error) { fill(extra, faultBlock(data.error)); return; }
+    if (data.error) {
+      fill(extra, faultBlock(data.error));
+      return;
+    }
     fill(extra, el("h3", {}, t("What was changed")), changes(data.changes));
     for (const row of data.changes) settings.set(row.changes);
     await plan();
@@ -105,59 +143,136 @@ function commandView(command, start) {
   function follow(id) {
     job?.stop();
     const result = el("div", { id: "outcome" });
-    job = jobView(id, { ended: async (row) => fill(result, await ended(row, command, settings, later, result)) });
+    job = jobView(id, {
+      ended: async (row) => fill(result, await ended(row, command, settings, later, result)),
+    });
     fill(below, el("h2", {}, t("This job")), job.node, result);
-    fill(jump, el("button", { type: "button", onclick: () => below.scrollIntoView() }, t("To the job below")));
+    fill(
+      jump,
+      el(
+        "button",
+        { type: "button", onclick: () => below.scrollIntoView() },
+        t("To the job below"),
+      ),
+    );
   }
 
   (async () => {
     const data = await get(`/tasks/${name}/commands/${command.name}`);
     settings = form(data.groups, { values: start, change: later, hide: ["token", "allow_origin"] });
-    fill(left, el("div", { class: "panel" }, presets(settings, later),
-      settings.node, el("button", { type: "button", onclick: () => { settings.reset(); later(); } }, t("Defaults"))));
+    fill(
+      left,
+      el(
+        "div",
+        { class: "panel" },
+        presets(settings, later),
+        settings.node,
+        el("button", {
+          type: "button",
+          onclick: () => {
+            settings.reset();
+            later();
+          },
+        }, t("Defaults")),
+      ),
+    );
     const cardInput = el("input", { id: "card", value: card, spellcheck: "false", list: "cards" });
-    cardInput.addEventListener("change", () => { card = cardInput.value || "auto"; later(); });
-    fill(right, el("div", { class: "panel" }, el("h2", {}, t("Plan")), planNode,
-      el("div", { class: "row" }, el("label", { for: "card" }, t("device")), cardInput,
-        el("button", { type: "button", onclick: makeFit }, t("Make it fit")),
-        command.missing.length
-          ? el("div", { class: "notice" }, t("{names} is not installed.", { names: command.missing.join(", ") }), " ", el("code", {}, command.fix))
-          : command.service ? serviceButton(() => body()) : el("button", { type: "button", class: "primary", id: "start", onclick: begin }, t("Start")),
-        jump),
-      extra, lineNode));
+    cardInput.addEventListener("change", () => {
+      card = cardInput.value || "auto";
+      later();
+    });
+    fill(
+      right,
+      el(
+        "div",
+        { class: "panel" },
+        el("h2", {}, t("Plan")),
+        planNode,
+        el(
+          "div",
+          { class: "row" },
+          el("label", { for: "card" }, t("device")),
+          cardInput,
+          el("button", { type: "button", onclick: makeFit }, t("Make it fit")),
+          command.missing.length
+            ? el(
+              "div",
+              { class: "notice" },
+              t("{names} is not installed.", { names: command.missing.join(", ") }),
+              " ",
+              el("code", {}, command.fix),
+            )
+            : command.service
+            ? serviceButton(() => body())
+            : el(
+              "button",
+              { type: "button", class: "primary", id: "start", onclick: begin },
+              t("Start"),
+            ),
+          jump,
+        ),
+        extra,
+        lineNode,
+      ),
+    );
     plan();
     const rows = await get("/jobs?limit=200");
-    const last = rows.find((row) => row.task === name && row.command === command.name && !row.server);
+    const last = rows.find((row) =>
+      row.task === name && row.command === command.name && !row.server
+    );
     if (last && !job) {
-      if (!Object.keys(start).length) { settings.set(last.settings); plan(); }
+      if (!Object.keys(start).length) {
+        settings.set(last.settings);
+        plan();
+      }
       follow(last.id);
     }
   })().catch((fault) => fill(left, faultBlock(fault)));
-  return { node, stop: () => { job?.stop(); clearTimeout(timer.id); } };
+  return {
+    node,
+    stop: () => {
+      job?.stop();
+      clearTimeout(timer.id);
+    },
+  };
 }
 
-/** A preset fills in its settings, so that they are seen and may be changed; the one before it is taken back. */
+/** A preset fills in its settings, to be seen and changed; the one before it is taken back. */
 function presets(settings, change) {
   if (!task.presets.length) return null;
   let before = {};
-  const select = el("select", { id: "preset", onchange: action(async () => {
-    const values = select.value ? await get(`/tasks/${name}/presets/${encodeURIComponent(select.value)}`) : {};
-    settings.set(before);
-    const known = Object.keys(values).filter((each) => settings.fields.has(each));
-    before = Object.fromEntries(known.map((each) => [each, settings.fields.get(each).value()]));
-    settings.set(values);
-    change();
-  }) }, el("option", { value: "" }, t("(none)")), task.presets.map((each) => el("option", { value: each }, each)));
+  const select = el(
+    "select",
+    {
+      id: "preset",
+      onchange: action(async () => {
+        const values = select.value
+          ? await get(`/tasks/${name}/presets/${encodeURIComponent(select.value)}`)
+          : {};
+        settings.set(before);
+        const known = Object.keys(values).filter((each) => settings.fields.has(each));
+        before = Object.fromEntries(known.map((each) => [each, settings.fields.get(each).value()]));
+        settings.set(values);
+        change();
+      }),
+    },
+    el("option", { value: "" }, t("(none)")),
+    task.presets.map((each) => el("option", { value: each }, each)),
+  );
   return el("div", { class: "row field" }, el("label", { for: "preset" }, t("preset")), select);
 }
 
 function serviceButton(body) {
-  return el("button", { type: "button", class: "primary", onclick: action(async () => {
-    const { task: owner, command, values, card } = body();
-    const service = task.commands.find((row) => row.name === command).service;
-    const job = await post("/services", { service, values, card, task: owner });
-    location.href = `/jobs/${job.id}`;
-  }) }, t("Start the server"));
+  return el("button", {
+    type: "button",
+    class: "primary",
+    onclick: action(async () => {
+      const { task: owner, command, values, card } = body();
+      const service = task.commands.find((row) => row.name === command).service;
+      const job = await post("/services", { service, values, card, task: owner });
+      location.href = `/jobs/${job.id}`;
+    }),
+  }, t("Start the server"));
 }
 
 /** What an ended job left; after a check its findings first, and the way to the training. */
@@ -171,8 +286,14 @@ async function ended(job, command, settings, change, node) {
 /** To the training, with all settings that it shares with the check. */
 function onwards(settings) {
   if (!commands.some((each) => each.name === "train")) return null;
-  const go = () => { location.hash = `train?${encodeURIComponent(JSON.stringify(settings.values()))}`; };
-  return el("p", {}, el("button", { type: "button", class: "primary", onclick: go }, t("Train on these data")));
+  const go = () => {
+    location.hash = `train?${encodeURIComponent(JSON.stringify(settings.values()))}`;
+  };
+  return el(
+    "p",
+    {},
+    el("button", { type: "button", class: "primary", onclick: go }, t("Train on these data")),
+  );
 }
 
 /** What a check of data came upon, with a way to the rows. */
@@ -182,20 +303,52 @@ function findings(rows, settings, command, change, node) {
   const first = Array.isArray(path) ? path[0] : path;
   const open = (example) => {
     const line = Number((String(example).match(/\.\w+[:[](\d+)/) || [])[1] || 1);
-    const editor = rowsEditor(first, { start: Math.max(0, line - 3), saved: (copyPath) => { settings.set({ [command.positional]: Array.isArray(path) ? [copyPath] : copyPath }); change(); } });
+    const editor = rowsEditor(first, {
+      start: Math.max(0, line - 3),
+      saved: (copyPath) => {
+        settings.set({ [command.positional]: Array.isArray(path) ? [copyPath] : copyPath });
+        change();
+      },
+    });
     $("#editor", node)?.remove();
     node.append(el("div", { id: "editor" }, editor));
     editor.scrollIntoView();
   };
   const canEdit = /\.(jsonl|ndjson|json|csv|tsv|parquet)$/i.test(first || "");
-  return el("div", {},
-    rows.length ? table([t("rows"), t("what"), t("done"), t("for example")], rows.map((row) => [
-      String(row.count), row.what, row.done,
-      el("ul", {}, row.examples.slice(0, 3).map((example) => el("li", {}, canEdit
-        ? el("button", { type: "button", class: "quiet", onclick: () => open(example) }, String(example).slice(0, 120))
-        : String(example).slice(0, 120)))),
-    ])) : el("p", {}, t("The data have no faults.")),
-    canEdit ? el("button", { type: "button", onclick: () => open(1) }, t("Look at the rows")) : lookAtPictures(first));
+  return el(
+    "div",
+    {},
+    rows.length
+      ? table(
+        [t("rows"), t("what"), t("done"), t("for example")],
+        rows.map((row) => [
+          String(row.count),
+          row.what,
+          row.done,
+          el(
+            "ul",
+            {},
+            row.examples.slice(0, 3).map((example) =>
+              el(
+                "li",
+                {},
+                canEdit
+                  ? el(
+                    "button",
+                    { type: "button", class: "quiet", onclick: () => open(example) },
+                    String(example).slice(0, 120),
+                  )
+                  : String(example).slice(0, 120),
+              )
+            ),
+          ),
+        ]),
+      )
+      : el("p", {}, t("The data have no faults.")),
+    canEdit
+      ? el("button", { type: "button", onclick: () => open(1) }, t("Look at the rows"))
+      : lookAtPictures(first),
+  );
 }
 
 /** A button to the pictures of a data set in a folder. */
@@ -203,11 +356,21 @@ function lookAtPictures(path) {
   const folder = String(path || "").replace(/\/[^/]+\.(ya?ml|json)$/i, "");
   if (!folder || /\.\w{2,7}$/.test(folder)) return null;
   const place = el("div");
-  return el("div", {}, el("button", { type: "button", onclick: () => fill(place, picturesEditor(folder)) }, t("Look at the pictures")), place);
+  return el(
+    "div",
+    {},
+    el(
+      "button",
+      { type: "button", onclick: () => fill(place, picturesEditor(folder)) },
+      t("Look at the pictures"),
+    ),
+    place,
+  );
 }
 
 const [hash, values] = wanted();
-const first = commands.find((command) => command.name === hash) || commands.find((command) => command.name === "train") || commands[0];
+const first = commands.find((command) => command.name === hash) ||
+  commands.find((command) => command.name === "train") || commands[0];
 await show(first, values);
 addEventListener("hashchange", () => {
   const [command, more] = wanted();
