@@ -89,26 +89,26 @@ def slider_moves(page, url, moves):
     page.goto(f"{url}/plan", wait_until="networkidle")
     page.wait_for_selector("#settings input[type=range]")
     count = page.locator("#settings input[type=range]").count()
-    times, silent = [], set()
+    times, misses = [], [0] * count
     number = 0
-    while len(times) < moves and number < moves * 4:
+    while len(times) < moves and min(misses) < 2:
         index = number % count
+        share = 0.35 if number // count % 2 else 0.65
         number += 1
-        if index in silent:
+        if misses[index] > 1:  # this setting does not move the plan
             continue
         low, high = page.evaluate(
             "(i) => { const s = document.querySelectorAll('#settings input[type=range]')[i];"
             " return [Number(s.min), Number(s.max)] }",
             index,
         )
-        value = low + (high - low) * (0.2 + 0.6 * ((number * 37) % 100) / 100)
-        spent = page.evaluate(MOVE, [index, str(round(value))])
-        if spent is None:  # this setting does not move the plan
-            silent.add(index)
+        spent = page.evaluate(MOVE, [index, str(round(low + (high - low) * share))])
+        if spent is None:
+            misses[index] += 1
         else:
             times.append(spent)
         page.wait_for_timeout(50)
-    return {**summary(times), "sliders": count - len(silent)}
+    return {**summary(times), "sliders": sum(each < 2 for each in misses)}
 
 
 def over_loads(page, url, process, loads):
