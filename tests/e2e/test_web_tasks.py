@@ -258,3 +258,45 @@ def test_a_model_server_tells_its_address_ends_and_starts_again(workbench, page)
     page.get_by_role("button", name="Run again").click()
     expect(page.locator(".job .badge.running")).to_be_visible(timeout=SLOW)
     assert workbench.api.post("/services/stop").json() == {"stopped": 1}
+
+
+def test_every_score_is_explained(workbench, page, monkeypatch):
+    folder = new_run(workbench.home, monkeypatch)
+    row = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 9}
+    names = (
+        "recall@5",
+        "q4_k_m_f1",
+        "onnx: macro_f1",
+        "bits_per_char",
+        "abstained",
+        "nothing_here",
+    )
+    text = "accuracy: inconclusive, p=1 (McNemar, exact); accuracy again"
+    scores = {"metrics": dict.fromkeys(names, row), "verdicts": [text]}
+    (folder / "scores.json").write_text(json.dumps(scores))
+    page.goto(f"{workbench.url}/runs/{folder.name}")
+    expect(page.locator(".proof tbody .term")).to_have_text(list(names[:-1]))
+    expect(page.locator(".verdicts .term")).to_have_text(["accuracy", "inconclusive", "McNemar"])
+    expect(page.locator(".verdicts")).to_have_text(text)
+    page.get_by_text("q4_k_m_f1").hover()
+    expect(page.locator("#tip")).to_contain_text("harmonic mean")
+
+
+@pytest.mark.parametrize("address", ["plan", "tasks/detect#train"])
+def test_the_device_stays_over_a_reload(workbench, page, address):
+    page.goto(f"{workbench.url}/{address}")
+    page.locator("#card").fill("8gb")
+    page.locator("#card").blur()
+    expect(page.locator(".memory")).to_contain_text("8.00 GiB card")
+    page.reload()
+    expect(page.locator("#card")).to_have_value("8gb")
+    expect(page.locator(".memory")).to_contain_text("8.00 GiB card")
+
+
+def test_a_mended_file_of_the_same_name_is_sent_again(workbench, page):
+    page.goto(f"{workbench.url}/tasks/finetune#check")
+    field = page.locator('[data-field="dataset"]')
+    files = field.locator("input[type=file]")
+    files.set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"a"})
+    expect(field.locator("input").first).to_have_value(re.compile(r"uploads.*/a\.csv$"))
+    assert files.evaluate("node => node.value") == ""  # else a browser tells no second choice

@@ -98,7 +98,7 @@ export function curves(series, { title = "", marker = [] } = {}) {
     el(
       "figcaption",
       {},
-      el("b", {}, title),
+      el("b", { "data-score": title }, title),
       " ",
       rows.map((row, i) =>
         el(
@@ -125,7 +125,7 @@ export function intervals(rows, { caption = "" } = {}) {
   return table(
     [t("score"), t("value"), t("95 % interval"), t("items"), ""],
     rows.map((row) => [
-      el("span", { "data-word": row.name }, row.name),
+      el("span", { "data-score": row.name }, row.name),
       number(row.value),
       Number.isFinite(row.low) ? `${number(row.low)} … ${number(row.high)}` : "–",
       row.n ?? "",

@@ -47,7 +47,7 @@ function scoreTable(data) {
       ...data.runs.slice(1).map((run) => t("{run} against the first", { run: short(run) })),
     ],
     all.map((name) => [
-      el("span", { "data-word": name }, name),
+      el("span", { "data-score": name }, name),
       ...data.runs.map((run) => cell(run.metrics[name])),
       ...data.tests.map((test) => verdict(test[name]?.test)),
     ]),

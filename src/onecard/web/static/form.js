@@ -362,7 +362,9 @@ function pathButtons(facts, put) {
   const progress = el("span", { class: "help", role: "status" });
   picker.addEventListener("change", async () => {
     if (!picker.files.length) return;
-    const path = await uploadInto([...picker.files], (share) => {
+    const files = [...picker.files];
+    picker.value = ""; // the same name once more is a change too: the file may be mended
+    const path = await uploadInto(files, (share) => {
       progress.textContent = t("sent {percent} %", { percent: Math.round(share * 100) });
     });
     progress.textContent = "";

@@ -48,13 +48,53 @@ function mark(node, row) {
   node.addEventListener("blur", hide);
 }
 
-/** Every element with data-word gets the tooltip of that word, those that come later too. */
+/** The term of a score: "onnx: macro_f1" is f1, "recall@5" recall, "q8_0_file_loss" loss. */
+function termOfScore(known, name) {
+  const words = name.toLowerCase().split(": ").at(-1).replace(/@\d+$/, "").split("_");
+  for (let i = 0; i < words.length; i += 1) {
+    const row = known.get(words.slice(i).join("_"));
+    if (row) return row;
+  }
+  return null;
+}
+
+/** Mark each term in a text where it stands first; short words mean too many things. */
+function markText(known, node) {
+  const words = [...known.keys()].filter((word) => word.length > 3)
+    .sort((one, other) => other.length - one.length)
+    .map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  const pattern = new RegExp(`(?<![\\w-])(${words.join("|")})(?![\\w-])`, "i");
+  const seen = new Set();
+  const walker = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+  const texts = [];
+  while (walker.nextNode()) texts.push(walker.currentNode);
+  for (const text of texts) {
+    const parts = text.data.split(pattern).map((part, i) => {
+      const row = i % 2 ? known.get(part.toLowerCase()) : null;
+      if (!row || seen.has(row)) return part;
+      seen.add(row);
+      const span = el("span", {}, part);
+      mark(span, row);
+      return span;
+    });
+    if (parts.length > 1) text.replaceWith(...parts);
+  }
+}
+
+/** Elements get the tooltip of their data-word or data-score, a data-text those of the terms in
+ * it; elements that come later too. */
 export async function watchTerms() {
   const known = await glossary();
   const look = (root) => {
-    for (const node of root.querySelectorAll("[data-word]:not(.term)")) {
-      const row = known.get(node.dataset.word.toLowerCase());
+    for (const node of root.querySelectorAll("[data-word]:not(.term), [data-score]:not(.term)")) {
+      const row = "score" in node.dataset
+        ? termOfScore(known, node.dataset.score)
+        : known.get(node.dataset.word.toLowerCase());
       if (row) mark(node, row);
+    }
+    for (const node of root.querySelectorAll("[data-text]")) {
+      node.removeAttribute("data-text");
+      markText(known, node);
     }
   };
   look(document);

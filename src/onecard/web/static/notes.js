@@ -54,7 +54,9 @@ $("#new").addEventListener("click", () => {
     "aria-hidden": "true",
   });
   picker.addEventListener("change", async () => {
-    if (picker.files.length) add(await uploadInto([...picker.files]));
+    const files = [...picker.files];
+    picker.value = ""; // the same name once more is a change too: the file may be mended
+    if (files.length) add(await uploadInto(files));
   });
   const typed = el("input", {
     id: "folder",

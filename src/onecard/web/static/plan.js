@@ -21,7 +21,7 @@ for (const row of tasks) {
 fill($("#models"), names.models.map((name) => el("option", { value: name })));
 fill($("#cards"), names.cards.map((name) => el("option", { value: name })));
 
-/** What another page asked for behind the number sign: {plan, values}. */
+/** What another page asked for behind the number sign: {plan, values, card}. */
 function wanted() {
   try {
     return JSON.parse(decodeURIComponent(location.hash.slice(1)));
@@ -70,7 +70,7 @@ async function plan() {
   history.replaceState(
     null,
     "",
-    `#${encodeURIComponent(JSON.stringify({ plan: asked.plan, values: asked.values }))}`,
+    `#${encodeURIComponent(JSON.stringify(asked))}`,
   );
   try {
     const data = await post("/plan", asked);
@@ -142,6 +142,7 @@ model.addEventListener("input", later);
 card.addEventListener("input", later);
 
 const start = wanted();
+if (typeof start.card === "string") card.value = start.card;
 const known = tasks.flatMap((row) => row.plans.map((each) => each.name));
 await open(
   known.includes(start.plan) ? start.plan : known.includes("qlora") ? "qlora" : known[0],

@@ -27,13 +27,17 @@ export function proof(run) {
     { class: "panel proof" },
     el("h2", {}, t("Proof")),
     run.verdicts.length
-      ? el("ul", { class: "verdicts" }, run.verdicts.map((text) => el("li", {}, String(text))))
+      ? el(
+        "ul",
+        { class: "verdicts", "data-text": true },
+        run.verdicts.map((text) => el("li", {}, String(text))),
+      )
       : null,
     pairs.length
       ? table(
         [t("score"), t("before"), t("after")],
         pairs.map((name) => [
-          el("span", { "data-word": plain(name) }, plain(name)),
+          el("span", { "data-score": plain(name) }, plain(name)),
           withInterval(run.metrics[`base_${plain(name)}`]),
           withInterval(run.metrics[name]),
         ]),

@@ -54,6 +54,7 @@ function wanted() {
   }
 }
 
+const CARD = "card"; // the device that a page of this tab planned with last
 const draftKey = (command) => `draft ${name} ${command}`;
 function draft(command) {
   try {
@@ -62,10 +63,19 @@ function draft(command) {
     return {};
   }
 }
-function keep(command, values) {
+function keep(command, values, card) {
   try {
     sessionStorage.setItem(draftKey(command), JSON.stringify(values));
+    sessionStorage.setItem(CARD, card);
   } catch { /* storage is off */ }
+}
+
+function lastCard() {
+  try {
+    return sessionStorage.getItem(CARD) || "auto";
+  } catch {
+    return "auto";
+  }
 }
 
 async function show(command, values = {}) {
@@ -91,14 +101,14 @@ function commandView(command, start) {
     below,
   );
   const timer = { id: 0, turn: 0 };
-  let settings = null, job = null, card = "auto";
+  let settings = null, job = null, card = lastCard();
   const planNode = el("div"), lineNode = el("div"), extra = el("div"), jump = el("span");
 
   const body = () => ({ task: name, command: command.name, values: settings.values(), card });
 
   async function plan() {
     const turn = timer.turn += 1;
-    keep(command.name, settings.values());
+    keep(command.name, settings.values(), card);
     if (command.service === "" && command.missing.length) return;
     try {
       const data = await post("/plan", body());
@@ -177,6 +187,10 @@ function commandView(command, start) {
       ),
     );
     const cardInput = el("input", { id: "card", value: card, spellcheck: "false", list: "cards" });
+    const names = el("datalist", { id: "cards" });
+    get("/models/names").then((all) => {
+      fill(names, all.cards.map((value) => el("option", { value })));
+    }).catch(() => {}); // any name may be typed
     cardInput.addEventListener("change", () => {
       card = cardInput.value || "auto";
       later();
@@ -193,6 +207,7 @@ function commandView(command, start) {
           { class: "row" },
           el("label", { for: "card" }, t("device")),
           cardInput,
+          names,
           el("button", { type: "button", onclick: makeFit }, t("Make it fit")),
           command.missing.length
             ? el(
