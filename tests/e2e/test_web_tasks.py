@@ -177,11 +177,13 @@ def test_a_preset_is_seen_in_the_form_and_taken_back(workbench, page):
     expect(batch).to_have_value("7")
 
 
-@pytest.mark.parametrize("name", ["nothing.txt", "\N{SLIGHTLY SMILING FACE}", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["nothing.txt", "\N{SLIGHTLY SMILING FACE}", "x" * 300, "x" * 100_000]
+)
 def test_a_path_that_is_not_there_is_told_before_the_queue(workbench, page, name):
     before = len(workbench.api.get("/jobs").json())
     page.goto(f"{workbench.url}/tasks/tinylm#train")
-    fill_field(page, "dataset", workbench.files / name)
+    fill_field(page, "dataset", workbench.files / name if len(name) < 1000 else name)
     page.locator("#start").click()
     expect(page.locator("#toasts .fault")).to_be_visible()
     assert len(workbench.api.get("/jobs").json()) == before
@@ -300,3 +302,26 @@ def test_a_mended_file_of_the_same_name_is_sent_again(workbench, page):
     files.set_input_files({"name": "a.csv", "mimeType": "text/csv", "buffer": b"a"})
     expect(field.locator("input").first).to_have_value(re.compile(r"uploads.*/a\.csv$"))
     assert files.evaluate("node => node.value") == ""  # else a browser tells no second choice
+
+
+def test_a_new_start_does_not_go_on_with_an_old_training(workbench, page):
+    old = {"resume": True, "output_dir": str(workbench.files / "old"), "max_steps": 7}
+    job = ended_job(workbench.home, "train-9", settings=old)
+    about = json.loads((job.folder / "job.json").read_text())
+    (job.folder / "job.json").write_text(json.dumps({**about, "task": "asr", "command": "train"}))
+    page.goto(f"{workbench.url}/tasks/asr#train")
+    expect(page.locator('[data-field="max_steps"] input')).to_have_value("7")
+    expect(page.locator('[data-field="output_dir"] input').first).to_have_value("")
+    expect(page.locator('[data-field="resume"] input')).not_to_be_checked()
+
+
+def test_one_long_word_does_not_push_a_table_away(workbench, page):
+    job = ended_job(workbench.home, "train-8")
+    error = {"what": "x" * 5000, "why": "y" * 5000, "fix": "z"}
+    (job.folder / "end.json").write_text(json.dumps({"status": "failed", "error": error}))
+    page.goto(f"{workbench.url}/jobs")
+    expect(page.locator("#ended")).to_contain_text("xxx")
+    assert page.locator("#ended .scroll").evaluate("n => n.scrollWidth - n.clientWidth") == 0
+    page.goto(f"{workbench.url}/jobs/{job.id}")
+    expect(page.locator(".fault")).to_contain_text("xxx")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0

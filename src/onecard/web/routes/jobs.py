@@ -56,7 +56,8 @@ def _check_inputs(body: JobRequest) -> None:
         return
     value = body.values.get(row.positional)
     for text in map(str, value if isinstance(value, list) else [value]):
-        if text.startswith(("/", "~")) and not set(text) & set("*?[") and not _exists(text):
+        is_plain = text.startswith(("/", "~")) and not set(text) & set("*?[")
+        if not _can_be_name(text) or (is_plain and not Path(text).expanduser().exists()):
             raise DataError(
                 f"there is no file or folder '{text[:200]}'",
                 why=f"{row.positional} names it, and nothing lies there",
@@ -64,11 +65,12 @@ def _check_inputs(body: JobRequest) -> None:
             )
 
 
-def _exists(text: str) -> bool:
+def _can_be_name(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # no file has such a name
+        Path(text).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, a null character
         return False
+    return True
 
 
 @router.get("/jobs/{job_id}")

@@ -246,6 +246,15 @@ export function badge(status) {
   return el("span", { class: `badge ${status}` }, words[status] || status);
 }
 
+const LONG = 40, LONGEST = 2000;
+
+/** A long text in a cell breaks anywhere, so that one word does not push the columns away. */
+function wrapped(cell) {
+  if (typeof cell !== "string" || cell.length < LONG) return cell;
+  const text = cell.length > LONGEST ? `${cell.slice(0, LONGEST)} …` : cell;
+  return el("div", { class: "wrap" }, text);
+}
+
 /** A table: head texts and rows of cells (texts or nodes). */
 export function table(head, rows, { caption = "" } = {}) {
   return el(
@@ -259,7 +268,7 @@ export function table(head, rows, { caption = "" } = {}) {
       el(
         "tbody",
         {},
-        rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, cell ?? "")))),
+        rows.map((row) => el("tr", {}, row.map((cell) => el("td", {}, wrapped(cell ?? ""))))),
       ),
     ),
   );

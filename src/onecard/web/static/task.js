@@ -237,7 +237,7 @@ function commandView(command, start) {
     );
     if (last && !job) {
       if (!Object.keys(start).length) {
-        settings.set(last.settings);
+        settings.set(afresh(last.settings));
         plan();
       }
       follow(last.id);
@@ -275,6 +275,11 @@ function presets(settings, change) {
     task.presets.map((each) => el("option", { value: each }, each)),
   );
   return el("div", { class: "row field" }, el("label", { for: "preset" }, t("preset")), select);
+}
+
+/** The settings of a job without what made it go on with an older one: a start is a new one. */
+function afresh({ resume, output_dir, ...rest }) {
+  return resume || !output_dir ? rest : { ...rest, output_dir };
 }
 
 function serviceButton(body) {
