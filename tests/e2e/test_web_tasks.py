@@ -133,7 +133,7 @@ def test_settings_that_are_refused_have_no_command_to_copy(workbench, page):
     expect(page.locator("#bar .fault")).to_be_visible()
     expect(page.locator("#line")).to_have_text("")
     expect(page.locator("#copy")).to_be_disabled()
-    page.goto(f"{workbench.url}/tasks/tinylm#train")
+    page.goto(f"{workbench.url}/tasks/tinylm#ablate")
     copy = page.get_by_role("button", name="Copy as command")
     expect(copy).to_be_visible()
     fill_field(page, "max_steps", -5)
@@ -141,8 +141,24 @@ def test_settings_that_are_refused_have_no_command_to_copy(workbench, page):
     expect(copy).to_have_count(0)
 
 
+def test_what_is_typed_while_the_plan_is_loaded_stays(workbench, page):
+    waiting = []
+    page.route("**/api/plans/*", lambda route: waiting.append(route))
+    page.goto(f"{workbench.url}/plan")
+    expect(page.locator("#plan option").first).to_be_attached()
+    for _ in range(100):
+        if waiting:
+            break
+        page.wait_for_timeout(100)
+    page.locator("#model").fill("qwen2.5-0.5b")
+    page.locator("#card").fill("7gb")
+    page.wait_for_timeout(200)
+    waiting[0].continue_()
+    expect(page.locator("#line")).to_have_text("onecard plan qlora qwen2.5-0.5b --card 7gb")
+
+
 def test_half_a_number_is_refused_and_not_taken_as_the_default(workbench, page):
-    page.goto(f"{workbench.url}/tasks/tinylm#train")
+    page.goto(f"{workbench.url}/tasks/tinylm#ablate")
     page.get_by_role("searchbox").first.fill("max_steps")
     field = page.locator('[data-field="max_steps"] input').first
     field.click()
@@ -153,7 +169,7 @@ def test_half_a_number_is_refused_and_not_taken_as_the_default(workbench, page):
     expect(page.locator("#toasts .fault")).to_contain_text("max_steps is not valid")
 
 
-@pytest.mark.parametrize("address", ["plan", "tasks/tinylm#train"])
+@pytest.mark.parametrize("address", ["plan", "tasks/tinylm#ablate"])
 def test_an_untouched_form_changes_nothing(workbench, page, address):
     """A setting whose default is a line break stays one."""
     bodies = []
@@ -182,7 +198,7 @@ def test_a_preset_is_seen_in_the_form_and_taken_back(workbench, page):
 )
 def test_a_path_that_is_not_there_is_told_before_the_queue(workbench, page, name):
     before = len(workbench.api.get("/jobs").json())
-    page.goto(f"{workbench.url}/tasks/tinylm#train")
+    page.goto(f"{workbench.url}/tasks/tinylm#ablate")
     fill_field(page, "dataset", workbench.files / name if len(name) < 1000 else name)
     page.locator("#start").click()
     expect(page.locator("#toasts .fault")).to_be_visible()
@@ -325,3 +341,19 @@ def test_one_long_word_does_not_push_a_table_away(workbench, page):
     page.goto(f"{workbench.url}/jobs/{job.id}")
     expect(page.locator(".fault")).to_contain_text("xxx")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_question_outlives_a_reload_before_its_answer(workbench, page):
+    folder = workbench.files / "notes"
+    folder.mkdir()
+    (folder / "a.md").write_text("# Boiler\n\nThe boiler is serviced in October.\n")
+    body = {"task": "rag", "command": "index", "values": {"folders": [str(folder)]}}
+    assert workbench.wait(workbench.api.post("/jobs", json=body).json()["id"])["status"] == "done"
+    page.goto(f"{workbench.url}/notes")
+    page.route("**/api/notes/ask", lambda route: None)  # it takes long
+    question = page.locator("#question")
+    question.fill("When is the boiler serviced?")
+    page.locator("#send").click()
+    expect(question).to_have_value("")
+    page.reload()
+    expect(question).to_have_value("When is the boiler serviced?")

@@ -7,7 +7,7 @@ import { showPassage } from "./passage.js";
 
 const state = { task: $("#notes").dataset.task, indexes: [], turns: [] };
 const select = $("#index"), thread = $("#thread");
-const KEY = "notes-thread";
+const KEY = "notes-thread", WAITING = "notes-question";
 
 async function load(chosen = select.value) {
   const data = await get("/notes");
@@ -168,6 +168,7 @@ $("#ask").addEventListener("submit", async (event) => {
   const node = el("article", { class: "turn" }, el("h3", {}, question), answer);
   thread.append(node);
   $("#question").value = "";
+  wait(question);
   node.scrollIntoView({ block: "end" });
   const turns = state.turns.slice(-8).map((turn) => ({
     question: turn.question,
@@ -183,6 +184,7 @@ $("#ask").addEventListener("submit", async (event) => {
     const turn = { ...data, question, index: select.value };
     state.turns.push(turn);
     keep();
+    wait(""); // not after a fault: a page that is left is told one too
     fill(answer, answerNodes(turn));
   } catch (fault) {
     fill(answer, faultBlock(fault));
@@ -362,7 +364,17 @@ function keep() {
   } catch { /* storage is off or full */ }
 }
 
+/** A question without its answer yet: a page that is loaded anew has it in the field again. */
+function wait(question) {
+  try {
+    sessionStorage.setItem(WAITING, question);
+  } catch { /* storage is off or full */ }
+}
+
 function restore() {
+  try {
+    $("#question").value = sessionStorage.getItem(WAITING) || "";
+  } catch { /* storage is off */ }
   try {
     state.turns = JSON.parse(sessionStorage.getItem(KEY) || "[]");
   } catch {
@@ -383,6 +395,7 @@ function restore() {
 $("#clear").addEventListener("click", () => {
   state.turns = [];
   keep();
+  wait("");
   fill(thread);
 });
 select.addEventListener(

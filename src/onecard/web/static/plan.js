@@ -7,7 +7,7 @@ import { changes, memoryBar } from "./memory_bar.js";
 const tasks = await get("/tasks");
 const names = await get("/models/names");
 const select = $("#plan"), model = $("#model"), card = $("#card");
-let settings = null, turn = 0, timer = 0, task = "", onlyPlanned = [];
+let settings = null, turn = 0, opened = 0, timer = 0, task = "", onlyPlanned = [];
 
 for (const row of tasks) {
   select.append(
@@ -32,14 +32,17 @@ function wanted() {
 
 async function open(name, values = {}) {
   clearTimeout(timer);
-  const mine = turn += 1;
+  const mine = opened += 1;
+  const before = model.value;
+  settings = null; // until the form is there, nothing is planned
   const data = await get(`/plans/${name}`);
-  if (mine !== turn) return;
+  if (mine !== opened) return;
   task = data.task;
   onlyPlanned = data.only_planned;
   select.value = name;
   const { model: chosen, ...rest } = values;
-  model.value = chosen || data.example || "";
+  const typed = model.value === before ? "" : model.value; // while it was loaded
+  model.value = chosen || typed || data.example || "";
   settings = form(data.groups, {
     values: rest,
     change: later,
@@ -65,6 +68,7 @@ const body = () => ({
 });
 
 async function plan() {
+  if (!settings) return;
   const mine = turn += 1;
   const asked = body();
   history.replaceState(
@@ -126,6 +130,7 @@ function begin(asked) {
 $("#fit").addEventListener(
   "click",
   action(async () => {
+    if (!settings) return;
     const data = await post("/fit", body());
     fill($("#changes"), data.error ? faultBlock(data.error) : changes(data.changes));
     for (const row of data.changes) {
