@@ -106,11 +106,11 @@ def take(page, bench, out):
     shot("run", f"/runs/{tuned[0]['id']}")
     shot("compare", f"/runs/compare?ids={runs[0]['id']},{runs[1]['id']}")
     shot("blind", f"/runs/{tuned[0]['id']}/blind")
-    shot("chat", "/chat", lambda: chat(page))
+    shot("chat", "/chat?model=qwen2.5-coder:0.5b", lambda: chat(page))
 
 
 def chat(page):
-    page.get_by_role("textbox").last.fill("What is the capital of France?")
+    page.get_by_role("textbox").last.fill("Write a Python function that finds the longest line of a file.")
     page.keyboard.press("Enter")
     page.wait_for_timeout(20_000)
 

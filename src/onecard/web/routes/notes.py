@@ -18,7 +18,7 @@ router = APIRouter(tags=["notes"])
 ANSWER_S = 900
 MAX_TURNS = 30
 Line = Annotated[int, Query(ge=0, le=10**9)]
-Quote = Annotated[str, Query(max_length=8000)]
+Quote = Annotated[str, Query(max_length=2000)]
 """As part of an address it takes up to twelve bytes a character; a request's head has 128 KiB."""
 _LISTING = threading.Lock()
 

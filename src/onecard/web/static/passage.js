@@ -12,7 +12,7 @@ export async function showPassage(node, row) {
     line: row.line,
     last_line: row.last_line,
     page: row.page,
-    quote: (row.quote || row.text || "").slice(0, 4000),
+    quote: (row.quote || row.text || "").slice(0, 2000),
   };
   const data = await get(`/passage?${query(asked)}`);
   const body = { pdf, lines, markdown, blocks }[data.kind](data, asked, node);
