@@ -275,7 +275,16 @@ def test_a_model_server_tells_its_address_ends_and_starts_again(workbench, page)
     expect(address).to_have_count(0)
     page.get_by_role("button", name="Run again").click()
     expect(page.locator(".job .badge.running")).to_be_visible(timeout=SLOW)
+    page.wait_for_timeout(600)
+    again = Job(workbench.home / "jobs" / page.url.rsplit("/", 1)[1])
+    assert again.id != job
     assert workbench.api.post("/services/stop").json() == {"stopped": 1}
+    # what was stopped while it loaded is gone, and its engine with it
+    for _ in range(200):
+        if again.status == "stopped" and not again.pid:
+            break
+        time.sleep(0.1)
+    assert (again.status, again.pid) == ("stopped", 0)
 
 
 def test_every_score_is_explained(workbench, page, monkeypatch):

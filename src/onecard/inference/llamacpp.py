@@ -127,26 +127,37 @@ class LlamaCpp:
                 start_new_session=True,
                 env=environment,
             )
-        assert self._child.stdin and self._child.stdout
         try:
-            self._child.stdin.write(json.dumps(params) + "\n")
-            self._child.stdin.flush()
-        except BrokenPipeError:
-            raise self._exit_error("it ended before it read its parameters") from None
-        timer = threading.Timer(START_S, self._child.kill)
-        timer.start()
-        line = ""
-        while not line.startswith("{"):
-            line = self._child.stdout.readline()
-            if not line:
-                break
-        timer.cancel()
-        if not line:
-            raise self._exit_error("it ended while it loaded the model")
+            line = self._load(self._child, json.dumps(params))
+        except BaseException:  # Ctrl-C while it loads: nobody else would end it
+            self._child.kill()
+            self._child.wait()
+            raise
         self.devices = list(json.loads(line)["devices"])
         self._started = time.monotonic()
         self._ready.set()
         threading.Thread(target=self._watch, args=(self._child,), daemon=True).start()
+
+    def _load(self, child: "subprocess.Popen[str]", params: str) -> str:
+        """What a child tells when its model is loaded. Raises EngineError."""
+        assert child.stdin and child.stdout
+        try:
+            child.stdin.write(params + "\n")
+            child.stdin.flush()
+        except BrokenPipeError:
+            raise self._exit_error("it ended before it read its parameters") from None
+        timer = threading.Timer(START_S, child.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = ""
+            while not line.startswith("{"):
+                line = child.stdout.readline()
+                if not line:
+                    raise self._exit_error("it ended while it loaded the model")
+        finally:
+            timer.cancel()
+        return line
 
     def _watch(self, child: "subprocess.Popen[str]") -> None:
         if child.stdout:
