@@ -110,7 +110,8 @@ def take(page, bench, out):
 
 
 def chat(page):
-    page.get_by_role("textbox").last.fill("Write a Python function that finds the longest line of a file.")
+    question = "Write a Python function that finds the longest line of a file."
+    page.get_by_role("textbox").last.fill(question)
     page.keyboard.press("Enter")
     page.wait_for_timeout(20_000)
 
