@@ -4,6 +4,7 @@ A draft is named after its process (.NAME.draft-PID-START-...), so that those of
 killed are known and removed.
 """
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from onecard.errors import DataError
 
@@ -128,3 +130,15 @@ def disk_bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+
+
+def read_json(path: Path, max_bytes: int | None = None) -> dict[str, Any]:
+    """A JSON object; empty where the file is missing, broken or larger than `max_bytes`, so that
+    one bad file hides no other."""
+    try:
+        if max_bytes is not None and path.stat().st_size > max_bytes:
+            return {}
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -336,7 +336,7 @@ def test_http_is_guarded(address, headers, status):
 
 
 def test_an_address_without_http_is_refused(onecard):
-    done = onecard("mcp", "--port", "9000")
-    assert done.code == 2
-    assert "--http" in done.err
-    assert done.out == ""
+    refusal = onecard("mcp", "--port", "9000")
+    assert refusal.code == 2
+    assert "--http" in refusal.err
+    assert refusal.out == ""

@@ -696,16 +696,16 @@ def test_a_stopped_server_keeps_the_whole_text(session_home, tmp_path):
     chat = bench.api.post("/chats", json={"settings": {"max_tokens": 2000}}).json()["id"]
     row = bench.api.post(f"/chats/{chat}/messages", json={"content": LONG}).json()["answer"]
     address = f"{bench.url}/api/chats/{chat}/messages/{row['id']}/events"
-    seen = ""
+    text = ""
     with httpx.stream("GET", address, timeout=120) as stream:
         for line in stream.iter_lines():
             if line.startswith("data:"):
-                seen += json.loads(line[5:])["text"]
-                if len(seen) > 60:
+                text += json.loads(line[5:])["text"]
+                if len(text) > 60:
                     break
     bench.process.send_signal(signal.SIGINT)
     bench.process.wait(timeout=60)
     again = benches.start(session_home, "--root", tmp_path)
     kept = again.api.get(f"/chats/{chat}/messages").json()["messages"][-1]
     again.stop()
-    assert kept["status"] == "stopped" and kept["content"].startswith(seen)
+    assert kept["status"] == "stopped" and kept["content"].startswith(text)

@@ -138,13 +138,13 @@ def _note_request(page, home, url):
 def test_a_page_has_no_serious_fault(visit, mode, path):
     page = visit(mode, path)
     assert page.locator("h1").count() == 1
-    found = [
+    violations = [
         f"{row['id']} ({row['impact']}): {row['help']}\n  "
         + "\n  ".join(f"{node['target']} {node['html'][:150]}" for node in row["nodes"][:4])
         for row in Axe().run(page).response["violations"]
         if row["impact"] in ("serious", "critical")
     ]
-    assert not found, "\n".join(found)
+    assert not violations, "\n".join(violations)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= MODES[mode][2]["width"], wide_parts(page)
     assert not page.faults

@@ -138,10 +138,10 @@ def test_a_session_outlives_a_restart_and_ends_with_its_token(tmp_path):
 
 def test_a_token_in_the_command_line_is_refused(onecard):
     for words in (("ui", "--no_browser"), ("mcp", "--http")):
-        done = onecard(*words, "--port", "0", "--token", TOKEN, timeout=60)
-        assert done.code == 2
-        assert "env:NAME" in done.err
-        assert TOKEN not in done.err
+        refusal = onecard(*words, "--port", "0", "--token", TOKEN, timeout=60)
+        assert refusal.code == 2
+        assert "env:NAME" in refusal.err
+        assert TOKEN not in refusal.err
 
 
 def test_beyond_this_machine_a_token_is_made_and_demanded(tmp_path):
@@ -156,13 +156,13 @@ def test_beyond_this_machine_a_token_is_made_and_demanded(tmp_path):
     try:
         line = child.stderr.readline()
         port = re.search(r":(\d+)/", line)[1]
-        made = re.search(r"#token=(\w+)", line)[1]
-        assert len(made) >= 32
+        token = re.search(r"#token=(\w+)", line)[1]
+        assert len(token) >= 32
         url = f"http://127.0.0.1:{port}/api/jobs"
         assert httpx.get(url).status_code == 401
-        assert httpx.get(url, headers={"Authorization": f"Bearer {made}"}).status_code == 200
+        assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == 200
         words = Path(f"/proc/{child.pid}/cmdline").read_bytes().decode()
-        assert made not in words
+        assert token not in words
     finally:
         child.send_signal(signal.SIGINT)
         child.wait(timeout=60)

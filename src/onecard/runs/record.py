@@ -36,6 +36,7 @@ from onecard import config as configs
 from onecard import fsio, paths
 from onecard.config import Config
 from onecard.errors import OneCardError
+from onecard.fsio import read_json as read_json
 from onecard.memory.plan import Plan
 from onecard.redaction import redact
 from onecard.reporting import Reporter
@@ -315,16 +316,6 @@ def _git_state() -> dict[str, Any]:
         return {"commit": commit, "changed": changed} if commit else {}
     except (OSError, subprocess.TimeoutExpired):
         return {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run folder; empty where the file is missing or broken, so that one bad
-    run hides no other."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def fingerprint(path: Path) -> str:

@@ -283,10 +283,10 @@ class Answer:
             }
 
         request = await asyncio.to_thread(body)
-        told, begin, first, n_pieces = Stream(), time.monotonic(), 0.0, 0
+        reply, begin, first, n_pieces = Stream(), time.monotonic(), 0.0, 0
         echo = _Echo(turns[-1].text if turns[-1].role == "assistant" else "")
         is_thinking, last_use = False, begin
-        stream = self.http.stream(service, request, question.client, told)
+        stream = self.http.stream(service, request, question.client, reply)
         try:
             async for kind, piece in stream:
                 now = time.monotonic()
@@ -300,11 +300,11 @@ class Answer:
                     last_use = now
                     (self._job.folder / "used").touch()
                 if len(self.text) > MAX_CONTENT:
-                    told.finish = "length"
+                    reply.finish = "length"
                     break
         finally:
             await stream.aclose()  # type: ignore[attr-defined]
-            self.stats |= _figures(told, begin, first, n_pieces)
+            self.stats |= _figures(reply, begin, first, n_pieces)
 
 
 class _Echo:
@@ -326,20 +326,20 @@ class _Echo:
         return self.kept
 
 
-def _figures(told: Stream, begin: float, first: float, n_pieces: int) -> dict[str, Any]:
+def _figures(reply: Stream, begin: float, first: float, n_pieces: int) -> dict[str, Any]:
     """Tokens, seconds and tokens/s; a stopped answer has no count of its own: its pieces are."""
     end = time.monotonic()
-    tokens = int(told.usage.get("completion_tokens") or n_pieces)
+    tokens = int(reply.usage.get("completion_tokens") or n_pieces)
     figures: dict[str, Any] = {
         "tokens": tokens,
         "seconds": round(end - begin, 3),
-        "finish": told.finish,
+        "finish": reply.finish,
     }
-    if told.usage.get("prompt_tokens"):
-        figures["prompt_tokens"] = int(told.usage["prompt_tokens"])
+    if reply.usage.get("prompt_tokens"):
+        figures["prompt_tokens"] = int(reply.usage["prompt_tokens"])
     if first:
         figures["first_token_s"] = round(first - begin, 3)
-        rate = told.timings.get("predicted_per_second")
+        rate = reply.timings.get("predicted_per_second")
         if not rate and tokens > 1 and end > first:
             rate = (tokens - 1) / (end - first)
         if rate:

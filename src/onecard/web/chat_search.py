@@ -38,8 +38,8 @@ def search(
         hit = hits.setdefault(row["chat"], _facts(row, row["chat"]))
         if not hit.get("message"):
             hit |= {"message": row["message"], "passage": passage(row["content"], words[0])}
-    found = sorted(hits.values(), key=lambda hit: (-hit["updated"], hit["id"]))
-    return found[offset : offset + limit], len(found)
+    ranked = sorted(hits.values(), key=lambda hit: (-hit["updated"], hit["id"]))
+    return ranked[offset : offset + limit], len(ranked)
 
 
 def _facts(row: sqlite3.Row, chat: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ MAX_OUTPUT = 200_000
 """Bytes of a log that one answer gives."""
 KEPT = 300
 """Jobs that ended and stay on the disk: their runs stay anyway."""
-MAX_JOB_JSON = 8 << 20
+MAX_FILE = 64 << 20
+"""Bytes of a file of a job that are read: a larger one is none of ours."""
 TEND_S = 1.0
 """Between two looks whether another server's queue still works."""
 _TENDING = threading.Lock()
@@ -57,7 +59,7 @@ class Job:
 
     @property
     def about(self) -> dict[str, Any]:
-        return _read(self.folder / "job.json")
+        return fsio.read_json(self.folder / "job.json", MAX_FILE)
 
     @property
     def is_server(self) -> bool:
@@ -65,16 +67,28 @@ class Job:
 
     @property
     def progress(self) -> dict[str, Any]:
-        return _read(self.folder / "progress.json")
+        return fsio.read_json(self.folder / "progress.json", MAX_FILE)
 
     @property
     def end(self) -> dict[str, Any]:
-        return _read(self.folder / "end.json")
+        return fsio.read_json(self.folder / "end.json", MAX_FILE)
+
+    @property
+    def run_folder(self) -> str:
+        """Of the run that it records; empty where it records none."""
+        return str(self.progress.get("run") or self.end.get("run") or "")
+
+    @property
+    def run(self) -> str:
+        """The id of that run; empty for one that ended before it had anything to keep, which
+        leaves no folder."""
+        folder = Path(self.run_folder)
+        return folder.name if self.run_folder and folder.is_dir() else ""
 
     @property
     def pid(self) -> int:
         """Of the process, while it lives; 0 otherwise."""
-        process = _read(self.folder / "process.json")
+        process = fsio.read_json(self.folder / "process.json", MAX_FILE)
         pid, start = process.get("pid"), process.get("process_start")
         if isinstance(pid, int) and start and fsio.process_start(pid) == start:
             return pid
@@ -83,14 +97,23 @@ class Job:
     @property
     def status(self) -> str:
         """queued, running, done, failed, stopped, cancelled or killed."""
-        if end := self.end:
-            return str(end.get("status", "failed"))
+        if status := self._end_status():
+            return status
         if not (self.folder / "process.json").exists():
             return "queued"
         if self.pid:
             return "running"
         # its last word may have come between the two looks
-        return str(self.end.get("status", "killed"))
+        return self._end_status() or "killed"
+
+    def _end_status(self) -> str:
+        """Of end.json, which also holds the whole result: read once, not at each look."""
+        path = self.folder / "end.json"
+        try:
+            facts = path.stat()
+        except OSError:
+            return ""
+        return _status_in(path, facts.st_mtime_ns, facts.st_size)
 
     def output(self, start: int = 0) -> tuple[str, int]:
         """The log from a byte on, and where the next look begins."""
@@ -107,7 +130,6 @@ class Job:
 
     def as_dict(self) -> dict[str, Any]:
         about, progress, end = self.about, self.progress, self.end
-        run = progress.get("run") or end.get("run") or ""
         return {
             "id": self.id,
             "task": about.get("task", ""),
@@ -116,14 +138,20 @@ class Job:
             "created": about.get("created", ""),
             "server": self.is_server,
             "status": self.status,
-            # one that ended before it had anything to keep leaves no folder
-            "run": Path(run).name if run and Path(run).is_dir() else "",
+            "run": self.run,
             "progress": {k: progress[k] for k in ("what", "done", "total") if k in progress},
             "settings": about.get("settings", {}),
             "error": end.get("error"),
             "text": str(end.get("text", ""))[:MAX_OUTPUT],
             "ended": end.get("ended", ""),
         }
+
+
+@lru_cache(maxsize=4 * KEPT)
+def _status_in(path: Path, mtime_ns: int, n_bytes: int) -> str:
+    """The status that an end.json of this time and size tells; empty for a broken one."""
+    end = fsio.read_json(path, MAX_FILE)
+    return str(end.get("status", "failed")) if end else ""
 
 
 def root() -> Path:
@@ -210,6 +238,11 @@ def find(job_id: str) -> Job:
     raise not_found("job", job_id, [job.id for job in listing()])
 
 
+def of_run(run_id: str) -> Job | None:
+    """The newest job that made or resumed a run; None for one that was started in a terminal."""
+    return next((job for job in listing() if job.run == run_id), None)
+
+
 def start_queue() -> None:
     """Have the queue's own process work. There is one, however often this is called: a page that
     looks at a job that waits calls it every second."""
@@ -286,9 +319,9 @@ def stop(job: Job) -> None:
             why=f"it is {status}",
             fix="start it again, or resume its training",
         )
-    asked = job.folder / "stop"
-    again = asked.exists() and time.time() - asked.stat().st_mtime > 1
-    asked.touch()
+    mark = job.folder / "stop"
+    again = mark.exists() and time.time() - mark.stat().st_mtime > 1
+    mark.touch()
     os.kill(pid, signal.SIGTERM if again and not job.is_server else signal.SIGINT)
 
 
@@ -316,14 +349,3 @@ def prune() -> None:
     ended = [job for job in listing(10_000) if job.status not in ACTIVE]
     for job in ended[KEPT:]:
         shutil.rmtree(job.folder, ignore_errors=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Empty for a file that is missing, half or too large to be ours."""
-    try:
-        if path.stat().st_size > MAX_JOB_JSON * 8:
-            return {}
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

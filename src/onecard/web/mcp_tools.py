@@ -320,13 +320,13 @@ class Tools:
         """The server, loaded. Raises EngineError, NotFound."""
         job = await _in_thread(lambda: services.start(word, values))
         limit = anyio.current_time() + services.START_S
-        told = 0.0
+        reported_s = 0.0
         while anyio.current_time() < limit:
             if service := await _in_thread(lambda: services.ready(job)):
                 return service
-            if anyio.current_time() - told >= PROGRESS_S:
-                told = anyio.current_time()
-                await ctx.report_progress(told, message="the model loads")
+            if anyio.current_time() - reported_s >= PROGRESS_S:
+                reported_s = anyio.current_time()
+                await ctx.report_progress(reported_s, message="the model loads")
             await anyio.sleep(0.1)
         raise EngineError(
             "the model does not answer",

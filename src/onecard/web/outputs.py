@@ -20,7 +20,7 @@ FOLDER = "output_dir"
 
 def of_job(roots: Roots, job: Job) -> list[dict[str, Any]]:
     """What a job wrote since it was queued."""
-    about, run = job.about, str(job.progress.get("run") or job.end.get("run") or "")
+    about, run = job.about, job.run_folder
     own = Path(run) if run else job.folder
     settings = about.get("settings") or {}
     return _files(roots, _seconds(about.get("created")), settings, job.end.get("data"), own)
@@ -28,8 +28,7 @@ def of_job(roots: Roots, job: Job) -> list[dict[str, Any]]:
 
 def of_run(roots: Roots, run: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a run wrote; one that was started in a terminal has no job with a result."""
-    same = (job for job in jobs.listing() if job.as_dict()["run"] == run.id)
-    job = next(same, None)
+    job = jobs.of_run(run.id)
     result = job.end.get("data") if job else None
     return _files(roots, _seconds(run.about.get("started")), settings, result, run.folder)
 

@@ -62,14 +62,14 @@ def script(name: str) -> Markup:
 
 
 def _imports(name: str) -> list[str]:
-    found, waiting = dict[str, None](), [name]
+    modules, waiting = dict[str, None](), [name]
     while waiting:
         text = (HERE / "static" / waiting.pop()).read_text(encoding="utf-8")
         for each in re.findall(r'from "\./([\w-]+\.js)"', text):
-            if each not in found:
-                found[each] = None
+            if each not in modules:
+                modules[each] = None
                 waiting.append(each)
-    return list(found)
+    return list(modules)
 
 
 def render(request: Request, template: str, **facts: Any) -> str:

@@ -1,12 +1,12 @@
 """Files of a run or an upload as a page may show them."""
 
-import json
 import mimetypes
 from pathlib import Path
 from typing import Any
 
 from fastapi.responses import FileResponse, Response
 
+from onecard import fsio
 from onecard.errors import NotFound
 
 MAX_JSON = 32 << 20
@@ -80,13 +80,7 @@ def file_reply(path: Path, *, download: bool = False, name: str = "") -> Respons
 
 def json_file(path: Path) -> dict[str, Any]:
     """Empty where it is missing, broken or too large."""
-    try:
-        if path.stat().st_size > MAX_JSON:
-            return {}
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    return fsio.read_json(path, MAX_JSON)
 
 
 def tail(path: Path) -> str:

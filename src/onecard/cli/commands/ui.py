@@ -4,10 +4,9 @@ import importlib
 from typing import Any
 
 from onecard import config as configs
-from onecard.cli import output
+from onecard.cli import output, web_module
 from onecard.cli.options import ConfigCommand
 from onecard.config import Config, Layer
-from onecard.errors import MissingExtra
 from onecard.reporting import Result
 
 
@@ -17,16 +16,7 @@ def _schema() -> type[Config]:
 
 def _ui(values: dict[str, Any], flags: dict[str, Any]) -> None:
     config = configs.load(_schema(), Layer("", values))
-    try:
-        server = importlib.import_module("onecard.web.server")
-    except ModuleNotFoundError as fault:
-        if (fault.name or "").startswith("onecard"):
-            raise
-        raise MissingExtra(
-            f"the page needs {fault.name}",
-            why="its libraries are installed only when asked for",
-            fix="pip install 'onecard[ui]'",
-        ) from None
+    server = web_module.load("server", "the page")
     result: Result = server.serve(config, output.reporter(flags))
     output.print_result(result, flags)
 

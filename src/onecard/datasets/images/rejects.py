@@ -70,10 +70,10 @@ def restore(root: Path, name: str) -> list[str]:
 
 def _move(source: Path, target: Path, path: Path) -> list[str]:
     names = [file.relative_to(source.resolve()) for file in (path, *_labels(source, path))]
-    taken = [name for name in names if (target / name).exists()]
-    if taken:
+    clashes = [name for name in names if (target / name).exists()]
+    if clashes:
         raise DataError(
-            f"{taken[0]} lies there already",
+            f"{clashes[0]} lies there already",
             why="a file of this name is in both places",
             fix="rename one of them",
         )

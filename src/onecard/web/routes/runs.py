@@ -80,6 +80,7 @@ def run(run_id: str) -> dict[str, Any]:
     """Everything of a run that a page shows; its events and items have paths of their own."""
     row = api.find_run(run_id)
     folder = row.folder
+    job = jobs.of_run(row.id)
     model = api.run_model(row.id) if row.status == "done" else ""
     return {
         **run_row(row),
@@ -95,7 +96,7 @@ def run(run_id: str) -> dict[str, Any]:
         "error": shown.tail(folder / "traceback.txt"),
         "artifacts": shown.artifacts(folder),
         "measured_bytes": measured_bytes(row),
-        "job": _job_of(row),
+        "job": job.id if job else "",
         "can_resume": _can_resume(row),
         "can_vote": api.can_vote(row.id),
         "model": model if model.endswith(".gguf") else "",
@@ -218,14 +219,6 @@ def ballot_media(
 def verdict(run_id: str) -> dict[str, Any]:
     """The votes so far as a paired test."""
     return api.vote_verdict(run_id)
-
-
-def _job_of(run: Any) -> str:
-    """The job that works on a run; empty for one that was started in a terminal."""
-    for job in jobs.listing():
-        if Path(str(job.progress.get("run", ""))).name == run.id:
-            return job.id
-    return ""
 
 
 def _can_resume(run: Any) -> bool:
