@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from homes import new_home
 from workbench import browser, page, workbench  # noqa: F401  (fixtures)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,11 +21,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # the processes of `pytest -n` share the cores; two threads on one core wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
-CACHE = Path(os.environ.get("ONECARD_TEST_CACHE") or Path.home() / ".cache" / "onecard-tests")
-"""Models and what is converted from them: 98 MB, 91 MB and 500 MB, which no test writes to."""
-SHARED_FOLDERS = ("models", "dense", "ultralytics")
-"""Folders of the home that hold downloaded or converted files."""
-
 HTTPX_LIKE = {
     "guide/timeouts.md": "# Timeouts\n\nThe client waits five seconds before it gives up. "
     "Set another limit with `timeout=10.0`.\n\n## Retries\n\n"
@@ -40,15 +36,6 @@ HTTPX_LIKE = {
     "def parse_retry_after(header: str) -> float:\n"
     '    """Seconds to wait, from the Retry-After header."""\n    return float(header)\n',
 }
-
-
-def new_home(folder):
-    """A home whose models are the cache's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in SHARED_FOLDERS:
-        (CACHE / name).mkdir(parents=True, exist_ok=True)
-        (folder / name).symlink_to(CACHE / name, target_is_directory=True)
-    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import time
 
 import httpx
 import pytest
+from homes import new_home
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -38,8 +39,11 @@ class Workbench:
         """End the model servers and jobs that it started, then the server itself."""
         try:
             self.api.post("/services/stop")
-            for row in self.api.get("/jobs?active=true").json():
+            rows = self.api.get("/jobs?active=true").json()
+            for row in rows:
                 self.api.post(f"/jobs/{row['id']}/stop")
+            for row in rows:  # a training that still writes its checkpoint takes others' cores
+                self.wait(row["id"])
         except httpx.HTTPError:
             pass
         self.process.send_signal(signal.SIGINT)
@@ -68,10 +72,12 @@ def start(home, *words, env=None, cwd=None):
 
 
 @pytest.fixture(scope="module")
-def workbench(session_home, tmp_path_factory):
-    """One server for the tests of a module; its page may use the module's folder (`files`)."""
+def workbench(tmp_path_factory):
+    """One server for the tests of a module, with a home of its own: a page shows the last job of
+    its task, which would be another module's. It may use the module's folder (`files`)."""
     files = tmp_path_factory.mktemp("files")
-    bench = start(session_home, "--root", files, cwd=files)
+    home = new_home(tmp_path_factory.mktemp("workbench") / "onecard")
+    bench = start(home, "--root", files, cwd=files)
     bench.files = files
     yield bench
     bench.stop()

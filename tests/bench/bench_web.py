@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import workbench as benches  # noqa: E402
-from conftest import new_home  # noqa: E402
+from homes import new_home  # noqa: E402
 
 PAGES = ("/", "/plan", "/chat", "/notes", "/runs", "/jobs", "/tasks/finetune", "/glossary")
 PAINT = """() => new Promise((resolve) => {

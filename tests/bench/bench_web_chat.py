@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import workbench as benches  # noqa: E402
-from conftest import new_home  # noqa: E402
+from homes import new_home  # noqa: E402
 
 ANSWER = """Part {n}: a list of **three** things.
 

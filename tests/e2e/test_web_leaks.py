@@ -24,14 +24,15 @@ def process(workbench):
 
 
 def queues(home):
-    """Processes of the queue of this home."""
-    rows = []
+    """Processes of the queue of this home, without children that are about to become a job: until
+    then they carry the queue's command line."""
+    rows = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             is_queue = "onecard.web.job_queue" in process.cmdline()
             if is_queue and process.environ().get("ONECARD_HOME") == str(home):
-                rows.append(process)
-    return rows
+                rows[process.pid] = process.ppid(), process
+    return [process for parent, process in rows.values() if parent not in rows]
 
 
 def test_page_loads_leave_nothing(workbench, process, page):
