@@ -163,10 +163,22 @@ def test_an_answer_ends_at_a_stop(client):
     assert "".join(e.choices[0].delta.content or "" for e in stream if e.choices) == expected
 
 
+def test_a_request_chooses_its_sampling(client):
+    question = user(part(scene()), words("Tell a story."))
+
+    def told(**more):
+        return asked(client, question, **more).choices[0].message.content
+
+    assert told() == told(temperature=0)  # the server's own
+    drawn = [told(temperature=1.5, seed=seed) for seed in (1, 2)]
+    assert told() not in drawn and drawn[0] != drawn[1]
+    assert told(temperature=1.5, top_p=1e-6, seed=1) == told()
+
+
 def test_settings_that_are_the_servers_are_named(server):
-    body = {"messages": [user(words("hi"))], "temperature": 0.9, "max_tokens": 2}
+    body = {"messages": [user(words("hi"))], "presence_penalty": 0.9, "max_tokens": 2}
     reply = httpx.post(f"{server}/v1/chat/completions", json=body, timeout=60)
-    assert "temperature" in reply.headers["X-Schema-Not-Enforced"]
+    assert "presence_penalty" in reply.headers["X-Schema-Not-Enforced"]
 
 
 BAD = {

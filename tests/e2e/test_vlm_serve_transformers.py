@@ -64,6 +64,16 @@ def test_a_picture_becomes_its_tokens(client):
     assert usage.prompt_tokens_details.image_tokens == 9 + 16 + 9
 
 
+def test_a_request_chooses_its_sampling(client):
+    def told(**more):
+        return asked(client, question(uri()), **more).choices[0].message.content
+
+    assert told() == told(temperature=0)  # the server's own
+    drawn = [told(temperature=1.5, seed=seed) for seed in (1, 2, 1)]
+    assert drawn[0] == drawn[2] != drawn[1] != told()
+    assert told(temperature=1.5, top_p=1e-6, seed=1) == told()
+
+
 def test_a_stream_says_what_the_whole_answer_says(client):
     messages = question(uri())
     whole = asked(client, messages)

@@ -512,6 +512,20 @@ def test_a_picture_is_sent_and_shown(workbench, open_chat, sees):
     row = workbench.api.get(f"/chats/{chat}/messages").json()["messages"][-1]
     assert row["status"] == "complete", row["error"]
     assert row["stats"]["prompt_tokens"] > made_llava.TOKENS
+    texts = [seen(workbench, chat, row["id"], seed) for seed in (1, 2, 1)]
+    assert texts[0] == texts[2] != texts[1]
+
+
+def seen(workbench, chat, message, seed):
+    """Another answer to the same question, with a seed of its own."""
+    settings = {"max_tokens": 6, "n_ctx": 2048, "temperature": 1.5, "seed": seed}
+    reply = workbench.api.post(
+        f"/chats/{chat}/messages/{message}/regenerate", json={"settings": settings}
+    )
+    address = f"/chats/{chat}/messages/{reply.json()['answer']['id']}"
+    with workbench.api.stream("GET", f"{address}/events") as stream:
+        list(stream.iter_lines())
+    return workbench.api.get(address).json()["content"]
 
 
 def test_a_text_model_is_offered_no_picture(workbench, open_chat, chat):

@@ -367,6 +367,8 @@ def test_a_request_becomes_turns_with_markers():
             ],
             max_completion_tokens=7,
             stop="\n",
+            temperature=1,
+            seed=-1,
         ),
         "Ours.",
         4,
@@ -376,6 +378,7 @@ def test_a_request_becomes_turns_with_markers():
     assert request.turns[3].text == "And this?\nIt:\n<image>"
     assert request.sources == ("data:1", "data:2")
     assert (request.max_tokens, request.stops) == (7, ("\n",))
+    assert request.sampling.options() == {"temperature": 1.0, "seed": chat_requests.SEEDS - 1}
 
 
 USER = {"role": "user", "content": "hi"}
@@ -399,6 +402,11 @@ USER = {"role": "user", "content": "hi"}
         ([USER], {"max_tokens": 0}),
         ([USER], {"max_tokens": 1.5}),
         ([USER], {"max_tokens": True}),
+        ([USER], {"temperature": 2.5}),
+        ([USER], {"temperature": "hot"}),
+        ([USER], {"temperature": True}),
+        ([USER], {"top_p": 0}),
+        ([USER], {"seed": 1.5}),
         ([USER], {"n": 2}),
         ([USER], {"tools": [{}]}),
         ([USER], {"stop": [""]}),

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import httpx
@@ -86,12 +87,14 @@ class Client:
         schema: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int = 0,
+        sampling: Mapping[str, float | int] = MappingProxyType({}),
     ) -> Reply:
-        """One whole answer; `schema` forces JSON of that shape.
+        """One whole answer; `schema` forces JSON of that shape; `sampling`: temperature, top_p and
+        seed that are not the settings'.
 
         Raises EngineError, and DataError when the prompt is too long.
         """
-        options = self._options(schema, tools, max_tokens)
+        options = {**self._options(schema, tools, max_tokens), **sampling}
         with self.translated_errors():
             completion: Any = self._completion(_plain(messages), options)
         message = completion.choices[0].message
@@ -133,6 +136,7 @@ class Client:
         *,
         schema: Mapping[str, Any] | None = None,
         max_tokens: int = 0,
+        sampling: Mapping[str, float | int] = MappingProxyType({}),
         usage: bool = False,
     ) -> Generator[str, None, Reply]:
         """The answer in pieces as they come; closing the iterator stops the engine too. Its value
@@ -140,7 +144,7 @@ class Client:
 
         Raises EngineError, and DataError when the prompt is too long.
         """
-        options = {**self._options(schema, (), max_tokens), "stream": True}
+        options = {**self._options(schema, (), max_tokens), **sampling, "stream": True}
         if usage:
             options["stream_options"] = {"include_usage": True}
         pieces: list[str] = []

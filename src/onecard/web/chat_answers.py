@@ -279,7 +279,7 @@ class Answer:
                 "messages": messages,
                 "stream": True,
                 "stream_options": {"include_usage": True},
-                **settings.sent(question.service),
+                **settings.sent(),
             }
 
         request = await asyncio.to_thread(body)

@@ -25,10 +25,8 @@ class ChatSettings(BaseModel):
     n_ctx: int = Field(4096, ge=256, le=1_048_576)
     """Context window (tokens): prompt and answer together."""
 
-    def sent(self, service: str) -> dict[str, Any]:
-        """What goes with a question; a vision server keeps to its own sampling."""
-        if service == "vision":
-            return {"max_tokens": self.max_tokens}
+    def sent(self) -> dict[str, Any]:
+        """What goes with a question."""
         return self.model_dump(include={"temperature", "top_p", "max_tokens", "seed"})
 
 

@@ -11,7 +11,7 @@ from onecard.inference import schema_limits
 from onecard.serving import guards
 from onecard.serving.openai_schemas import wants_usage
 from onecard.tasks.vlm import picture_inputs
-from onecard.tasks.vlm.engine import Picture, Question
+from onecard.tasks.vlm.engine import AS_SET, Picture, Question, Sampling
 from onecard.tasks.vlm.items import MARKER, Role, Turn
 from onecard.tasks.vlm.picture_inputs import Bounds
 
@@ -23,15 +23,11 @@ ROLES: Mapping[str, Role] = {
 }
 TEXT_PARTS = ("text", "input_text", "refusal")
 IMAGE_PARTS = ("image_url", "input_image", "image")
-OF_THE_SERVER = (
-    "temperature",
-    "top_p",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "logprobs",
-)
-"""Settings of the sampling, which the server's owner chose: those of a request change nothing."""
+OF_THE_SERVER = ("frequency_penalty", "presence_penalty", "logprobs")
+"""Settings that not every engine has: those of a request change nothing."""
+SAMPLING_LIMITS = {"temperature": (0.0, 2.0), "top_p": (1e-6, 1.0)}
+SEEDS = (1 << 32) - 1
+"""llama.cpp's: the number behind them draws one by itself."""
 MAX_STOPS, MAX_STOP = 16, 200
 MAX_MESSAGES = 2000
 
@@ -44,6 +40,7 @@ class ChatRequest:
     """Data URIs and addresses, as many as the markers in the turns."""
     max_tokens: int = 0
     """0 for the server's."""
+    sampling: Sampling = AS_SET
     schema: Mapping[str, Any] | None = None
     stops: tuple[str, ...] = ()
     stream: bool = False
@@ -82,6 +79,7 @@ def parse(content: bytes, system: str, max_images: int) -> ChatRequest:
         tuple(turns),
         tuple(sources),
         _max_tokens(body),
+        _sampling(body),
         schema,
         _stops(body.get("stop")),
         bool(body.get("stream")),
@@ -111,6 +109,25 @@ def _max_tokens(body: Mapping[str, Any]) -> int:
             raise _invalid(name, f"{json.dumps(value)[:40]} is no whole number from 1")
         return value
     return 0
+
+
+def _sampling(body: Mapping[str, Any]) -> Sampling:
+    shares: dict[str, float | None] = dict.fromkeys(SAMPLING_LIMITS)
+    for name, (low, high) in SAMPLING_LIMITS.items():
+        value = body.get(name)
+        if value is None:
+            continue
+        if (
+            not isinstance(value, int | float)
+            or isinstance(value, bool)
+            or not low <= value <= high
+        ):
+            raise _invalid(name, f"{json.dumps(value)[:40]} is no number from {low:g} to {high:g}")
+        shares[name] = float(value)
+    seed = body.get("seed")
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise _invalid("seed", f"{json.dumps(seed)[:40]} is no whole number")
+    return Sampling(**shares, seed=None if seed is None else seed % SEEDS)
 
 
 def _stops(value: Any) -> tuple[str, ...]:

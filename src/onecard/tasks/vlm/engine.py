@@ -52,6 +52,23 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How the words of one answer are drawn; None for the setting of the engine."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+    def options(self) -> dict[str, float | int]:
+        """Those that are set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+AS_SET = Sampling()
+GREEDY = Sampling(temperature=0)
+
+
+@dataclass(frozen=True)
 class Answer:
     text: str
     prompt_tokens: int = 0
@@ -76,14 +93,24 @@ class Engine(Protocol):
         ...
 
     def answer(
-        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+        self,
+        question: Question,
+        *,
+        max_tokens: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Answer:
         """One whole answer. `max_tokens`: 0 for that of the settings; `schema`: a JSON schema that
         the answer is to keep. Raises DataError for a question that is too long, EngineError."""
         ...
 
     def stream(
-        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+        self,
+        question: Question,
+        *,
+        max_tokens: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Generator[str, None, Answer]:
         """The answer in pieces as they come; the generator's value is the whole. Closing it stops
         the engine."""

@@ -30,7 +30,7 @@ from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
 from onecard.tasks.vlm import class_tokens, gguf_pairs, picture_sizes, prompts, square_pictures
 from onecard.tasks.vlm.configs import AnswerModelConfig, ServeConfig
-from onecard.tasks.vlm.engine import Answer, Picture, Question
+from onecard.tasks.vlm.engine import AS_SET, Answer, Picture, Question, Sampling
 from onecard.tasks.vlm.items import MARKER, Turn
 from onecard.tasks.vlm.picture_sizes import PictureSizes
 from onecard.tasks.vlm.square_pictures import Square
@@ -162,9 +162,14 @@ class HttpEngine:
         return self.sizes.tokens(self._pixels(picture)) if self.sizes else 0
 
     def answer(
-        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+        self,
+        question: Question,
+        *,
+        max_tokens: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Answer:
-        return self._answer(self.client, question, max_tokens, schema)
+        return self._answer(self.client, question, max_tokens, schema, sampling)
 
     def _answer(
         self,
@@ -172,21 +177,33 @@ class HttpEngine:
         question: Question,
         max_tokens: int,
         schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Answer:
         started = time.monotonic()
         with self._errors(question):
             messages = self._messages(question)
-            reply = client.chat(messages, schema=schema, max_tokens=max_tokens)
+            reply = client.chat(
+                messages, schema=schema, max_tokens=max_tokens, sampling=sampling.options()
+            )
         return self._with_tokens(reply, question, started)
 
     def stream(
-        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+        self,
+        question: Question,
+        *,
+        max_tokens: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Generator[str, None, Answer]:
         started = time.monotonic()
         with self._errors(question):
             messages = self._messages(question)
             reply = yield from self.client.stream(
-                messages, schema=schema, max_tokens=max_tokens, usage=True
+                messages,
+                schema=schema,
+                max_tokens=max_tokens,
+                sampling=sampling.options(),
+                usage=True,
             )
         return self._with_tokens(reply, question, started)
 

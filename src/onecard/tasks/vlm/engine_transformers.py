@@ -21,7 +21,7 @@ from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
 from onecard.tasks.vlm import model, prompts
 from onecard.tasks.vlm.configs import AnswerModelConfig
-from onecard.tasks.vlm.engine import Answer, Picture, Question
+from onecard.tasks.vlm.engine import AS_SET, GREEDY, Answer, Picture, Question, Sampling
 from onecard.tasks.vlm.items import Turn
 from onecard.tasks.vlm.model import Vlm
 
@@ -109,20 +109,27 @@ class Transformers:
         return self.vlm.picture_tokens(picture)
 
     def answer(
-        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+        self,
+        question: Question,
+        *,
+        max_tokens: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Answer:
         if schema is None:
-            return self._generate([question], max_tokens, sampling=True)[0]
-        return self._by_schema(question, max_tokens, schema)
+            return self._generate([question], max_tokens, sampling)[0]
+        return self._by_schema(question, max_tokens, schema, sampling)
 
-    def _by_schema(self, question: Question, max_tokens: int, schema: Mapping[str, Any]) -> Answer:
+    def _by_schema(
+        self, question: Question, max_tokens: int, schema: Mapping[str, Any], sampling: Sampling
+    ) -> Answer:
         """Nothing constrains the words here: what does not keep the schema is asked for again."""
         *before, last = question.turns
         request = _instruction(schema)
         current = Question((*before, Turn("user", f"{last.text}\n{request}")), question.pictures)
         answer = Answer("")
         for _ in range(SCHEMA_TRIES):
-            answer = self._generate([current], max_tokens, sampling=True)[0]
+            answer = self._generate([current], max_tokens, sampling)[0]
             value = parse_json(answer.text)
             faults = schema_faults(value, schema) if value is not None else ["it is no JSON"]
             if not faults:
@@ -136,10 +143,15 @@ class Transformers:
         return answer
 
     def stream(
-        self, question: Question, *, max_tokens: int = 0, schema: Mapping[str, Any] | None = None
+        self,
+        question: Question,
+        *,
+        max_tokens: int = 0,
+        schema: Mapping[str, Any] | None = None,
+        sampling: Sampling = AS_SET,
     ) -> Generator[str, None, Answer]:
         if schema is not None:
-            answer = self.answer(question, max_tokens=max_tokens, schema=schema)
+            answer = self.answer(question, max_tokens=max_tokens, schema=schema, sampling=sampling)
             yield answer.text
             return answer
         pieces: Queue[str | None] = Queue()
@@ -148,7 +160,9 @@ class Transformers:
 
         def work() -> None:
             try:
-                outcome.append(self._generate([question], max_tokens, True, pieces.put, stop)[0])
+                outcome.append(
+                    self._generate([question], max_tokens, sampling, pieces.put, stop)[0]
+                )
             except BaseException as fault:
                 outcome.append(fault)
             finally:
@@ -181,7 +195,7 @@ class Transformers:
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), self.at_once):
             rows = order[start : start + self.at_once]
-            batch = self._generate([window[i] for i in rows], max_tokens, sampling=False)
+            batch = self._generate([window[i] for i in rows], max_tokens, GREEDY)
             answers.update(zip(rows, batch, strict=True))
         return [answers[i] for i in range(len(window))]
 
@@ -189,7 +203,7 @@ class Transformers:
         self,
         questions: Sequence[Question],
         max_tokens: int,
-        sampling: bool,
+        sampling: Sampling,
         emit: Callable[[str], None] | None = None,
         stop: Cancellation | None = None,
     ) -> list[Answer]:
@@ -205,12 +219,13 @@ class Transformers:
         _require_room(vlm, max(n_prompt), limit)
         cancellations = (cancellation.CURRENT.get(), stop)
         tokenizer = vlm.processor.tokenizer
+        options = self._options(limit, sampling)
         with self._lock, model.evaluating(vlm.net):
-            if sampling and self.config.temperature > 0:
-                torch.manual_seed(self.config.seed)
+            if options["do_sample"]:
+                torch.manual_seed(self.config.seed if sampling.seed is None else sampling.seed)
             output = vlm.net.generate(
                 **vlm.on_device(inputs),
-                **self._options(limit, sampling),
+                **options,
                 streamer=_Pieces(tokenizer, emit) if emit else None,
                 stopping_criteria=StoppingCriteriaList([_Cancel(cancellations)]),
             )
@@ -223,7 +238,7 @@ class Transformers:
             for reply, n, pictures in zip(replies, n_prompt, is_picture.sum(1), strict=True)
         ]
 
-    def _options(self, limit: int, sampling: bool) -> dict[str, Any]:
+    def _options(self, limit: int, sampling: Sampling) -> dict[str, Any]:
         config, tokenizer = self.config, self.vlm.processor.tokenizer
         options: dict[str, Any] = {
             "max_new_tokens": limit,
@@ -233,13 +248,10 @@ class Transformers:
             "eos_token_id": _ends(self.vlm),
             "repetition_penalty": config.repeat_penalty,
         }
-        if sampling and config.temperature > 0:
-            return {
-                **options,
-                "do_sample": True,
-                "temperature": config.temperature,
-                "top_p": config.top_p,
-            }
+        heat = config.temperature if sampling.temperature is None else sampling.temperature
+        if heat > 0:
+            top_p = config.top_p if sampling.top_p is None else sampling.top_p
+            return {**options, "do_sample": True, "temperature": heat, "top_p": top_p}
         return {**options, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
     def _answer(

@@ -130,12 +130,16 @@ class _Routes:
                     return answer
         question = query.question(self.bounds)
         cancellation.check()
-        return self.engine.answer(question, max_tokens=query.max_tokens, schema=query.schema)
+        return self.engine.answer(
+            question, max_tokens=query.max_tokens, schema=query.schema, sampling=query.sampling
+        )
 
     def _stream(self, query: ChatRequest) -> Generator[str, None, Answer]:
         question = query.question(self.bounds)
         cancellation.check()
-        stream = self.engine.stream(question, max_tokens=query.max_tokens, schema=query.schema)
+        stream = self.engine.stream(
+            question, max_tokens=query.max_tokens, schema=query.schema, sampling=query.sampling
+        )
         return (yield from _until(stream, query.stops))
 
     async def models(self, request: Request) -> Response:

@@ -128,7 +128,7 @@ export class Settings {
             : el("span", { id: `help-${name}` }),
           range ? el("div", { class: "pair" }, range, number) : number,
         );
-        fields[name] = { number, range, node };
+        fields[name] = { number, range };
         return node;
       }),
     );
@@ -143,9 +143,7 @@ export class Settings {
       radio.checked = radio.value === facts.service;
     }
     if (document.activeElement !== $("#system")) $("#system").value = facts.system;
-    $("#vision-note").hidden = !sees;
-    for (const [name, { number, range, node }] of Object.entries(this.fields)) {
-      node.hidden = sees && ["temperature", "top_p", "seed"].includes(name);
+    for (const [name, { number, range }] of Object.entries(this.fields)) {
       number.value = facts.settings[name] ?? "";
       if (range) range.value = number.value;
     }
