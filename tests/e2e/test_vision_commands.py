@@ -79,6 +79,19 @@ def test_every_form_is_scored_beside_torch(home, trained, task):
     assert (model / "predict.py").is_file()
 
 
+@pytest.mark.parametrize("task", MODELS)
+def test_the_items_name_the_pictures(home, trained, task):
+    data, model = trained[task]
+    run(task, "evaluate", run_id=str(model))
+    runs = [past for past in api.runs() if past.task == task and past.items()]
+    assert {past.command for past in runs} >= {"train", "evaluate"}
+    for past in runs:
+        for row in api.run_items(past.id):
+            assert row["media"] == {"media": ".png"}
+            assert Path(row["images"][0]).is_relative_to(data), row
+            assert Path(row["images"][0]).is_file() and row["id"] in row["images"][0]
+
+
 def test_an_export_is_evaluated_on_its_own(home, trained):
     _, model = trained["segment"]
     whole = run("segment", "evaluate", run_id=str(model)).data["metrics"]

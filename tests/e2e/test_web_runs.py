@@ -4,6 +4,7 @@ knowing whose answer is whose."""
 import json
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
 from onecard import api
@@ -82,6 +83,37 @@ def test_votes_become_a_paired_test(workbench, page, monkeypatch):
     verdict = workbench.api.get(f"/runs/{run}/blind/verdict").json()
     assert (verdict["tuned"], verdict["base"]) == (N, 0)
     assert verdict["test"]["p_value"] == pytest.approx(2 / 2**N)
+
+
+def test_an_item_shows_what_it_is_of(workbench, page, monkeypatch):
+    """Its picture or sound, answers that are pictures, and what was recorded of it."""
+    names = ("subject", "base", "tuned")
+    files = {name: workbench.files / f"{name}.png" for name in names}
+    for i, path in enumerate(files.values()):
+        Image.new("RGB", (40 + i, 30), "red").save(path)
+    gone = str(workbench.files / "gone.png")
+    rows = [
+        {"id": "a/b &?.png", "images": [str(files["subject"])], "label": "cat", "scores": {}},
+        {"id": "drawn", "pictures": {k: str(files[k]) for k in names[1:]}, "scores": {}},
+        {"id": "lost", "images": [gone], "pictures": {"base": "/etc/hostname"}, "scores": {}},
+        {"id": "odd", "images": "x.png", "pictures": [1], "audio": None, "scores": {}},
+    ]
+    run = new_run(workbench.home, monkeypatch, 3, rows)
+    page.goto(f"{workbench.url}/runs/{run}")
+    widths = []
+    for i in range(2):
+        page.locator(".item summary").nth(i).click()
+        for picture in page.locator(".item").nth(i).locator("img").all():
+            expect(picture).not_to_have_js_property("naturalWidth", 0)
+            widths.append(picture.evaluate("node => node.naturalWidth"))
+    assert widths == [40, 41, 42]
+    expect(page.get_by_text("label: cat")).to_be_visible()
+    expect(page.locator(".item").nth(2).locator("img")).to_have_count(1)  # the file was moved
+    expect(page.locator(".item").nth(3).locator("img")).to_have_count(0)
+    address = f"/runs/{run}/items/media"
+    for item, name in (("lost", "media"), ("lost", "base"), ("nothing", "media"), ("odd", "x")):
+        reply = workbench.api.get(address, params={"item": item, "name": name})
+        assert reply.status_code == 404 and reply.json()["error"]["fix"]
 
 
 def test_a_ballot_does_not_tell_whose_answer_is_whose(own_home, monkeypatch, tmp_path):

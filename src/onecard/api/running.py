@@ -14,7 +14,7 @@ from onecard.memory import devices, fallbacks
 from onecard.memory.devices import Device
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter, Result
-from onecard.runs import measured, record, store, trash
+from onecard.runs import item_media, measured, record, store, trash
 from onecard.runs.store import RunRecord
 from onecard.tasks import loading
 from onecard.tasks.base import Task
@@ -148,6 +148,19 @@ def ballot(run_id: str) -> dict[str, Any]:
 def can_vote(run_id: str) -> bool:
     """Whether a run's items hold two answers each. Raises NotFound."""
     return bool(_lazy("blind").has_pairs(store.find(run_id)))
+
+
+def run_items(run_id: str) -> list[dict[str, Any]]:
+    """The evaluated items of a run; `media` tells what of each can be shown, by the ending of its
+    file. Raises NotFound."""
+    rows = store.find(run_id).items().values()
+    return [{**row, "media": item_media.endings(row)} for row in rows]
+
+
+def item_file(run_id: str, item: str, name: str) -> Path:
+    """The picture or sound of an item (`media`), or the picture that an answer is. Raises
+    NotFound."""
+    return item_media.find(store.find(run_id), item, name)
 
 
 def run_model(run_id: str) -> str:

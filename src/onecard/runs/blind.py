@@ -15,15 +15,13 @@ from typing import Any
 from onecard import fsio
 from onecard.errors import DataError, NotFound, OneCardError
 from onecard.evaluation import stats
+from onecard.runs import item_media
 from onecard.runs.record import read_json
 from onecard.runs.store import RunRecord
 
 METRIC = "preferred"
 CHOICES = ("left", "right", "tie")
 BASE, TUNED = "base", "tuned"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
-MEDIA = (*PICTURES, ".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".webm")
-"""Endings of pictures and sounds that a browser shows."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,11 @@ def _pair(each_id: str, row: dict[str, Any]) -> Pair | None:
         return None
     base = BASE if BASE in names else names[0]
     tuned = TUNED if TUNED in names else next(name for name in reversed(names) if name != base)
-    media = row.get("audio") or next(iter(row.get("images") or ()), "")
     return Pair(
         each_id,
         str(row.get("question") or row.get("prompt") or ""),
         {BASE: str(answers[base]), TUNED: str(answers[tuned])},
-        str(media),
+        item_media.subject(row),
         str(row.get("group") or ""),
         pictures="pictures" in row and "answers" not in row,
     )
@@ -118,13 +115,7 @@ def media(run: RunRecord, item: str, side: str) -> Path:
     elif pair and pair.pictures and side in ("left", "right"):
         left, right = _order(_salt(run), item)
         path = Path(pair.answers[left if side == "left" else right])
-    if path.suffix.lower() not in MEDIA or not path.is_file():
-        raise NotFound(
-            "there is no picture or sound of this item",
-            why="it was moved, or is neither",
-            fix="vote on another item",
-        )
-    return path
+    return item_media.shown(path)
 
 
 def vote(run: RunRecord, item: str, choice: str) -> None:

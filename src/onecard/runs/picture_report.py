@@ -54,6 +54,12 @@ def detection(scores: DetectionScores, run: Run) -> None:
     picture_plots.worst_sheet(rows, run.artifacts / SHEET, scores.classes)
 
 
+def items(rows: Sequence[dict[str, Any]], pictures: Sequence[Picture], run: Run) -> None:
+    """Record the items, each with the file of its picture (`images`), so that it can be shown."""
+    paths = {picture.name: str(picture.path.absolute()) for picture in pictures}
+    run.items([{**row, "images": [paths[row["id"]]]} for row in rows])
+
+
 def classification(scores: ClassificationScores, pictures: Sequence[Picture], run: Run) -> None:
     """Confusion and calibration; pictures that are most surely wrong."""
     if not run.folder:

@@ -17,7 +17,7 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     scores = learner.score(predictor, data.val, card.classes)
     groups = data.groups(data.val)
     values = scoring.metrics(scores, None, groups)
-    run.items(scoring.item_rows(scores, None, groups))
+    picture_report.items(scoring.item_rows(scores, None, groups), data.val, run)
     rows = {name: interval.as_dict() for name, interval in values.items()}
     run.scores(rows)
     picture_report.classification(scores, data.val, run)

@@ -57,7 +57,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         values = scoring.metrics(scores, base, groups)
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
-        run.items(scoring.item_rows(scores, base, groups))
+        picture_report.items(scoring.item_rows(scores, base, groups), data.held_out, run)
         rows = {name: interval.as_dict() for name, interval in values.items()}
         run.scores(rows, verdicts=verdicts)
         picture_report.classification(scores, data.held_out, run)

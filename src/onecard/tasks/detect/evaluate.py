@@ -21,7 +21,8 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
     groups = data.groups(data.val)
     threshold = config.confidence or card.thresholds.get("confidence")
     values = detection_report.metrics(scores, None, groups, threshold)
-    run.items(detection_report.item_rows(scores, None, groups, threshold))
+    items = detection_report.item_rows(scores, None, groups, threshold)
+    picture_report.items(items, data.val, run)
     rows = {name: interval.as_dict() for name, interval in values.items()}
     run.scores(rows)
     picture_report.detection(scores, run)

@@ -80,7 +80,8 @@ def train(config: TrainConfig, run: Run) -> Result:
         verdicts += picture_result.held_out_note(data)
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
-        run.items(detection_report.item_rows(scores, before, groups, limit))
+        items = detection_report.item_rows(scores, before, groups, limit)
+        picture_report.items(items, data.held_out, run)
         rows = {name: interval.as_dict() for name, interval in values.items()}
         run.scores(rows, verdicts=verdicts)
         picture_report.detection(scores, run)

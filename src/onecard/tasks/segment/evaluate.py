@@ -27,13 +27,14 @@ def evaluate(config: EvaluateConfig, run: Run) -> Result:
         objects = instances.score(predictor, data.val, card.classes)
         threshold = config.confidence or card.thresholds.get("confidence")
         values = detection_report.metrics(objects, None, groups, threshold)
-        run.items(detection_report.item_rows(objects, None, groups, threshold))
+        items = detection_report.item_rows(objects, None, groups, threshold)
+        picture_report.items(items, data.val, run)
         lines = detection_report.render(objects, groups, values, threshold)
         picture_report.detection(objects, run)
     else:
         pixels = learner.score(predictor, data.val, data.dataset)
         values = scoring.metrics(pixels, None, groups)
-        run.items(scoring.item_rows(pixels, None, groups))
+        picture_report.items(scoring.item_rows(pixels, None, groups), data.val, run)
         lines = scoring.render(pixels, groups, values)
 
         def truth(picture: Picture) -> np.ndarray:

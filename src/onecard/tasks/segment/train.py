@@ -72,7 +72,7 @@ def train(config: TrainConfig, run: Run) -> Result:
         verdicts += picture_result.held_out_note(data)
         if config.learning_curve:
             verdicts += _learning_curve(config, data, scores, batch, out, run)
-        run.items(_item_rows(scores, base, groups, limit))
+        picture_report.items(_item_rows(scores, base, groups, limit), data.held_out, run)
         rows = {name: interval.as_dict() for name, interval in values.items()}
         run.scores(rows, verdicts=verdicts)
         write_pictures(scores, data, predictor, run)

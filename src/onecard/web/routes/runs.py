@@ -148,10 +148,16 @@ def measured_bytes(run: Any) -> int:
 @router.get("/runs/{run_id}/items")
 def items(run_id: str, start: int = 0, limit: int = 100) -> dict[str, Any]:
     """Evaluated items, those whose score changed most first."""
-    rows = list(api.find_run(run_id).items().values())
+    rows = api.run_items(run_id)
     rows.sort(key=shown.change, reverse=True)
     start, limit = max(start, 0), min(max(limit, 1), MAX_ITEMS)
     return {"total": len(rows), "items": rows[start : start + limit]}
+
+
+@router.get("/runs/{run_id}/items/media")
+def item_media(run_id: str, item: str, name: str = "media") -> Response:
+    """The picture or sound of an item, or an answer that is a picture, by the answer's name."""
+    return shown.file_reply(api.item_file(run_id, item, name), name="item")
 
 
 class Note(BaseModel):

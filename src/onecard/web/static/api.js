@@ -204,6 +204,9 @@ export function poll(ms, work) {
   };
 }
 
+/** Endings of pictures among what an item can show. */
+export const PICTURES = /^\.(png|jpe?g|webp|gif|bmp)$/;
+
 export function bytes(n) {
   if (n === null || n === undefined) return "–";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

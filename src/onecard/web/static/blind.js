@@ -1,6 +1,6 @@
 // The human proof: vote between two answers without knowing whose they are.
 
-import { $, action, el, faultBlock, fill, get, post, t } from "./api.js";
+import { $, action, el, faultBlock, fill, get, PICTURES, post, t } from "./api.js";
 
 const root = $("#blind");
 const run = root.dataset.run;
@@ -12,7 +12,7 @@ const mediaUrl = (item, side) =>
 
 function media(item) {
   if (!item.media) return null;
-  return /^\.(png|jpe?g|webp|gif|bmp)$/.test(item.media)
+  return PICTURES.test(item.media)
     ? el("img", { src: mediaUrl(item, "media"), alt: t("the picture in question"), class: "media" })
     : el("audio", {
       controls: true,

@@ -1,6 +1,6 @@
 // What came of a run: the proof, the items that changed, its files, and where to go next.
 
-import { action, bytes, el, get, number, post, t, table } from "./api.js";
+import { action, bytes, el, get, number, PICTURES, post, t, table } from "./api.js";
 import { intervals } from "./chart.js";
 
 /** The summary of a run as nodes. */
@@ -53,6 +53,18 @@ function withInterval(row) {
   return `${number(row.value)}${range}`;
 }
 
+const TOLD = ["id", "question", "prompt", "group", "reference", "audio"];
+
+/** The picture or sound of an item; loaded when it is opened. */
+function media(run, item, name, label) {
+  const src = `/api/runs/${run.id}/items/media?item=${encodeURIComponent(item.id)}&name=${
+    encodeURIComponent(name)
+  }`;
+  return PICTURES.test(item.media[name])
+    ? el("img", { src, alt: label, class: "media", loading: "lazy" })
+    : el("audio", { controls: true, preload: "none", src, "aria-label": label });
+}
+
 async function changedItems(run) {
   let data;
   try {
@@ -66,6 +78,10 @@ async function changedItems(run) {
       Object.fromEntries(
         ["base", "tuned", "heard"].filter((name) => name in item).map((name) => [name, item[name]]),
       );
+    const drawn = Object.keys(item.pictures || {}).filter((name) => item.media[name]);
+    const facts = Object.entries(item).filter(([name, value]) =>
+      !TOLD.includes(name) && !(name in answers) && ["string", "number"].includes(typeof value)
+    );
     const scores = Object.entries(item.scores || {}).filter(([, value]) =>
       typeof value === "number"
     );
@@ -75,7 +91,7 @@ async function changedItems(run) {
       el(
         "summary",
         {},
-        String(item.question || item.id).slice(0, 120),
+        String(item.question || item.prompt || item.id).slice(0, 120),
         " ",
         el(
           "span",
@@ -83,9 +99,14 @@ async function changedItems(run) {
           scores.slice(0, 4).map(([name, value]) => `${name} ${number(value)}`).join(", "),
         ),
       ),
+      item.media.media ? media(run, item, "media", t("the item itself")) : null,
+      facts.length
+        ? el("p", { class: "help" }, facts.map(([k, v]) => `${k}: ${number(v)}`).join(", "))
+        : null,
       el(
         "div",
         { class: "columns" },
+        drawn.map((name) => el("div", {}, el("b", {}, name), media(run, item, name, name))),
         Object.entries(answers).map(([name, text]) =>
           el("div", {}, el("b", {}, name), el("p", { class: "answer" }, String(text)))
         ),
