@@ -248,10 +248,13 @@ def split_names(text: str) -> list[str]:
 
 
 def _as_items(info: FieldInfo, value: Any) -> Any:
-    """A list field's value with each name on its own; every other value as it is."""
+    """A list field's value with each name on its own; every other value as it is. `--formats ""`
+    on a command line is the empty list."""
     if not is_list(info):
         return value
     items = [value] if isinstance(value, str) else value
+    if items in ([""], ("",)):
+        return []
     if short_names(info) is None or not isinstance(items, list | tuple):
         return items
     return [
@@ -335,15 +338,15 @@ def public_values(config: Config) -> dict[str, Any]:
 def as_flags(values: Mapping[str, Any]) -> list[str]:
     """Settings as the words of a command line, for the `how to repeat` of a run.
 
-    >>> as_flags({"top_k": 5, "watch": True, "folders": ["a", "b c"]})
-    ['--top_k', '5', '--watch', '--folders', 'a', '--folders', 'b c']
+    >>> as_flags({"top_k": 5, "watch": True, "folders": ["a", "b c"], "formats": []})
+    ['--top_k', '5', '--watch', '--folders', 'a', '--folders', 'b c', '--formats', '']
     """
     words: list[str] = []
     for name, value in values.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no_{name}")
         elif isinstance(value, list | tuple):
-            words += [word for item in value for word in (f"--{name}", str(item))]
+            words += [word for item in value or [""] for word in (f"--{name}", str(item))]
         else:
             words += [f"--{name}", str(value)]
     return words

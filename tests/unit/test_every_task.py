@@ -4,9 +4,11 @@ import ast
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from onecard import api, config, tasks
+from onecard.cli.options import ConfigCommand
 from onecard.memory import devices
 from onecard.memory.plan import Plan
 
@@ -54,6 +56,26 @@ def test_a_command_points_at_a_function_of_config_and_run(name, command):
 def test_a_command_can_be_planned(name, command):
     plan = api.plan(name, api.configure(name, command), card="cpu")
     assert isinstance(plan, Plan)
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_emptied_lists_survive_the_way_through_a_command_line(name, command):
+    row = tasks.get(name).commands[command]
+    schema = tasks.config_class(tasks.get(name), row.config)
+    lists = [field for field, info in schema.model_fields.items() if config.is_list(info)]
+    empty = [
+        field
+        for field in lists
+        if not any(hasattr(mark, "min_length") for mark in schema.model_fields[field].metadata)
+    ]
+    values = {field: [] for field in empty}
+    taken = {}
+    parser = ConfigCommand("x", lambda: schema, lambda settings, flags: taken.update(settings))
+    with click.Context(parser) as context:
+        parser.parse_args(context, config.as_flags(values))
+        parser.invoke(context)
+    settings = config.load(schema, config.Layer("", taken))
+    assert {field: tuple(getattr(settings, field)) for field in empty} == dict.fromkeys(empty, ())
 
 
 @pytest.mark.parametrize("short", api.plans())
