@@ -1,10 +1,12 @@
 // The chat page: one conversation, its list, its answers as they come.
 
-import { $, action, bytes, call, copy, el, fill, get, poll, post, t, toast } from "./api.js";
+import { $, bytes, call, copy, el, fill, get, poll, post, t, toast } from "./api.js";
 import { Composer } from "./chat_composer.js";
 import { ChatList } from "./chat_list.js";
+import { menus } from "./chat_menu.js";
 import { MessageView, parts } from "./chat_message.js";
 import { remembered, Settings } from "./chat_settings.js";
+import { Stream } from "./chat_stream.js";
 
 const PAGE = 100;
 const NEAR_PX = 60;
@@ -133,67 +135,24 @@ async function append(after, ...messages) {
 
 // The answer that is being made
 
-class Stream {
-  constructor(view) {
-    this.view = view;
-    this.address = `/api/chats/${chat.id}/messages/${view.message.id}/events`;
-    this.visible = () => (document.hidden ? this.pause() : this.open());
-    document.addEventListener("visibilitychange", this.visible);
-    this.open();
-  }
-
-  open() {
-    if (this.source) return;
-    // browsers allow six connections to a server: a hidden page gives its own back
-    this.source = new EventSource(this.address);
-    this.source.addEventListener("message", (event) => this.take(JSON.parse(event.data)));
-    this.source.addEventListener("error", () => {
-      if (this.source?.readyState === EventSource.CLOSED) {
-        this.close();
-        reload().catch(toast);
-      }
-    });
-  }
-
-  pause() {
-    this.source?.close();
-    this.source = null;
-  }
-
-  close() {
-    this.pause();
-    document.removeEventListener("visibilitychange", this.visible);
-    if (stream === this) stream = null;
-    composer.answering(false);
-  }
-
-  take(row) {
-    const view = this.view, message = view.message;
-    message.content = message.content.slice(0, row.from) + row.text;
-    message.html = row.html;
-    if (row.model) message.model = row.model;
-    const ended = ["complete", "stopped", "failed"].includes(row.state);
-    if (!ended) {
-      view.drawText(message.content, row.html);
-      view.progress(row.state, row.note);
-      return;
-    }
-    Object.assign(message, { status: row.state, stats: row.stats || {}, error: row.error });
-    view.draw();
-    this.close();
-    announce(row.state === "complete" ? t("The answer is complete.") : t("The answer has ended."));
-    serverStatus();
-    refresh();
-  }
-}
-
 function watch(view) {
   stream?.close();
   if (!view || view.message.status !== "streaming") {
     composer.answering(false);
     return;
   }
-  stream = new Stream(view);
+  stream = new Stream(chat.id, view, {
+    done: (state) => {
+      announce(state === "complete" ? t("The answer is complete.") : t("The answer has ended."));
+      serverStatus();
+      refresh();
+    },
+    lost: () => reload().catch(toast),
+    closed: (closed) => {
+      if (stream === closed) stream = null;
+      composer.answering(false);
+    },
+  });
   view.progress("starting", "");
   composer.answering(true);
 }
@@ -465,148 +424,6 @@ async function serverStatus() {
   } catch { /* told elsewhere */ }
 }
 
-// Menus
-
-for (const menu of document.querySelectorAll(".menu")) {
-  const button = document.querySelector(`[popovertarget=${menu.id}]`);
-  menu.addEventListener("toggle", (event) => {
-    if (event.newState !== "open") return;
-    const box = button.getBoundingClientRect();
-    menu.style.top = `${box.bottom + 4}px`;
-    menu.style.left = `${
-      Math.max(8, Math.min(box.right - menu.offsetWidth, innerWidth - menu.offsetWidth - 8))
-    }px`;
-    menu.querySelector("button, a")?.focus();
-  });
-  menu.addEventListener("click", (event) => {
-    if (event.target.matches("a")) menu.hidePopover();
-  });
-}
-const fromMenu = (menu, work) =>
-  action(async (event) => {
-    $(menu).hidePopover();
-    await work(event);
-  });
-
-$("#rename").addEventListener(
-  "click",
-  fromMenu("#chat-menu", async () => {
-    const title = await asked(t("Title"), chat.title);
-    if (title === null) return;
-    await save({ title });
-    await refresh();
-  }),
-);
-$("#archive").addEventListener(
-  "click",
-  fromMenu("#chat-menu", async () => {
-    const { id, archived } = chat;
-    await save({ archived: !archived });
-    await refresh();
-    toast(
-      archived
-        ? t("The conversation is in the list again.")
-        : t("The conversation is in the archive."),
-      {
-        text: t("Undo"),
-        run: () => call("PATCH", `/chats/${id}`, { archived }).then(refresh).catch(toast),
-      },
-    );
-  }),
-);
-$("#delete").addEventListener(
-  "click",
-  fromMenu("#chat-menu", async () => {
-    const { id } = chat;
-    await call("DELETE", `/chats/${id}`);
-    begin();
-    await chats.load();
-    toast(t("The conversation is deleted."), {
-      text: t("Undo"),
-      run: () =>
-        post(`/chats/${id}/restore`).then(() => open(id)).then(() => chats.load()).catch(toast),
-    });
-  }),
-);
-$("#import").addEventListener("click", () => {
-  $("#all-menu").hidePopover();
-  $("#import-input").click();
-});
-$("#import-input").addEventListener("change", async (event) => {
-  const [file] = event.target.files;
-  event.target.value = "";
-  if (file) await importFile(file).catch(toast);
-});
-
-/** Each conversation of a file by itself: a request holds 32 MiB. */
-async function importFile(file) {
-  let data = null;
-  try {
-    data = JSON.parse(await file.text());
-  } catch { /* the server tells what is wrong */ }
-  const rows = Array.isArray(data?.chats) ? data.chats : [data];
-  let last = "";
-  for (const row of rows) {
-    const reply = await call(
-      "POST",
-      "/chats/import",
-      new Blob([row === null ? await file.text() : JSON.stringify(row)]),
-    );
-    last = reply.chats.at(-1)?.id || last;
-  }
-  await chats.load();
-  toast(t("{n} conversations are imported.", { n: rows.length }));
-  if (last) await open(last);
-}
-
-/** A text that a person types; null where they do not. */
-function asked(label, value) {
-  return new Promise((resolve) => {
-    const field = el("input", { type: "text", id: "asked", value, maxlength: "200" });
-    const dialog = el(
-      "dialog",
-      { "aria-label": label },
-      el(
-        "form",
-        { method: "dialog", class: "stack" },
-        el("label", { for: "asked" }, label),
-        field,
-        el(
-          "div",
-          { class: "row end" },
-          el("button", { type: "button", onclick: () => dialog.close() }, t("Cancel")),
-          el("button", { type: "submit", class: "primary", value: "yes" }, t("Save")),
-        ),
-      ),
-    );
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      resolve(dialog.returnValue === "yes" ? field.value.trim() : null);
-    });
-    document.body.append(dialog);
-    dialog.showModal();
-    field.select();
-  });
-}
-
-$("#side-button").addEventListener("click", () => {
-  const narrow = matchMedia("(max-width: 48rem)").matches;
-  const root = $("#chat");
-  root.classList.toggle(narrow ? "side-open" : "side-closed");
-  const shown = narrow
-    ? root.classList.contains("side-open")
-    : !root.classList.contains("side-closed");
-  $("#side-button").setAttribute("aria-expanded", String(shown));
-  if (narrow && shown) $("#search").focus();
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && $("#chat").classList.contains("side-open")) {
-    $("#side-button").click();
-  }
-});
-$("#chat-main").addEventListener("click", (event) => {
-  if (!event.target.closest("#side-button")) $("#chat").classList.remove("side-open");
-});
 $("#new-chat").addEventListener("click", () => begin());
 
 // The start
@@ -630,6 +447,8 @@ const composer = new Composer({
     settings.draw();
   },
 });
+
+menus({ chat: () => chat, save, refresh, begin, open, chats });
 
 function fromAddress(push) {
   const words = new URLSearchParams(location.search), id = words.get("id") || "";

@@ -140,7 +140,7 @@ function limitText(facts) {
 }
 
 const WIDGETS = {
-  bool(facts, id, change) {
+  bool(_facts, id, change) {
     const input = el("input", { type: "checkbox", id, onchange: change });
     return {
       node: input,
@@ -184,7 +184,7 @@ const WIDGETS = {
         }),
     };
   },
-  list(facts, id, change) {
+  list(_facts, id, change) {
     const input = el("textarea", { id, rows: 2, placeholder: t("one a line"), onchange: change });
     return {
       node: input,
@@ -222,7 +222,7 @@ const WIDGETS = {
       },
     };
   },
-  secret(facts, id, change) {
+  secret(_facts, id, change) {
     const input = el("input", {
       type: "text",
       id,
@@ -238,7 +238,7 @@ const WIDGETS = {
       },
     };
   },
-  table(facts, id, change) {
+  table(_facts, id, change) {
     const input = el("textarea", {
       id,
       rows: 3,

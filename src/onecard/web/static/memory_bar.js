@@ -1,6 +1,6 @@
 // A plan as a bar: its terms stacked, the device's limit as a line, the verdict in words.
 
-import { badge, bytes, el, number, t } from "./api.js";
+import { bytes, el, number, t } from "./api.js";
 
 const VERDICTS = { fits: "fits", "fits closely": "closely", "does not fit": "no" };
 
