@@ -3,7 +3,7 @@
 import torch
 from allocator import allocated_bytes, peak_bytes
 
-from onecard.memory import devices
+from onecard.memory import devices, number_types
 from onecard.memory.plan import Plan
 from onecard.reporting import Reporter
 from onecard.runs.record import Run
@@ -16,6 +16,8 @@ def planned_and_measured(folder, settings, workdir):
     """(planned, measured) bytes of tensors, without the program: weights, adapters and optimizer
     before a step, and the most that a step allocates."""
     cpu = devices.find("cpu")
+    # as the command does: with 4-bit weights never in bf16 where a processor emulates it
+    settings = settings.model_copy(update={"bf16": number_types.in_bf16(settings, cpu)})
     tokens = settings.max_seq_length
     net = model.load_base(folder, settings)
     rows = torch.randint(100, net.config.vocab_size, (2, tokens)).tolist()

@@ -4,6 +4,7 @@ Pure arithmetic; memory/estimators/training.py holds the formulas.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from onecard.config import Config
@@ -78,6 +79,10 @@ def plan(config: Config, device: Device) -> Plan:
     config, reason = resolve_auto(config, device)
     config = config.model_copy(update={"bf16": number_types.in_bf16(config, device)})
     recipe = recipe_of(config, device.type)
+    narrow = number_types.products_in_bf16(config, device)
+    if (config.load_in_4bit or config.load_in_8bit) and not narrow:
+        # what is not quantized is in fp32 then, and so is what the layers hand on
+        recipe = replace(recipe, compute_fp32=True, rest_fp32=True)
     lm = counts(config.model)
     parts = training.step(lm, recipe)
     on_cpu = device.type == "cpu"
@@ -89,7 +94,7 @@ def plan(config: Config, device: Device) -> Plan:
     if config.method == "dpo":
         parts = [_twice(term) for term in parts]
     notes = [f"model auto: {config.model}, {reason}"] if reason else []
-    notes.append(number_types.describe(number_types.products_in_bf16(config, device), device))
+    notes.append(number_types.describe(narrow, device))
     if lm.expert_params and recipe.weights in formats.LINEAR_ONLY:
         notes.append(
             "experts stay in 16 bits: transformers 5 holds them as one parameter a layer, and "
