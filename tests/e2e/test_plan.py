@@ -73,9 +73,9 @@ def test_gemma_takes_what_was_planned(home, n_ctx, n_ubatch, kv_type):
 def test_formulas_agree_with_the_real_class_on_fake_tensors(
     method, name, checkpointing, attention, B, T
 ):
-    """Within 5 %."""
+    """Within 5 %, on a few of the layers, which are all alike: the time is in their operations."""
     trace = pytest.importorskip("onecard.memory.fake_tensor", reason="installed by make test")
-    model = lm.find(name)
+    model = lm.find(name).with_layers(5)
     recipe = training.Recipe(
         method,
         "nf4" if method == "qlora" else "bf16",
@@ -98,7 +98,7 @@ def test_formulas_agree_with_the_real_class_on_fake_tensors(
 def test_normed_heads_take_what_the_real_class_keeps(method, weights):
     """Qwen3 with and without its norms of queries and keys: the difference within 2 %."""
     trace = pytest.importorskip("onecard.memory.fake_tensor", reason="installed by make test")
-    model = replace(lm.find("qwen3-0.6b").with_layers(8), V=8000)
+    model = replace(lm.find("qwen3-0.6b").with_layers(4), V=8000)
     plain = replace(model, qk_norm=False, config={})
     recipe = training.Recipe(
         method,
@@ -120,7 +120,7 @@ def test_normed_heads_take_what_the_real_class_keeps(method, weights):
 
 
 def test_trace_on_the_command_line(onecard):
-    done = onecard("plan", "lora", "smollm2-135m", "--seq", "256", "--trace", "--json")
+    done = onecard("plan", "full", "smollm2-135m", "--seq", "256", "--trace", "--json")
     assert done.code == 0 and abs(done.data["error"]) < 0.05, done.err
     assert (
         onecard("plan", "lora", "smollm2-135m", "--trace", "--optimizer", "lion").code == 2
@@ -177,8 +177,8 @@ def test_what_is_no_model_far_away_is_refused(onecard, served):
 @pytest.mark.parametrize(
     ("workload", "extra"),
     [
-        ("llm-infer", ["--n_ctx", "256", "--engine", "transformers"]),
-        ("lora", ["--seq", "128"]),
+        ("llm-infer", ["--n_ctx", "64", "--engine", "transformers"]),
+        ("lora", ["--seq", "32"]),
     ],
 )
 def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, workload, extra):
@@ -188,7 +188,7 @@ def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, worklo
                 "model_type": "mamba",
                 "architectures": ["MambaForCausalLM"],
                 "hidden_size": 256,
-                "num_hidden_layers": 4,
+                "num_hidden_layers": 2,
                 "vocab_size": 5000,
             }
         )
@@ -208,9 +208,9 @@ def test_an_unknown_architecture_is_traced_and_says_so(onecard, tmp_path, worklo
             workload,
             str(tmp_path),
             "--max_seq_length",
-            "128",
+            "32",
             "--per_device_train_batch_size",
-            "16",
+            "64",
             "--fit",
             "--card",
             "1.5gb",
