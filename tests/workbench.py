@@ -35,6 +35,9 @@ class Workbench:
             row = self.api.get(f"/jobs/{job}").json()
         raise AssertionError(f"job {job} does not end: {row}")
 
+    def last_message(self, chat):
+        return self.api.get(f"/chats/{chat}/messages").json()["messages"][-1]
+
     def stop(self):
         """End the model servers and jobs that it started, then the server itself."""
         try:
@@ -48,6 +51,15 @@ class Workbench:
             pass
         self.process.send_signal(signal.SIGINT)
         self.process.wait(timeout=60)
+
+
+def until(condition):
+    """Wait for what comes true within two minutes."""
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it does not come true")
 
 
 def start(home, *words, env=None, cwd=None):

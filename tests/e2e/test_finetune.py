@@ -256,9 +256,10 @@ def test_the_tracker_has_every_loss(trained):
     assert b"tokens_per_s" in record
 
 
-def test_a_run_is_evaluated_again(trained, onecard):
-    again = onecard("finetune", "evaluate", trained.run.name, "--generate_items", 2, "--json")
-    assert again.code == 0, again.err
+def test_a_run_is_evaluated_again(trained):
+    values = {"run_id": trained.run.name, "generate_items": 2}
+    settings = api.configure("finetune", "evaluate", values=values)
+    again = api.run("finetune", "evaluate", settings, card="cpu", reporter=Reporter())
     assert again.data["verdicts"][0].startswith("held-out answers, loss: better")
     assert again.data["metrics"]["tuned_loss"]["value"] == pytest.approx(
         trained.data["metrics"]["tuned_loss"]["value"], abs=1e-3
@@ -339,12 +340,12 @@ def start(words, folder, runs, **options):
     )
 
 
-def tuned_loss(process):
-    scores = json.loads((Path(process.data["run"]) / "scores.json").read_text())
+def tuned_loss(result):
+    scores = json.loads((Path(result.data["run"]) / "scores.json").read_text())
     return scores["metrics"]["tuned_loss"]["value"]
 
 
-def test_killed_and_resumed_gives_the_same_loss(onecard, home, tiny, tmp_path):
+def test_killed_and_resumed_gives_the_same_loss(home, tiny, tmp_path):
     flags = {
         "model": tiny,
         "max_seq_length": 64,
@@ -358,18 +359,22 @@ def test_killed_and_resumed_gives_the_same_loss(onecard, home, tiny, tmp_path):
     }
     words = ["finetune", "train", town_pairs(tmp_path / "pairs.jsonl")]
     words += [word for name, value in flags.items() for word in (f"--{name}", value)]
-    unbroken = onecard(*words, "--output_dir", tmp_path / "unbroken", "--json")
-    assert unbroken.code == 0, unbroken.err
+    values = {**flags, "dataset": str(tmp_path / "pairs.jsonl"), "model": str(tiny)}
+
+    def here(folder, **more):  # a process of its own loads the libraries for half a minute
+        more |= {"output_dir": str(tmp_path / folder)}
+        return train(api.configure("finetune", "train", values=values | more))
+
+    unbroken = here("unbroken")
     out = tmp_path / "killed"
     child = start([*words, "--output_dir", out], tmp_path, home, stderr=subprocess.DEVNULL)
     kill_when(lambda: trainer_checkpoints.last(out / "checkpoints"), child)
     assert not (out / "adapter").exists(), "it was killed on its way"
     (out / "checkpoints" / "checkpoint-999").mkdir()  # as a kill in the middle of writing leaves it
-    resumed = onecard(*words, "--output_dir", out, "--resume", "--json")
-    assert resumed.code == 0, resumed.err
+    resumed = here("killed", resume=True)
     assert tuned_loss(resumed) == pytest.approx(tuned_loss(unbroken), abs=1e-6)
-    again = onecard(*words, "--output_dir", tmp_path / "unbroken")
-    assert again.code == 2, "the folder of another training"
+    with pytest.raises(SettingsError):  # the folder of another training
+        here("unbroken")
 
 
 def test_ctrl_c_keeps_a_checkpoint(home, tiny, tmp_path):

@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="installed by make test")
 
-LOADS, JOBS = 30, 6
-MOST_GROWTH = 40 << 20
-"""Bytes that thirty loads may add: less than 1.5 MB each, whatever the allocator rounds up."""
+LOADS, JOBS = 18, 6
+MOST_GROWTH = 27 << 20
+"""Bytes that these loads may add: 1.5 MB each, whatever the allocator rounds up."""
 PATHS = ("/", "/plan", "/runs", "/jobs", "/tasks/tinylm", "/chat")
 
 

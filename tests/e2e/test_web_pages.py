@@ -31,12 +31,14 @@ PAGES = [
     *("/runs/RUN", "/runs/RUN/blind", "/runs/compare?ids=RUN,OTHER", "/glossary", "/login"),
     *("/runs/nothing", "/nothing"),
 ]
+FULLEST = ("/", "/plan", "/chat#CHAT", TASKS[0], "/runs/RUN")
 BOTH = [
     (mode, path)
     for mode in MODES
     for path in PAGES
-    # the tasks' pages are drawn by one script: all of them in two modes, one in all four
-    if mode in ("light", "dark-phone") or path not in TASKS[1:]
+    # all in two modes, which have both colours, widths and languages; in the others those that
+    # have the most in them
+    if mode in ("light", "dark-phone") or path in FULLEST
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("torch", reason="installed by make test")
 from playwright.sync_api import expect
-from workbench import start
+from workbench import start, until
 
 ROOT = Path(__file__).parents[2]
 SLOW = 120_000
@@ -200,11 +200,3 @@ def test_jobs_wait_for_each_other_and_survive_the_server(session_home, text):
 
 def curves(bench, run):
     return bench.api.get(f"/runs/{run}/events").json()["curves"]
-
-
-def until(condition):
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError("it does not come true")
