@@ -112,7 +112,7 @@ def tuned(home, clips, talk, tmp_path_factory):
     flags = {
         "general_dataset": general,
         "language": "en",
-        "num_train_epochs": 5,
+        "num_train_epochs": 3,
         "learning_rate": 1e-3,
         "eval_share": 0.25,
     }

@@ -164,8 +164,8 @@ def trained(home, tmp_path_factory):
         "max_seq_length": 256,
         "gradient_accumulation_steps": 1,
         "learning_rate": 2e-3,
-        "max_steps": 20,
-        "eval_items": 10,
+        "max_steps": 14,
+        "eval_items": 6,
         "generate_items": 4,
         "max_new_tokens": 24,
         "report_to": "wandb",
@@ -218,7 +218,7 @@ def test_a_broken_row_is_kept_with_its_place(trained):
 def test_the_adapters_file_answers_as_the_merged_model(trained):
     items = trained.rows("items.jsonl")
     answered = [row["answers"] for row in items if row["answers"]]
-    assert (len(items), len(answered)) == (10, 4)
+    assert (len(items), len(answered)) == (6, 4)
     assert [row["adapter"] for row in answered] == [row["merged"] for row in answered]
 
 
@@ -250,7 +250,7 @@ def test_the_tracker_has_every_loss(trained):
     """W&B's own file, written offline: protobuf with the values as JSON."""
     record = next(trained.artifacts.rglob("*.wandb")).read_bytes()
     events = [json.loads(line) for line in (trained.run / "events.jsonl").read_text().splitlines()]
-    assert len(events) == 20
+    assert len(events) == 14
     missing = [row for row in events if json.dumps(row["loss"]).encode() not in record]
     assert not missing
     assert b"tokens_per_s" in record

@@ -229,8 +229,8 @@ def test_a_model_that_is_none_fails_and_the_question_stays(workbench, open_chat,
     page.press("#model-search", "Enter")
     expect(page.locator("#model-name")).to_have_text("smollm2-135m")
     page.click(".message.assistant [data-act=regenerate]")
+    expect(answers(page).locator(".prose")).not_to_be_empty(timeout=60_000)
     wait_for_end(page)
-    expect(answers(page).locator(".prose")).not_to_be_empty()
 
 
 def test_loading_is_told_and_cancelled(workbench, open_chat, chat):
