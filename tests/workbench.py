@@ -100,8 +100,10 @@ def browser():
     """Headless Chromium of this machine. Where there is none, nothing of a page can be tested."""
     if not CHROMIUM:
         pytest.skip("there is no Chromium here: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    # not five seconds: on busy cores a page takes longer
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=CHROMIUM,

@@ -26,7 +26,7 @@ CHECKS = (
     content_type_conformance,
     response_schema_conformance,
 )
-EXAMPLES = 6
+EXAMPLES = 4
 """Requests of each operation that are right, and as many that are wrong; half of them with names
 that exist."""
 BOUNDED = settings(
