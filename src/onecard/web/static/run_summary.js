@@ -106,7 +106,9 @@ async function changedItems(run) {
       el(
         "div",
         { class: "columns" },
-        drawn.map((name) => el("div", {}, el("b", {}, name), media(run, item, name, name))),
+        drawn.map((name) =>
+          el("div", {}, el("p", {}, el("b", {}, name)), media(run, item, name, name))
+        ),
         Object.entries(answers).map(([name, text]) =>
           el("div", {}, el("b", {}, name), el("p", { class: "answer" }, String(text)))
         ),
