@@ -15,7 +15,7 @@ from sft_models import quick, random_model, town_pairs  # noqa: E402
 from onecard import api  # noqa: E402
 from onecard.errors import DoesNotFit  # noqa: E402
 from onecard.hub import checkpoints  # noqa: E402
-from onecard.memory import fake_tensor  # noqa: E402
+from onecard.memory import fake_tensor, number_types  # noqa: E402
 from onecard.memory.architectures import lm  # noqa: E402
 from onecard.memory.estimators import training  # noqa: E402
 from onecard.memory.fake_tensor import Counter  # noqa: E402
@@ -53,10 +53,9 @@ def narrow(base, tmp_path_factory):
 # The plan
 
 
-def fits_the_plan(folder, settings, workdir):
+def fits_the_plan(folder, settings, workdir, over=0.07):
     planned, measured = planned_and_measured(folder, settings, workdir)
-    # the hump of a narrow layer in fp32 is planned a little high
-    assert 0.93 * measured <= planned <= 1.11 * measured
+    assert 0.93 * measured <= planned <= (1 + over) * measured
 
 
 def one_step(folder, tokens, **options):
@@ -83,7 +82,9 @@ def test_the_plan_of_4_bit_weights_against_the_allocator(narrow, tmp_path, check
     settings = one_step(
         narrow, 256, bf16=True, load_in_4bit=True, gradient_checkpointing=checkpointing
     )
-    fits_the_plan(narrow, settings, tmp_path)
+    # in fp32 a layer's hump is planned 2 MiB high, which is much beside narrow 4-bit weights
+    is_emulated = not number_types.bf16_unit(number_types.here("cpu"))
+    fits_the_plan(narrow, settings, tmp_path, over=0.11 if is_emulated else 0.07)
 
 
 def test_the_plan_of_a_large_model_against_its_real_class_on_fakes():

@@ -150,11 +150,10 @@ def can_vote(run_id: str) -> bool:
     return bool(_lazy("blind").has_pairs(store.find(run_id)))
 
 
-def run_items(run_id: str) -> list[dict[str, Any]]:
-    """The evaluated items of a run; `media` tells what of each can be shown, by the ending of its
-    file. Raises NotFound."""
-    rows = store.find(run_id).items().values()
-    return [{**row, "media": item_media.endings(row)} for row in rows]
+def item_endings(row: dict[str, Any]) -> dict[str, str]:
+    """What of an item of a run can be shown: `media` or the name of an answer, and its file's
+    ending."""
+    return item_media.endings(row)
 
 
 def item_file(run_id: str, item: str, name: str) -> Path:

@@ -4,7 +4,6 @@ Pure arithmetic; memory/estimators/training.py holds the formulas.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from typing import Any
 
 from onecard.config import Config
@@ -78,11 +77,8 @@ def plan(config: Config, device: Device) -> Plan:
         return Plan((), device)
     config, reason = resolve_auto(config, device)
     config = config.model_copy(update={"bf16": number_types.in_bf16(config, device)})
-    recipe = recipe_of(config, device.type)
     narrow = number_types.products_in_bf16(config, device)
-    if (config.load_in_4bit or config.load_in_8bit) and not narrow:
-        # what is not quantized is in fp32 then, and so is what the layers hand on
-        recipe = replace(recipe, compute_fp32=True, rest_fp32=True)
+    recipe = recipe_of(config, device.type, narrow)
     lm = counts(config.model)
     parts = training.step(lm, recipe)
     on_cpu = device.type == "cpu"
@@ -148,8 +144,11 @@ def counts(name: str) -> LM:
     return names.counts(name)
 
 
-def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe:
-    """The step as the estimator reads it. Raises SettingsError."""
+def recipe_of(
+    config: TrainConfig, device_type: str = "cuda", narrow: bool = True
+) -> training.Recipe:
+    """The step as the estimator reads it. `narrow`: products with quantized weights are in 16 bits.
+    Raises SettingsError."""
     what_if = config if isinstance(config, PlanConfig) else PlanConfig()
     unknown = [name for name in config.target_modules if name not in SHORT]
     if unknown and isinstance(config, PlanConfig):  # a training asks the model itself
@@ -162,6 +161,8 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
     if not what_if.use_peft:
         method = "full"
     weights = _weights(config, what_if)
+    # what is not quantized is in fp32 then, and so is what the layers hand on
+    wide = (config.load_in_4bit or config.load_in_8bit) and not narrow
     return training.Recipe(
         method,  # type: ignore[arg-type]
         weights,
@@ -172,10 +173,10 @@ def recipe_of(config: TrainConfig, device_type: str = "cuda") -> training.Recipe
         OPTIM[optim_of(config, device_type)],
         config.gradient_checkpointing,
         ATTENTION[what_if.attn_implementation],  # type: ignore[arg-type]
-        what_if.fp32_norms,
+        what_if.fp32_norms or wide,
         what_if.autocast_adapter_dtype,
         loss="frozen" if what_if.loss == "onecard" else what_if.loss,
-        compute_fp32=weights in ("fp32", "f32"),
+        compute_fp32=wide or weights in ("fp32", "f32"),
         accumulation=config.gradient_accumulation_steps,
         keeps_logits=what_if.keep_logits,
         mixed=what_if.fp32_master_weights,

@@ -148,10 +148,11 @@ def measured_bytes(run: Any) -> int:
 @router.get("/runs/{run_id}/items")
 def items(run_id: str, start: int = 0, limit: int = 100) -> dict[str, Any]:
     """Evaluated items, those whose score changed most first."""
-    rows = api.run_items(run_id)
+    rows = list(api.find_run(run_id).items().values())
     rows.sort(key=shown.change, reverse=True)
     start, limit = max(start, 0), min(max(limit, 1), MAX_ITEMS)
-    return {"total": len(rows), "items": rows[start : start + limit]}
+    page = [{**row, "media": api.item_endings(row)} for row in rows[start : start + limit]]
+    return {"total": len(rows), "items": page}
 
 
 @router.get("/runs/{run_id}/items/media")
