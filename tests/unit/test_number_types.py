@@ -8,6 +8,7 @@ import pytest
 from onecard import api
 from onecard.errors import SettingsError
 from onecard.memory import devices, fallbacks, number_types
+from onecard.memory.estimators import training
 from onecard.memory.number_types import AMX, ARM, AVX512
 from onecard.reporting import TerminalReporter
 from onecard.tasks.asr import compute_types
@@ -172,3 +173,30 @@ def test_what_fits_a_transcription_runs_on_a_processor_too():
     ]
     assert changes
     assert [compute_types.resolve(change, on_card=False) for change in changes] == changes
+
+
+@pytest.mark.parametrize("quantized", ["load_in_4bit", "load_in_8bit"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("unit", ["", AVX512])
+def test_a_plan_counts_the_type_that_quantized_weights_are_multiplied_in(
+    monkeypatch, unit, bf16, checkpointing, quantized
+):
+    """On every processor: what is not quantized, and what waits for the backward pass, is twice as
+    large in fp32."""
+    monkeypatch.setattr(number_types, "cpu_bf16_unit", lambda flags, environ: unit)
+    cpu = devices.find("cpu")
+    values = {"model": "llama-3.2-1b", "bf16": bf16, "gradient_checkpointing": checkpointing}
+    config = api.configure("finetune", "train", values={**values, quantized: True})
+
+    def planned(narrow):
+        recipe = finetune.recipe_of(config, "cpu", narrow)
+        parts = training.step(finetune.counts("llama-3.2-1b"), recipe)
+        return {term.name: term.bytes for term in parts}
+
+    narrow = number_types.products_in_bf16(config, cpu)
+    parts = {term.name: term.bytes for term in api.plan("finetune", config, card="cpu").terms}
+    assert parts.items() >= planned(narrow).items()
+    assert narrow == (bf16 and (bool(unit) or quantized == "load_in_8bit"))
+    assert planned(False)["weights"] > planned(True)["weights"]
+    assert planned(False)["activations"] > 1.5 * planned(True)["activations"]
